@@ -1,0 +1,546 @@
+"""`MLP`: a network as its users hold it. It checks what they give it and hands over to an engine and the loop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastmlp import reference
+from fastmlp.checkpoint import SavedNetwork, save_network
+from fastmlp.optimizers import SGD, Optimizer, Schedule, check_optimizer, check_schedule
+from fastmlp.parameters import ParameterLayout, initialise
+from fastmlp.shapes import check_class_targets
+from fastmlp.spec import INITIALISERS, NetworkSpec, check_count, check_name, make_spec
+from fastmlp.training import (
+    Callback,
+    Engine,
+    History,
+    ProgressCallback,
+    Recipe,
+    TrainingState,
+    available_cpus,
+    train,
+)
+
+Array = NDArray[Any]
+
+ENGINES = ("numba", "numpy")
+DEFAULT_OPTIMIZER = SGD(learning_rate=0.1, momentum=0.9)
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Derivatives of the loss, shaped like the parameters: `weights` and `biases` are lists, layer by layer."""
+
+    weights: list[Array]
+    biases: list[Array]
+
+
+class MLP:
+    """A multi-layer perceptron.
+
+    Parameters
+    ----------
+    layer_sizes : sequence of int
+        Units a layer, inputs first, outputs last: ``[784, 100, 64, 32, 10]``.
+    activation : str or sequence of str, default "relu"
+        One name for all hidden layers, or one a layer: ``relu``, ``sigmoid``, ``tanh``, ``identity``,
+        ``leaky_relu``, ``elu``, ``gelu``, ``silu``, ``softplus``.
+    output_activation : str, optional
+        Follows from the loss: ``softmax`` for softmax_cross_entropy, ``sigmoid`` for sigmoid_cross_entropy,
+        ``identity`` for squared_error; with squared_error any activation can be named.
+    loss : str, default "softmax_cross_entropy"
+        ``softmax_cross_entropy`` (classes), ``sigmoid_cross_entropy`` (binary, multilabel) or ``squared_error``
+        (½ Σ (ŷ − y)² over the outputs).
+    reduction : {"mean", "sum"}
+        Of the loss over the samples of a batch.
+    bias : bool, default True
+        Whether layers add a bias.
+    init : str, optional
+        ``he_normal``, ``he_uniform``, ``glorot_normal`` or ``glorot_uniform``; by default He's before the ReLU family
+        and Glorot's before the others. Arrays are set with `set_parameters`.
+    input_scale : float, default 1.0
+        X is multiplied by it in the kernels; 1/255 lets pixels stay uint8 in memory. Saved with the model.
+    dtype : {"float32", "float64"}
+        Of the parameters and of all arithmetic.
+    seed : int, default 0
+        Of the initial weights and of the shuffling.
+    engine : {"numba", "numpy"}
+        Compiled kernels, or the plain NumPy of `fastmlp.reference`.
+
+    Raises
+    ------
+    ValueError
+        If an argument is not one of the above; the message reads name, rule, value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X, y = np.array([[0.0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0, 1, 1, 0])
+    >>> net = MLP([2, 8, 2], activation="tanh", dtype="float64", seed=1)
+    >>> history = net.fit(X, y, epochs=200, batch_size=4)
+    >>> net.predict(X).tolist()
+    [0, 1, 1, 0]
+    """
+
+    def __init__(
+        self,
+        layer_sizes: Sequence[int],
+        activation: str | Sequence[str] = "relu",
+        output_activation: str | None = None,
+        loss: str = "softmax_cross_entropy",
+        reduction: str = "mean",
+        bias: bool = True,
+        init: str | None = None,
+        input_scale: float = 1.0,
+        dtype: Any = "float32",
+        seed: int = 0,
+        engine: str = "numba",
+    ) -> None:
+        spec = make_spec(layer_sizes, activation, output_activation, loss, reduction, bias, input_scale, dtype)
+        if init is not None:
+            check_name("init", init, INITIALISERS)
+        self.seed = check_count("seed", seed, minimum=0)
+        self._build(spec, engine)
+        initialise(self._layout, self._parameters, init, self.seed)
+
+    def _build(self, spec: NetworkSpec, engine: str) -> None:
+        check_name("engine", engine, ENGINES)
+        self.spec = spec
+        self._layout = ParameterLayout(spec)
+        self._parameters = self._layout.allocate()
+        self._engine = make_engine(engine, self._layout)
+        self._fits = 0
+
+    def __repr__(self) -> str:
+        spec = self.spec
+        return (
+            f"MLP({list(spec.layer_sizes)}, activation={list(spec.activations)}, loss={spec.loss!r}, "
+            f"dtype={spec.dtype!r}, engine={self._engine.name!r})"
+        )
+
+    # --- Parameters ---------------------------------------------------------------------------------------------------
+
+    @property
+    def weights(self) -> list[Array]:
+        """The weights, ``(n_in, n_out)`` arrays, layer by layer. Views: writing to their elements changes the network."""
+        return self._layout.weights(self._parameters)
+
+    @property
+    def biases(self) -> list[Array]:
+        """The biases, ``(n_out,)`` arrays, layer by layer; an empty list with ``bias=False``. Views, like `weights`."""
+        return self._layout.biases(self._parameters)
+
+    def set_parameters(self, weights: Sequence[ArrayLike], biases: Sequence[ArrayLike] | None = None) -> None:
+        """Copy the given weights and biases into the network.
+
+        Parameters
+        ----------
+        weights : sequence of array_like
+            One ``(n_in, n_out)`` array a layer.
+        biases : sequence of array_like, optional
+            One ``(n_out,)`` array a layer; zeros if None. None or empty with ``bias=False``.
+
+        Raises
+        ------
+        ValueError
+            If a count or a shape does not match, or a value is not finite. The network is then unchanged.
+
+        Examples
+        --------
+        >>> net = MLP([2, 1], loss="squared_error")
+        >>> net.set_parameters([[[1.0], [2.0]]], [[0.5]])
+        >>> net.predict([[1.0, 1.0]]).tolist()
+        [[3.5]]
+        """
+        fresh = self._layout.allocate()
+        copy_checked("weights", weights, self._layout.weights(fresh))
+        if biases is not None:
+            copy_checked("biases", biases, self._layout.biases(fresh))
+        self._parameters[:] = fresh
+
+    # --- Inference ----------------------------------------------------------------------------------------------------
+
+    def forward(self, X: ArrayLike) -> Array:
+        """Compute the network's output, after the output activation.
+
+        Parameters
+        ----------
+        X : array_like (n_samples, n_features)
+            Any real dtype; uint8 is converted in the kernels.
+
+        Returns
+        -------
+        ndarray (n_samples, n_outputs)
+            Of the network's dtype: probabilities for the two cross-entropies, values for squared_error.
+
+        Raises
+        ------
+        ValueError
+            If X is not a finite numeric array of that shape.
+        """
+        return self._activate_output(self._engine.forward(self._parameters, self._check_inputs(X)))
+
+    def predict(self, X: ArrayLike) -> Array:
+        """Predict the class of each sample, or its values.
+
+        Parameters
+        ----------
+        X : array_like (n_samples, n_features)
+            As in `forward`.
+
+        Returns
+        -------
+        ndarray
+            softmax_cross_entropy: class indices ``(n_samples,)``. sigmoid_cross_entropy: 0 or 1, ``(n_samples,)``
+            with one output, else ``(n_samples, n_outputs)``. squared_error: values ``(n_samples, n_outputs)``.
+        """
+        Z = self._engine.forward(self._parameters, self._check_inputs(X))
+        return self._decide(Z) if self.spec.is_classifier else self._activate_output(Z)
+
+    def predict_proba(self, X: ArrayLike) -> Array:
+        """Probabilities of the classes (after softmax) or of the labels (after sigmoid).
+
+        Parameters
+        ----------
+        X : array_like (n_samples, n_features)
+            As in `forward`.
+
+        Returns
+        -------
+        ndarray (n_samples, n_outputs)
+            In [0, 1].
+
+        Raises
+        ------
+        ValueError
+            If the loss is squared_error: its outputs are not probabilities.
+        """
+        self._require_classifier("predict_proba")
+        return self.forward(X)
+
+    def loss(self, X: ArrayLike, y: ArrayLike) -> float:
+        """Compute the loss over all samples, reduced as the network's `reduction` says.
+
+        Parameters
+        ----------
+        X : array_like (n_samples, n_features)
+            As in `forward`.
+        y : array_like
+            As in `fit`.
+        """
+        X = self._check_inputs(X)
+        return self._loss(self._engine.forward(self._parameters, X), self._check_targets(y, len(X)))
+
+    def accuracy(self, X: ArrayLike, y: ArrayLike) -> float:
+        """Compute the fraction of samples whose prediction is right, in [0, 1]; with several labels, all must be right.
+
+        Parameters
+        ----------
+        X : array_like (n_samples, n_features)
+            As in `forward`.
+        y : array_like
+            As in `fit`.
+
+        Raises
+        ------
+        ValueError
+            If the loss is squared_error.
+        """
+        self._require_classifier("accuracy")
+        X = self._check_inputs(X)
+        return self._accuracy(self._engine.forward(self._parameters, X), self._check_targets(y, len(X)))
+
+    def gradients(self, X: ArrayLike, y: ArrayLike) -> Gradients:
+        """Compute the derivative of `loss` by every parameter.
+
+        Parameters
+        ----------
+        X : array_like (n_samples, n_features)
+            As in `forward`.
+        y : array_like
+            As in `fit`.
+
+        Returns
+        -------
+        Gradients
+            ``.weights`` and ``.biases``, shaped like the network's.
+        """
+        X = self._check_inputs(X)
+        _, flat = self._engine.gradients(self._parameters, X, self._check_targets(y, len(X)))
+        return Gradients(self._layout.weights(flat), self._layout.biases(flat))
+
+    # --- Training -----------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        epochs: int = 10,
+        batch_size: int = 100,
+        optimizer: Optimizer | str = DEFAULT_OPTIMIZER,
+        schedule: Schedule | str = "constant",
+        shuffle: bool = True,
+        validation_data: tuple[ArrayLike, ArrayLike] | None = None,
+        threads: int | None = None,
+        callbacks: Sequence[Callback] = (),
+        progress: ProgressCallback | None = None,
+        state: TrainingState | None = None,
+    ) -> History:
+        """Train by minibatches, going on from the current parameters.
+
+        Parameters
+        ----------
+        X : array_like (n_samples, n_features)
+            Any real dtype; uint8 stays uint8 in memory, everything else becomes the network's dtype.
+        y : array_like
+            softmax_cross_entropy: class indices ``(n_samples,)`` or one-hot rows. sigmoid_cross_entropy: targets in
+            [0, 1], ``(n_samples, n_outputs)``, or ``(n_samples,)`` with one output. squared_error: values, likewise.
+        epochs : int, default 10
+            Passes over the data.
+        batch_size : int, default 100
+            Samples a step; 1 is online, `n_samples` or more is full-batch learning. The last batch may be shorter.
+        optimizer : Optimizer or str
+            `SGD`, `Adam`, `AdamW` or `RMSprop`; a fresh state at each call. Default: SGD(0.1, momentum=0.9).
+        schedule : Schedule or str, default "constant"
+            Factor of the learning rate over the run, with its defaults if named.
+        shuffle : bool, default True
+            Draw a new order of all samples each epoch.
+        validation_data : (X, y), optional
+            Evaluated after each epoch.
+        threads : int, optional
+            None takes what is fastest for this network. Never more than the CPUs that the process may use. The
+            result is the same, bit for bit, whatever the number.
+        callbacks : sequence of callable
+            Each called with the `History` after each epoch; a true answer stops the run.
+        progress : callable, optional
+            Called with a `Progress` about ten times a second; a true answer stops the run.
+        state : TrainingState, optional
+            Of a run to go on with, from a checkpoint of the same data, optimizer and batch size; brought up to date.
+
+        Returns
+        -------
+        History
+            One entry an epoch.
+
+        Raises
+        ------
+        ValueError
+            If an argument does not fit; nothing has changed then.
+        DivergenceError
+            If the loss is not finite any more; the network keeps the weights of the last good epoch.
+        """
+        inputs = self._check_inputs(X)
+        targets = self._check_targets(y, len(inputs))
+        recipe = Recipe(
+            epochs=check_count("epochs", epochs),
+            batch_size=min(check_count("batch_size", batch_size), len(inputs)),
+            optimizer=check_optimizer(optimizer),
+            schedule=check_schedule(schedule),
+            shuffle=bool(shuffle),
+        )
+        evaluate = None
+        if validation_data is not None:
+            X_validation = self._check_inputs(validation_data[0], "validation X")
+            y_validation = self._check_targets(validation_data[1], len(X_validation), "validation y")
+
+            def evaluate() -> tuple[float, float | None]:
+                Z = self._engine.forward(self._parameters, X_validation)
+                return self._loss(Z, y_validation), self._accuracy(Z, y_validation) if self.spec.is_classifier else None
+
+        if state is None:
+            state = self.training_state(recipe.optimizer)
+        elif [slot.shape for slot in state.slots] != [self._parameters.shape] * recipe.optimizer.n_slots:
+            raise ValueError("state must come from a run of this network with this optimizer")
+        self._fits += 1
+        train(
+            self._engine, self._parameters, inputs, targets, self.spec.reduction == "mean", recipe, state,
+            self.threads(recipe.batch_size, threads), evaluate, callbacks, progress,
+        )  # fmt: skip
+        return state.history
+
+    def training_state(self, optimizer: Optimizer) -> TrainingState:
+        """Make the state in which a run of `fit` with this optimizer begins."""
+        slots = [self._layout.allocate() for _ in range(optimizer.n_slots)]
+        # Each fit of a network draws orders of its own: a second fit must not repeat the first one's.
+        return TrainingState(rng=np.random.default_rng([self.seed, self._fits]), slots=slots)
+
+    def threads(self, batch_size: int, threads: int | None = None) -> int:
+        """Say how many threads `fit` uses for these arguments."""
+        limit = available_cpus()
+        if threads is None:
+            return self._engine.choose_threads(batch_size, limit)
+        return min(check_count("threads", threads), limit)
+
+    # --- Files --------------------------------------------------------------------------------------------------------
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        state: TrainingState | None = None,
+        notes: dict[str, Any] | None = None,
+    ) -> None:
+        """Write the network to a safetensors file, all its configuration with it.
+
+        Parameters
+        ----------
+        path : str or path
+            Replaced only when the new file is whole.
+        state : TrainingState, optional
+            Makes the file a checkpoint that `fit` can go on from.
+        notes : dict, optional
+            Whatever JSON can hold, to keep beside it.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        """
+        save_network(path, self.spec, self.weights, self.biases, self.seed, self._fits, state, notes)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], engine: str = "numba") -> MLP:
+        """Read a network that `save` wrote.
+
+        Parameters
+        ----------
+        path : str or path
+            The file.
+        engine : {"numba", "numpy"}
+            As in the constructor.
+
+        Returns
+        -------
+        MLP
+            With equal parameters.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ModelFileError
+            If it is not a model.
+        """
+        return cls._from_saved(SavedNetwork(path), engine)
+
+    @classmethod
+    def _from_saved(cls, saved: SavedNetwork, engine: str) -> MLP:
+        net = cls.__new__(cls)
+        net._build(saved.spec, engine)
+        net.seed, net._fits = saved.seed, saved.fits
+        net.set_parameters(saved.weights, saved.biases)
+        return net
+
+    # --- What the methods above are made of ---------------------------------------------------------------------------
+
+    def _check_inputs(self, X: ArrayLike, what: str = "X") -> Array:
+        """Return X as the engines take it: 2-D, C-ordered, of the network's dtype or uint8, finite, not empty."""
+        X = np.asarray(X)
+        n_features = self.spec.layer_sizes[0]
+        if X.ndim != 2 or X.shape[1] != n_features:
+            hint = f"; one sample is X.reshape(1, -1), of shape (1, {n_features})" if X.shape == (n_features,) else ""
+            raise ValueError(f"{what} must be (n_samples, {n_features}), got {X.shape}{hint}")
+        if X.shape[0] == 0:
+            raise ValueError(f"{what} must have at least one sample, got {X.shape}")
+        if X.dtype == np.uint8:
+            return np.ascontiguousarray(X)
+        return as_finite(what, X, self.spec.dtype)
+
+    def _check_targets(self, y: ArrayLike, n_samples: int, what: str = "y") -> Array:
+        """Return y as the engines take it: int64 ``(n,)`` for softmax, else ``(n, n_outputs)`` of the network's dtype."""
+        y = np.asarray(y)
+        n_outputs = self.spec.layer_sizes[-1]
+        if y.ndim == 0 or len(y) != n_samples:
+            raise ValueError(
+                f"{what} must have one entry for each of the {n_samples} samples of X, got shape {y.shape}"
+            )
+        if self.spec.loss == "softmax_cross_entropy":
+            logits_shape = np.broadcast_to(np.float32(0), (n_samples, n_outputs))
+            classes = y.astype(np.int64) if y.dtype == np.bool_ and y.ndim == 1 else y
+            try:
+                return np.ascontiguousarray(check_class_targets(logits_shape, classes))
+            except ValueError as error:
+                raise ValueError(
+                    str(error).replace("y must", f"{what} must").replace(" for Z", " for outputs")
+                ) from None
+        Y = as_finite(what, y, self.spec.dtype)
+        if Y.ndim == 1 and n_outputs == 1:
+            Y = Y[:, None]
+        if Y.shape != (n_samples, n_outputs):
+            raise ValueError(f"{what} must be ({n_samples}, {n_outputs}), got {y.shape}")
+        if self.spec.loss == "sigmoid_cross_entropy" and (Y.min() < 0 or Y.max() > 1):
+            wrong = Y[(Y < 0) | (Y > 1)][0]
+            raise ValueError(f"{what} must be in [0, 1] for sigmoid_cross_entropy, got {wrong:g}")
+        return Y
+
+    def _require_classifier(self, what: str) -> None:
+        if not self.spec.is_classifier:
+            raise ValueError(f"{what} needs a cross-entropy loss, this network has loss {self.spec.loss!r}")
+
+    def _activate_output(self, Z: Array) -> Array:
+        return kernel(self._engine, self.spec.output_activation)(Z)
+
+    def _decide(self, Z: Array) -> Array:
+        """Class indices, or 0/1 labels, from the last layer's Z."""
+        if self.spec.loss == "softmax_cross_entropy":
+            return Z.argmax(axis=1)
+        labels = (Z > 0).astype(np.int64)
+        return labels[:, 0] if labels.shape[1] == 1 else labels
+
+    def _loss(self, Z: Array, y: Array) -> float:
+        loss = kernel(self._engine, self.spec.loss)
+        outputs = self._activate_output(Z) if self.spec.loss == "squared_error" else Z
+        return float(loss(outputs, y, self.spec.reduction)[0])
+
+    def _accuracy(self, Z: Array, y: Array) -> float:
+        right = self._decide(Z).reshape(len(y), -1) == y.reshape(len(y), -1)
+        return float(right.all(axis=1).mean())
+
+
+def make_engine(name: str, layout: ParameterLayout) -> Engine:
+    """Build an engine by name; Numba is imported only for its own."""
+    if name == "numpy":
+        return reference.Engine(layout)
+    from fastmlp import kernels
+
+    return kernels.Engine(layout)
+
+
+def kernel(engine: Engine, name: str) -> Any:
+    """Return the public kernel `name` of the engine's own kind."""
+    if engine.name == "numpy":
+        return getattr(reference, name)
+    from fastmlp import kernels
+
+    return getattr(kernels, name)
+
+
+def as_finite(what: str, array: Array, dtype: str) -> Array:
+    """Return a numeric array in C order and of `dtype`; raise ValueError, by position, if a value is not finite."""
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{what} must be numeric, got dtype {array.dtype}")
+    with np.errstate(over="ignore"):
+        converted = np.ascontiguousarray(array, dtype=dtype)
+    # A sum is finite if all its terms are (and seldom overflows); it needs no array of flags.
+    with np.errstate(over="ignore", invalid="ignore"):
+        suspicious = not np.isfinite(converted.sum())
+    if suspicious and not np.isfinite(converted).all():
+        position = tuple(int(i) for i in np.argwhere(~np.isfinite(converted))[0])
+        raise ValueError(f"{what} must be finite, got {array[position]} at {list(position)}")
+    return converted
+
+
+def copy_checked(what: str, arrays: Sequence[ArrayLike], views: list[Array]) -> None:
+    """Copy each array into its view, or raise ValueError."""
+    if len(arrays) != len(views):
+        raise ValueError(f"{what} must be {len(views)} arrays, one a layer, got {len(arrays)}")
+    for layer, (array, view) in enumerate(zip(arrays, views, strict=True)):
+        array = np.asarray(array)
+        if array.shape != view.shape:
+            raise ValueError(f"{what}[{layer}] must be {view.shape}, got {array.shape}")
+        view[:] = as_finite(f"{what}[{layer}]", array, view.dtype.name)

@@ -1,0 +1,455 @@
+"""Optimizers and learning-rate schedules: small frozen dataclasses that only say what is to be done.
+
+The arithmetic of an update is an engine's (`fastmlp.kernels`, `fastmlp.reference`); an optimizer here names it, holds
+its constants and checks them. A schedule gives the factor by which the learning rate is multiplied at each step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.spec import check_name, check_number
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """What all optimizers share. Use one of `SGD`, `Adam`, `AdamW`, `RMSprop`."""
+
+    learning_rate: float
+
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_number("learning_rate", self.learning_rate, above=0.0)
+
+    @property
+    def n_slots(self) -> int:
+        """How many buffers of the size of the parameters the update keeps between steps."""
+        raise TypeError(f"optimizer must be SGD, Adam, AdamW or RMSprop, got {type(self).__name__}")
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    r"""Stochastic gradient descent, with momentum and Nesterov's momentum as PyTorch defines them.
+
+    .. math::
+        g \leftarrow g + \lambda w, \quad v \leftarrow \mu v + g, \quad
+        w \leftarrow w - \eta v \;\; (\text{Nesterov: } w - \eta (g + \mu v))
+
+    Parameters
+    ----------
+    learning_rate : float, default 0.1
+        :math:`\eta > 0`.
+    momentum : float, default 0.0
+        :math:`\mu` in [0, 1).
+    nesterov : bool, default False
+        Use Nesterov's form; needs a momentum above zero.
+    weight_decay : float, default 0.0
+        :math:`\lambda \ge 0`, added to the gradient of weights and biases alike.
+
+    References
+    ----------
+    I. Sutskever, J. Martens, G. Dahl, G. Hinton, "On the importance of initialization and momentum in deep
+    learning", ICML 2013; the form is that of ``torch.optim.SGD``.
+
+    Examples
+    --------
+    >>> SGD(0.1, momentum=0.9).momentum
+    0.9
+    """
+
+    learning_rate: float = 0.1
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+
+    name = "sgd"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("momentum", self.momentum, minimum=0.0, below=1.0)
+        check_number("weight_decay", self.weight_decay, minimum=0.0)
+        if self.nesterov and self.momentum == 0.0:
+            raise ValueError("nesterov must come with momentum > 0, got momentum 0")
+
+    @property
+    def n_slots(self) -> int:
+        """One velocity buffer, or none without momentum."""
+        return 1 if self.momentum else 0
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    r"""Adam, its weight decay added to the gradient as in ``torch.optim.Adam``.
+
+    .. math::
+        m \leftarrow \beta_1 m + (1 - \beta_1) g, \quad v \leftarrow \beta_2 v + (1 - \beta_2) g^2, \quad
+        w \leftarrow w - \eta \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
+
+    Parameters
+    ----------
+    learning_rate : float, default 0.001
+        :math:`\eta > 0`.
+    beta1, beta2 : float, default 0.9 and 0.999
+        Decay of the first and of the second moment, in [0, 1).
+    epsilon : float, default 1e-8
+        Added to the root, > 0.
+    weight_decay : float, default 0.0
+        :math:`\lambda \ge 0`: :math:`g \leftarrow g + \lambda w`.
+
+    References
+    ----------
+    D. P. Kingma, J. Ba, "Adam: a method for stochastic optimization", ICLR 2015.
+
+    Examples
+    --------
+    >>> Adam(0.01).beta2
+    0.999
+    """
+
+    learning_rate: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+
+    name = "adam"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("beta1", self.beta1, minimum=0.0, below=1.0)
+        check_number("beta2", self.beta2, minimum=0.0, below=1.0)
+        check_number("epsilon", self.epsilon, above=0.0)
+        check_number("weight_decay", self.weight_decay, minimum=0.0)
+
+    @property
+    def n_slots(self) -> int:
+        """The two moments."""
+        return 2
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    r"""Adam with decoupled weight decay: :math:`w \leftarrow (1 - \eta\lambda) w` before the step, as in ``torch.optim.AdamW``.
+
+    Parameters
+    ----------
+    learning_rate, beta1, beta2, epsilon : float
+        As in `Adam`.
+    weight_decay : float, default 0.01
+        :math:`\lambda \ge 0`.
+
+    References
+    ----------
+    I. Loshchilov, F. Hutter, "Decoupled weight decay regularization", ICLR 2019.
+
+    Examples
+    --------
+    >>> AdamW().weight_decay
+    0.01
+    """
+
+    weight_decay: float = 0.01
+
+    name = "adamw"
+
+
+@dataclass(frozen=True)
+class RMSprop(Optimizer):
+    r"""RMSprop as in ``torch.optim.RMSprop``: :math:`s \leftarrow \rho s + (1 - \rho) g^2,\; w \leftarrow w - \eta g / (\sqrt{s} + \epsilon)`.
+
+    Parameters
+    ----------
+    learning_rate : float, default 0.001
+        :math:`\eta > 0`.
+    rho : float, default 0.99
+        Decay of the mean square, in [0, 1).
+    epsilon : float, default 1e-8
+        Added to the root, > 0.
+    weight_decay : float, default 0.0
+        Added to the gradient, >= 0.
+
+    References
+    ----------
+    T. Tieleman, G. Hinton, "Lecture 6.5: RMSprop", Coursera: Neural Networks for Machine Learning, 2012.
+
+    Examples
+    --------
+    >>> RMSprop(0.01).rho
+    0.99
+    """
+
+    learning_rate: float = 0.001
+    rho: float = 0.99
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+
+    name = "rmsprop"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("rho", self.rho, minimum=0.0, below=1.0)
+        check_number("epsilon", self.epsilon, above=0.0)
+        check_number("weight_decay", self.weight_decay, minimum=0.0)
+
+    @property
+    def n_slots(self) -> int:
+        """The mean square."""
+        return 1
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {kind.name: kind for kind in (SGD, Adam, AdamW, RMSprop)}
+"""The optimizers by name, for the command line and for checkpoints."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What all schedules share: a warm-up, then a curve.
+
+    Parameters
+    ----------
+    warmup : float, default 0.0
+        Epochs over which the factor rises linearly from zero. The curve goes on underneath: the factor is the
+        curve's value times the warm-up's.
+    """
+
+    warmup: float = 0.0
+
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_number("warmup", self.warmup, minimum=0.0)
+
+    def curve(self, t: NDArray[np.float64], epochs: int) -> NDArray[np.float64]:
+        """Give the factor at time `t` (in epochs, from 0 to `epochs`), before the warm-up."""
+        raise TypeError(f"schedule must be one of {', '.join(SCHEDULES)}, got {type(self).__name__}")
+
+    def factors(self, first_step: int, n_steps: int, steps_per_epoch: int, epochs: int) -> NDArray[np.float64]:
+        """Give the factors of the steps ``first_step ... first_step + n_steps - 1`` as an array ``(n_steps,)``.
+
+        Step ``s`` is at time ``s / steps_per_epoch``; the warm-up counts steps from 1, so that no step is lost.
+        """
+        steps = np.arange(first_step, first_step + n_steps, dtype=np.float64)
+        factors = self.curve(steps / steps_per_epoch, epochs)
+        if self.warmup > 0.0:
+            factors = factors * np.minimum(1.0, (steps + 1.0) / (self.warmup * steps_per_epoch))
+        return factors
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The learning rate as it is.
+
+    Examples
+    --------
+    >>> Constant().factors(0, 2, steps_per_epoch=1, epochs=2).tolist()
+    [1.0, 1.0]
+    """
+
+    name = "constant"
+
+    def curve(self, t: NDArray[np.float64], epochs: int) -> NDArray[np.float64]:
+        """One, always."""
+        return np.ones_like(t)
+
+
+@dataclass(frozen=True)
+class Step(Schedule):
+    """Multiply by `gamma` every `step_size` epochs.
+
+    Parameters
+    ----------
+    warmup : float, default 0.0
+        As in `Schedule`.
+    step_size : float, default 3.0
+        Epochs between two steps, > 0.
+    gamma : float, default 0.1
+        Factor of each step, > 0.
+
+    Examples
+    --------
+    >>> Step(step_size=1, gamma=0.5).factors(0, 3, steps_per_epoch=1, epochs=3).tolist()
+    [1.0, 0.5, 0.25]
+    """
+
+    step_size: float = 3.0
+    gamma: float = 0.1
+
+    name = "step"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("step_size", self.step_size, above=0.0)
+        check_number("gamma", self.gamma, above=0.0)
+
+    def curve(self, t: NDArray[np.float64], epochs: int) -> NDArray[np.float64]:
+        """Give ``gamma ** floor(t / step_size)``."""
+        return np.power(self.gamma, np.floor(t / self.step_size))
+
+
+@dataclass(frozen=True)
+class Exponential(Schedule):
+    """Multiply by `gamma` once an epoch, smoothly.
+
+    Parameters
+    ----------
+    warmup : float, default 0.0
+        As in `Schedule`.
+    gamma : float, default 0.9
+        Factor an epoch, > 0.
+
+    Examples
+    --------
+    >>> Exponential(gamma=0.25).factors(0, 3, steps_per_epoch=2, epochs=2).tolist()
+    [1.0, 0.5, 0.25]
+    """
+
+    gamma: float = 0.9
+
+    name = "exponential"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("gamma", self.gamma, above=0.0)
+
+    def curve(self, t: NDArray[np.float64], epochs: int) -> NDArray[np.float64]:
+        """Give ``gamma ** t``."""
+        return np.power(self.gamma, t)
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Half a cosine from one down to `final`.
+
+    Parameters
+    ----------
+    warmup : float, default 0.0
+        As in `Schedule`.
+    final : float, default 0.0
+        The factor at the end, in [0, 1).
+
+    References
+    ----------
+    I. Loshchilov, F. Hutter, "SGDR: stochastic gradient descent with warm restarts", ICLR 2017.
+
+    Examples
+    --------
+    >>> Cosine().factors(0, 2, steps_per_epoch=1, epochs=2).round(3).tolist()
+    [1.0, 0.5]
+    """
+
+    final: float = 0.0
+
+    name = "cosine"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("final", self.final, minimum=0.0, below=1.0)
+
+    def curve(self, t: NDArray[np.float64], epochs: int) -> NDArray[np.float64]:
+        """Give ``final + (1 - final) (1 + cos(pi t / epochs)) / 2``."""
+        return self.final + (1.0 - self.final) * 0.5 * (1.0 + np.cos(np.pi * t / epochs))
+
+
+@dataclass(frozen=True)
+class OneCycle(Schedule):
+    """Rise along a cosine from `start` to one, then fall along a cosine to `final`: one cycle over the whole run.
+
+    Parameters
+    ----------
+    warmup : float, default 0.0
+        As in `Schedule`; the cycle has a rise of its own.
+    rise : float, default 0.3
+        Part of the run that the rise takes, in (0, 1).
+    start : float, default 0.04
+        Factor of the first step, in [0, 1).
+    final : float, default 0.0
+        Factor at the end, in [0, 1).
+
+    References
+    ----------
+    L. N. Smith, N. Topin, "Super-convergence: very fast training of neural networks using large learning rates",
+    2018.
+
+    Examples
+    --------
+    >>> OneCycle(rise=0.5, start=0.0).factors(0, 4, steps_per_epoch=1, epochs=4).round(3).tolist()
+    [0.0, 0.5, 1.0, 0.5]
+    """
+
+    rise: float = 0.3
+    start: float = 0.04
+    final: float = 0.0
+
+    name = "one_cycle"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("rise", self.rise, above=0.0, below=1.0)
+        check_number("start", self.start, minimum=0.0, below=1.0)
+        check_number("final", self.final, minimum=0.0, below=1.0)
+
+    def curve(self, t: NDArray[np.float64], epochs: int) -> NDArray[np.float64]:
+        """Give the rise up to ``rise * epochs``, then the fall."""
+        u = t / epochs
+        up = self.start + (1.0 - self.start) * 0.5 * (1.0 - np.cos(np.pi * u / self.rise))
+        down = self.final + (1.0 - self.final) * 0.5 * (1.0 + np.cos(np.pi * (u - self.rise) / (1.0 - self.rise)))
+        return np.where(u < self.rise, up, down)
+
+
+@dataclass(frozen=True)
+class InverseScaling(Schedule):
+    """Divide by ``(1 + t) ** power``, `t` in epochs.
+
+    Parameters
+    ----------
+    warmup : float, default 0.0
+        As in `Schedule`.
+    power : float, default 0.5
+        > 0.
+
+    Examples
+    --------
+    >>> InverseScaling(power=1.0).factors(0, 2, steps_per_epoch=1, epochs=2).tolist()
+    [1.0, 0.5]
+    """
+
+    power: float = 0.5
+
+    name = "inverse_scaling"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("power", self.power, above=0.0)
+
+    def curve(self, t: NDArray[np.float64], epochs: int) -> NDArray[np.float64]:
+        """Give ``(1 + t) ** -power``."""
+        return np.power(1.0 + t, -self.power)
+
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    kind.name: kind for kind in (Constant, Step, Exponential, Cosine, OneCycle, InverseScaling)
+}
+"""The schedules by name."""
+
+
+def check_optimizer(optimizer: Any) -> Optimizer:
+    """Return an optimizer given as an object or, with its defaults, by name."""
+    if isinstance(optimizer, str):
+        return OPTIMIZERS[check_name("optimizer", optimizer, OPTIMIZERS)]()  # type: ignore[call-arg]
+    if not isinstance(optimizer, Optimizer) or type(optimizer).name not in OPTIMIZERS:
+        raise ValueError(f"optimizer must be SGD, Adam, AdamW or RMSprop, got {optimizer!r}")
+    return optimizer
+
+
+def check_schedule(schedule: Any) -> Schedule:
+    """Return a schedule given as an object or, with its defaults, by name."""
+    if isinstance(schedule, str):
+        return SCHEDULES[check_name("schedule", schedule, SCHEDULES)]()
+    if not isinstance(schedule, Schedule):
+        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)} or a Schedule, got {schedule!r}")
+    return schedule

@@ -1,0 +1,182 @@
+"""What a network is, as data: the specification that both engines are built from.
+
+The names that users may write are listed here once, with the rule for each, so that every room that meets a name
+agrees on it and every wrong name gets the same kind of answer.
+"""
+
+from __future__ import annotations
+
+import difflib
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+ACTIVATIONS = ("identity", "relu", "leaky_relu", "elu", "sigmoid", "tanh", "gelu", "silu", "softplus")
+"""Activations of the hidden layers, in the order of the codes that the kernels use."""
+
+LOSSES = ("softmax_cross_entropy", "sigmoid_cross_entropy", "squared_error")
+"""Losses, in the order of the codes that the kernels use."""
+
+OUTPUT_OF_LOSS = {
+    "softmax_cross_entropy": "softmax",
+    "sigmoid_cross_entropy": "sigmoid",
+    "squared_error": "identity",
+}
+"""The output activation that follows from each loss."""
+
+REDUCTIONS = ("mean", "sum")
+DTYPES = ("float32", "float64")
+INITIALISERS = ("he_normal", "he_uniform", "glorot_normal", "glorot_uniform")
+RELU_FAMILY = ("relu", "leaky_relu", "elu", "gelu", "silu", "softplus")
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A network without its parameters. Built by :func:`make_spec`, which checks every field.
+
+    Attributes
+    ----------
+    layer_sizes : tuple of int
+        Units a layer, inputs first, outputs last.
+    activations : tuple of str
+        One name for each hidden layer.
+    output_activation : str
+        ``"softmax"`` or a name of `ACTIVATIONS`.
+    loss, reduction, dtype : str
+        As in `fastmlp.MLP`.
+    bias : bool
+        Whether the layers add a bias.
+    input_scale : float
+        X is multiplied by it before the first layer.
+    """
+
+    layer_sizes: tuple[int, ...]
+    activations: tuple[str, ...]
+    output_activation: str
+    loss: str
+    reduction: str
+    bias: bool
+    input_scale: float
+    dtype: str
+
+    @property
+    def n_layers(self) -> int:
+        """Number of affine layers."""
+        return len(self.layer_sizes) - 1
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether `predict` gives classes."""
+        return self.loss != "squared_error"
+
+
+def make_spec(
+    layer_sizes: Sequence[int],
+    activation: str | Sequence[str],
+    output_activation: str | None,
+    loss: str,
+    reduction: str,
+    bias: bool,
+    input_scale: float,
+    dtype: Any,
+) -> NetworkSpec:
+    """Check the arguments of `fastmlp.MLP` and gather them in a `NetworkSpec`."""
+    sizes = check_layer_sizes(layer_sizes)
+    n_hidden = len(sizes) - 2
+    if isinstance(activation, str):
+        activations = (check_name("activation", activation, ACTIVATIONS),) * n_hidden
+    else:
+        activations = tuple(check_name("activation", name, ACTIVATIONS) for name in activation)
+        if len(activations) != n_hidden:
+            raise ValueError(
+                f"activation must name one function for each of the {n_hidden} hidden layers, got {len(activations)}"
+            )
+    check_name("loss", loss, LOSSES)
+    if output_activation is None:
+        output_activation = OUTPUT_OF_LOSS[loss]
+    check_name("output_activation", output_activation, (*ACTIVATIONS, "softmax"))
+    fits = ACTIVATIONS if loss == "squared_error" else (OUTPUT_OF_LOSS[loss],)
+    if output_activation not in fits:
+        raise ValueError(
+            f"output_activation with loss {loss!r} must be one of {', '.join(fits)}, got {output_activation!r}"
+        )
+    check_name("reduction", reduction, REDUCTIONS)
+    return NetworkSpec(
+        layer_sizes=sizes,
+        activations=activations,
+        output_activation=output_activation,
+        loss=loss,
+        reduction=reduction,
+        bias=bool(bias),
+        input_scale=check_number("input_scale", input_scale, above=0.0),
+        dtype=check_name("dtype", dtype_name(dtype), DTYPES),
+    )
+
+
+def dtype_name(dtype: Any) -> str:
+    """Give the name of a dtype written as a string, a NumPy type or a NumPy dtype."""
+    try:
+        return np.dtype(dtype).name
+    except TypeError:
+        return str(dtype)
+
+
+def check_layer_sizes(layer_sizes: Sequence[int]) -> tuple[int, ...]:
+    """Return the layer sizes as a tuple of ints, or raise ValueError."""
+    try:
+        sizes = tuple(operator.index(size) for size in layer_sizes)
+    except TypeError:
+        raise ValueError(f"layer_sizes must be a sequence of whole numbers, got {layer_sizes!r}") from None
+    if len(sizes) < 2:
+        raise ValueError(f"layer_sizes must name at least inputs and outputs, got {list(sizes)}")
+    if min(sizes) < 1:
+        raise ValueError(f"layer_sizes must all be >= 1, got {list(sizes)}")
+    return sizes
+
+
+def check_name(what: str, name: Any, known: Iterable[str]) -> str:
+    """Return `name` if it is a known one; else raise ValueError that lists them and suggests the nearest."""
+    known = tuple(known)
+    if isinstance(name, str) and name in known:
+        return name
+    near = difflib.get_close_matches(str(name), known, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise ValueError(f"{what} must be one of {', '.join(known)}, got {name!r}{hint}")
+
+
+def check_count(what: str, value: Any, minimum: int = 1) -> int:
+    """Return `value` as an int that is at least `minimum`, or raise ValueError."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{what} must be a whole number, got {value!r}") from None
+    if number < minimum:
+        raise ValueError(f"{what} must be >= {minimum}, got {number}")
+    return number
+
+
+def check_number(
+    what: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    minimum: float | None = None,
+    below: float | None = None,
+) -> float:
+    """Return `value` as a finite float within the bounds, or raise ValueError."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{what} must be a number, got {value!r}") from None
+    if not np.isfinite(number):
+        raise ValueError(f"{what} must be finite, got {number}")
+    if above is not None and not number > above:
+        raise ValueError(f"{what} must be > {above:g}, got {number:g}")
+    if minimum is not None and not number >= minimum:
+        raise ValueError(f"{what} must be >= {minimum:g}, got {number:g}")
+    if below is not None and not number < below:
+        raise ValueError(f"{what} must be < {below:g}, got {number:g}")
+    return number

@@ -1,0 +1,319 @@
+"""The epoch-level loop: draw the order, take the steps, keep the history, evaluate, call back, stop.
+
+An engine takes the steps, many in one call; Python comes back between such chunks, about ten times a second, for the
+progress bar, for Ctrl-C and for the callbacks. All that a run must remember to go on exactly where it stopped is in
+`TrainingState`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.optimizers import Optimizer, Schedule
+
+Array = NDArray[Any]
+
+CHUNK_SECONDS = 0.1
+"""Aim for the time of one engine call: short enough for a smooth bar and a prompt Ctrl-C."""
+
+ORDERS_ELEMENTS = 1 << 18
+"""Most elements of the orders drawn ahead, when several short epochs run in one engine call (2 MiB)."""
+
+
+class Engine(Protocol):
+    """What the loop and the network ask of an engine; `fastmlp.reference.Engine` documents the methods."""
+
+    name: str
+
+    def choose_threads(self, batch_size: int, limit: int) -> int: ...  # noqa: D102
+
+    def compile(self, X: Array, optimizer: Optimizer | None = None) -> None: ...  # noqa: D102
+
+    def forward(self, parameters: Array, X: Array) -> Array: ...  # noqa: D102
+
+    def gradients(self, parameters: Array, X: Array, y: Array) -> tuple[float, Array]: ...  # noqa: D102
+
+    def train_steps(  # noqa: D102
+        self,
+        parameters: Array,
+        slots: list[Array],
+        X: Array,
+        y: Array,
+        orders: NDArray[np.int64],
+        batch_size: int,
+        first_batch: int,
+        optimizer: Optimizer,
+        first_step: int,
+        learning_rates: NDArray[np.float64],
+        threads: int,
+    ) -> NDArray[np.float64]: ...
+
+
+class DivergenceError(FloatingPointError):
+    """Training stopped because the loss, or a parameter, is not a finite number any more."""
+
+
+@dataclass
+class History:
+    """What a run of `fastmlp.MLP.fit` measured: lists with one entry an epoch.
+
+    Attributes
+    ----------
+    train_loss : list of float
+        The loss over the epoch's samples, each taken in the forward pass of its own step, before the update.
+        Reduced over the samples as the network's ``reduction`` says.
+    validation_loss, validation_accuracy : list of float
+        After the epoch, on ``validation_data``; empty without it (accuracy: also for regression).
+    learning_rate : list of float
+        Of the epoch's last step.
+    seconds : list of float
+        In the training steps alone. Epochs that ran in one engine call share its time evenly.
+    compile_seconds : float
+        Compiling, or loading from the cache, before the first step.
+
+    Examples
+    --------
+    >>> sorted(History().to_dict())
+    ['learning_rate', 'seconds', 'train_loss', 'validation_accuracy', 'validation_loss']
+    """
+
+    train_loss: list[float] = field(default_factory=list)
+    validation_loss: list[float] = field(default_factory=list)
+    validation_accuracy: list[float] = field(default_factory=list)
+    learning_rate: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    compile_seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """Give the lists by name, as copies."""
+        names = ("train_loss", "validation_loss", "validation_accuracy", "learning_rate", "seconds")
+        return {name: list(getattr(self, name)) for name in names}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: what stays the same during a run."""
+
+    epochs: int
+    batch_size: int
+    optimizer: Optimizer
+    schedule: Schedule
+    shuffle: bool
+
+
+@dataclass
+class TrainingState:
+    """Where a run stands.
+
+    Attributes
+    ----------
+    rng : numpy.random.Generator
+        Draws the orders of the samples. Between calls of `train` it stands at the start of the current epoch, so a
+        half-done epoch can draw its order again.
+    slots : list of ndarray
+        The optimizer's buffers.
+    epoch, batch, step : int
+        Epochs done, batches done of the next one, steps done in all.
+    loss_sum, seconds : float
+        What the half-done epoch has gathered: the sum of its samples' losses, and its time.
+    history : History
+        Of the epochs done.
+    """
+
+    rng: np.random.Generator
+    slots: list[Array]
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    history: History = field(default_factory=History)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, for a progress bar: after `step` of `n_steps` steps, `loss` is the running epoch's mean."""
+
+    epoch: int
+    epochs: int
+    step: int
+    n_steps: int
+    samples: int
+    loss: float
+    history: History
+
+
+Callback = Callable[[History], Any]
+ProgressCallback = Callable[[Progress], Any]
+
+
+def available_cpus() -> int:
+    """Count the CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def train(
+    engine: Engine,
+    parameters: Array,
+    X: Array,
+    y: Array,
+    mean_reduction: bool,
+    recipe: Recipe,
+    state: TrainingState,
+    threads: int,
+    evaluate: Callable[[], tuple[float, float | None]] | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: ProgressCallback | None = None,
+) -> None:
+    """Train until `recipe.epochs` are done or a callback asks to stop, changing `parameters` and `state` in place.
+
+    Parameters
+    ----------
+    engine : Engine
+        Takes the steps.
+    parameters : ndarray
+        The flat buffer.
+    X, y : ndarray
+        Samples and targets as the engine takes them.
+    mean_reduction : bool
+        Whether the engine's losses are means over the batch (else sums).
+    recipe : Recipe
+        What to do.
+    state : TrainingState
+        Where to begin; on return, where the run stands.
+    threads : int
+        For the engine.
+    evaluate : callable, optional
+        Gives validation loss and accuracy of the current parameters; called after each epoch.
+    callbacks : sequence of callable
+        Each is called with the history after each epoch; a true answer stops the run.
+    progress : callable, optional
+        Called with a `Progress` between chunks of steps; a true answer stops the run, even within an epoch.
+
+    Raises
+    ------
+    DivergenceError
+        If a loss or a parameter is not finite; the parameters are those of the last good epoch.
+    """
+    n_samples = len(X)
+    n_batches = -(-n_samples // recipe.batch_size)
+    last_size = n_samples - (n_batches - 1) * recipe.batch_size
+    started = time.perf_counter()
+    engine.compile(X, recipe.optimizer)
+    state.history.compile_seconds += time.perf_counter() - started
+
+    chunk = 1
+    stop = False
+    while state.epoch < recipe.epochs and not stop:
+        # Several epochs in one go where Python has nothing to do between them and their orders take little memory.
+        span = 1 if evaluate or callbacks else max(1, min(recipe.epochs - state.epoch, ORDERS_ELEMENTS // n_samples))
+        rng_state = state.rng.bit_generator.state
+        orders = draw_orders(state.rng, span if recipe.shuffle else 0, n_samples)
+        backup, first_epoch = parameters.copy(), state.epoch
+
+        while state.epoch < first_epoch + span and not stop:
+            position = (state.epoch - first_epoch) * n_batches + state.batch
+            n_steps = min(chunk, span * n_batches - position)
+            factors = recipe.schedule.factors(state.step, n_steps, n_batches, recipe.epochs)
+            started = time.perf_counter()
+            losses = engine.train_steps(
+                parameters, state.slots, X, y, orders, recipe.batch_size, position, recipe.optimizer, state.step,
+                recipe.optimizer.learning_rate * factors, threads,
+            )  # fmt: skip
+            elapsed = time.perf_counter() - started
+            if not np.isfinite(losses[-1]):
+                parameters[:] = backup
+                raise diverged(losses, position, n_batches, first_epoch, recipe.optimizer)
+            chunk = max(1, int(n_steps * min(8.0, CHUNK_SECONDS / max(elapsed, 1e-9))))
+
+            # Share losses and time out among the epochs that these steps belong to.
+            steps = position + np.arange(n_steps)
+            sizes = np.where(steps % n_batches == n_batches - 1, last_size, recipe.batch_size)
+            local_epochs = steps // n_batches - (state.epoch - first_epoch)
+            loss_sums = np.bincount(local_epochs, weights=losses * sizes if mean_reduction else losses)
+            seconds = np.bincount(local_epochs) * (elapsed / n_steps)
+            for i in range(len(loss_sums)):
+                state.loss_sum += loss_sums[i]
+                state.seconds += seconds[i]
+                end = (state.epoch - first_epoch + 1) * n_batches
+                if position + n_steps < end:
+                    break
+                finish_epoch(state, n_samples if mean_reduction else 1, float(factors[end - 1 - position]), recipe)
+            state.step += n_steps
+            state.batch = (position + n_steps) % n_batches
+            if progress is not None:
+                stop = bool(progress(describe(state, recipe, n_samples, n_batches, mean_reduction)))
+
+        if not np.isfinite(parameters).all():
+            parameters[:] = backup
+            raise diverged(losses, position, n_batches, first_epoch, recipe.optimizer)
+        if state.epoch < first_epoch + span:  # Stopped within the span: put the generator at the epoch's start.
+            state.rng.bit_generator.state = rng_state
+            draw_orders(state.rng, state.epoch - first_epoch if recipe.shuffle else 0, n_samples)
+        elif evaluate or callbacks:
+            if evaluate is not None:
+                loss, accuracy = evaluate()
+                state.history.validation_loss.append(loss)
+                if accuracy is not None:
+                    state.history.validation_accuracy.append(accuracy)
+            stop = any([callback(state.history) for callback in callbacks]) or stop
+
+
+def draw_orders(rng: np.random.Generator, n_epochs: int, n_samples: int) -> NDArray[np.int64]:
+    """Draw the samples' orders of `n_epochs` epochs, one a row; with 0, one row in the order of the data.
+
+    Rows are drawn one after the other from the generator's stream: it does not matter how they are grouped in calls.
+    """
+    in_order = np.arange(n_samples, dtype=np.int64)
+    if n_epochs == 0:
+        return in_order[None]
+    orders = np.tile(in_order, (n_epochs, 1))
+    return rng.permuted(orders, axis=1, out=orders)
+
+
+def finish_epoch(state: TrainingState, divisor: int, factor: float, recipe: Recipe) -> None:
+    """Enter a finished epoch in the history and begin the next."""
+    state.history.train_loss.append(float(state.loss_sum / divisor))
+    state.history.learning_rate.append(recipe.optimizer.learning_rate * factor)
+    state.history.seconds.append(float(state.seconds))
+    state.epoch += 1
+    state.loss_sum = state.seconds = 0.0
+
+
+def describe(state: TrainingState, recipe: Recipe, n_samples: int, n_batches: int, mean_reduction: bool) -> Progress:
+    """Say where the run stands."""
+    if state.batch:
+        loss = state.loss_sum / (state.batch * recipe.batch_size) if mean_reduction else state.loss_sum
+    else:
+        loss = state.history.train_loss[-1]
+    return Progress(
+        epoch=state.epoch,
+        epochs=recipe.epochs,
+        step=state.step,
+        n_steps=recipe.epochs * n_batches,
+        samples=state.epoch * n_samples + state.batch * recipe.batch_size,
+        loss=float(loss),
+        history=state.history,
+    )
+
+
+def diverged(
+    losses: NDArray[np.float64], position: int, n_batches: int, first_epoch: int, optimizer: Optimizer
+) -> DivergenceError:
+    """Say where a run diverged and what to try."""
+    epoch, batch = divmod(position + len(losses) - 1, n_batches)
+    kept = f"the weights of epoch {first_epoch}" if first_epoch else "the weights it began with"
+    return DivergenceError(
+        f"training diverged in epoch {first_epoch + epoch + 1}, batch {batch + 1} of {n_batches}: the loss is "
+        f"{losses[-1]:g}; the network keeps {kept}; try a learning_rate below {optimizer.learning_rate:g}, a warm-up, "
+        f"or inputs scaled to about [-1, 1]"
+    )
