@@ -126,6 +126,11 @@ class SavedNetwork:
             )  # fmt: skip
             self.weights = [tensors[f"weights.{i}"] for i in range(self.spec.n_layers)]
             self.biases = [tensors[f"biases.{i}"] for i in range(self.spec.n_layers)] if self.spec.bias else []
+            n_in, n_out = self.spec.layer_sizes[:-1], self.spec.layer_sizes[1:]
+            if [W.shape for W in self.weights] != list(zip(n_in, n_out, strict=True)):
+                raise ValueError(f"the weights' shapes are not those of layer_sizes {list(self.spec.layer_sizes)}")
+            if self.biases and [b.shape for b in self.biases] != [(n,) for n in n_out]:
+                raise ValueError(f"the biases' shapes are not those of layer_sizes {list(self.spec.layer_sizes)}")
             self.seed = check_count("seed", header["seed"], minimum=0)
             self.fits = check_count("fits", header["fits"], minimum=0)
             self.notes: dict[str, Any] = header.get("notes", {})

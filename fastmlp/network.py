@@ -128,7 +128,7 @@ class MLP:
 
     @property
     def weights(self) -> list[Array]:
-        """The weights, ``(n_in, n_out)`` arrays, layer by layer. Views: writing to their elements changes the network."""
+        """The weights, ``(n_in, n_out)`` arrays, layer by layer. Views: writing into them changes the network."""
         return self._layout.weights(self._parameters)
 
     @property
@@ -333,7 +333,8 @@ class MLP:
         ValueError
             If an argument does not fit; nothing has changed then.
         DivergenceError
-            If the loss is not finite any more; the network keeps the weights of the last good epoch.
+            If the loss is not finite any more; the network keeps the weights of an earlier, good epoch, which the
+            message names: the last one, or the one before several short ones that ran in one call.
         """
         inputs = self._check_inputs(X)
         targets = self._check_targets(y, len(inputs))
@@ -357,10 +358,16 @@ class MLP:
             state = self.training_state(recipe.optimizer)
         elif [slot.shape for slot in state.slots] != [self._parameters.shape] * recipe.optimizer.n_slots:
             raise ValueError("state must come from a run of this network with this optimizer")
-        self._fits += 1
+        elif state.batch * recipe.batch_size >= len(inputs):
+            raise ValueError(
+                f"state must come from a run on these {len(inputs)} samples with this batch_size, "
+                f"got {state.batch} batches of {recipe.batch_size} done in an epoch"
+            )
+        n_threads = self.threads(recipe.batch_size, threads)
+        self._fits += state.step == 0  # A run that goes on is not another one.
         train(
             self._engine, self._parameters, inputs, targets, self.spec.reduction == "mean", recipe, state,
-            self.threads(recipe.batch_size, threads), evaluate, callbacks, progress,
+            n_threads, evaluate, callbacks, progress,
         )  # fmt: skip
         return state.history
 
@@ -452,7 +459,7 @@ class MLP:
         return as_finite(what, X, self.spec.dtype)
 
     def _check_targets(self, y: ArrayLike, n_samples: int, what: str = "y") -> Array:
-        """Return y as the engines take it: int64 ``(n,)`` for softmax, else ``(n, n_outputs)`` of the network's dtype."""
+        """Return y as the engines take it: int64 ``(n,)`` for softmax, else ``(n, n_outputs)`` of the dtype."""
         y = np.asarray(y)
         n_outputs = self.spec.layer_sizes[-1]
         if y.ndim == 0 or len(y) != n_samples:
@@ -483,12 +490,14 @@ class MLP:
             raise ValueError(f"{what} needs a cross-entropy loss, this network has loss {self.spec.loss!r}")
 
     def _activate_output(self, Z: Array) -> Array:
-        return kernel(self._engine, self.spec.output_activation)(Z)
+        A: Array = kernel(self._engine, self.spec.output_activation)(Z)
+        return A
 
     def _decide(self, Z: Array) -> Array:
         """Class indices, or 0/1 labels, from the last layer's Z."""
         if self.spec.loss == "softmax_cross_entropy":
-            return Z.argmax(axis=1)
+            classes: Array = Z.argmax(axis=1)
+            return classes
         labels = (Z > 0).astype(np.int64)
         return labels[:, 0] if labels.shape[1] == 1 else labels
 

@@ -134,7 +134,9 @@ class Adam(Optimizer):
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    r"""Adam with decoupled weight decay: :math:`w \leftarrow (1 - \eta\lambda) w` before the step, as in ``torch.optim.AdamW``.
+    r"""Adam with decoupled weight decay, as in ``torch.optim.AdamW``.
+
+    The step of `Adam` follows after :math:`w \leftarrow (1 - \eta\lambda) w`.
 
     Parameters
     ----------
@@ -160,7 +162,10 @@ class AdamW(Adam):
 
 @dataclass(frozen=True)
 class RMSprop(Optimizer):
-    r"""RMSprop as in ``torch.optim.RMSprop``: :math:`s \leftarrow \rho s + (1 - \rho) g^2,\; w \leftarrow w - \eta g / (\sqrt{s} + \epsilon)`.
+    r"""RMSprop as in ``torch.optim.RMSprop``.
+
+    .. math::
+        s \leftarrow \rho s + (1 - \rho) g^2, \quad w \leftarrow w - \eta g / (\sqrt{s} + \epsilon)
 
     Parameters
     ----------
@@ -441,7 +446,7 @@ def check_optimizer(optimizer: Any) -> Optimizer:
     """Return an optimizer given as an object or, with its defaults, by name."""
     if isinstance(optimizer, str):
         return OPTIMIZERS[check_name("optimizer", optimizer, OPTIMIZERS)]()  # type: ignore[call-arg]
-    if not isinstance(optimizer, Optimizer) or type(optimizer).name not in OPTIMIZERS:
+    if not isinstance(optimizer, Optimizer) or getattr(optimizer, "name", None) not in OPTIMIZERS:
         raise ValueError(f"optimizer must be SGD, Adam, AdamW or RMSprop, got {optimizer!r}")
     return optimizer
 
@@ -450,6 +455,6 @@ def check_schedule(schedule: Any) -> Schedule:
     """Return a schedule given as an object or, with its defaults, by name."""
     if isinstance(schedule, str):
         return SCHEDULES[check_name("schedule", schedule, SCHEDULES)]()
-    if not isinstance(schedule, Schedule):
+    if not isinstance(schedule, Schedule) or type(schedule) is Schedule:
         raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)} or a Schedule, got {schedule!r}")
     return schedule

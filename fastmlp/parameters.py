@@ -38,7 +38,7 @@ def padded(n: int, itemsize: int) -> int:
 
 
 def aligned_zeros(n: int, dtype: str) -> Array:
-    """A one-dimensional array of `n` zeros that starts on a cache line."""
+    """Allocate a one-dimensional array of `n` zeros that starts on a cache line."""
     itemsize = np.dtype(dtype).itemsize
     raw = np.zeros(n * itemsize + CACHE_LINE, dtype=np.uint8)
     start = -raw.ctypes.data % CACHE_LINE

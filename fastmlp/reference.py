@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 
 from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
 from fastmlp.parameters import ParameterLayout
-from fastmlp.shapes import check_affine, check_class_targets, check_real, check_same_shape, reduction_factor
+from fastmlp.shapes import (
+    check_affine,
+    check_class_targets,
+    check_real,
+    check_same_shape,
+    check_value_targets,
+    reduction_factor,
+)
 
 Array = NDArray[Any]
 
@@ -107,7 +114,7 @@ def affine_backward(X: Array, W: Array, dY: Array) -> tuple[Array, Array, Array]
 
 
 def identity(Z: Array, out: Array | None = None) -> Array:
-    """``A = Z``.
+    """Identity, ``A = Z``.
 
     Parameters
     ----------
@@ -180,7 +187,8 @@ def relu(Z: Array, out: Array | None = None) -> Array:
     >>> relu(np.array([-1.0, 2.0]))
     array([0., 2.])
     """
-    return np.maximum(check_real(Z), Z.dtype.type(0), out=out)
+    A: Array = np.maximum(check_real(Z), Z.dtype.type(0), out=out)
+    return A
 
 
 def relu_backward(dA: Array, A: Array) -> Array:
@@ -211,7 +219,7 @@ def relu_backward(dA: Array, A: Array) -> Array:
 
 
 def leaky_relu(Z: Array, out: Array | None = None) -> Array:
-    """``A = Z`` where positive, else ``0.01 Z``.
+    """Leaky rectified linear unit: ``A = Z`` where positive, else ``0.01 Z``.
 
     Parameters
     ----------
@@ -234,7 +242,8 @@ def leaky_relu(Z: Array, out: Array | None = None) -> Array:
     >>> leaky_relu(np.array([-1.0, 2.0]))
     array([-0.01,  2.  ])
     """
-    return np.maximum(check_real(Z), Z * Z.dtype.type(LEAKY_SLOPE), out=out)
+    A: Array = np.maximum(check_real(Z), Z * Z.dtype.type(LEAKY_SLOPE), out=out)
+    return A
 
 
 def leaky_relu_backward(dA: Array, A: Array) -> Array:
@@ -291,7 +300,8 @@ def elu(Z: Array, out: Array | None = None) -> Array:
     """
     zero = check_real(Z).dtype.type(0)
     below = np.expm1(np.minimum(Z, zero))
-    return np.add(np.maximum(Z, zero), below, out=out)
+    A: Array = np.add(np.maximum(Z, zero), below, out=out)
+    return A
 
 
 def elu_backward(dA: Array, A: Array) -> Array:
@@ -318,7 +328,8 @@ def elu_backward(dA: Array, A: Array) -> Array:
     array([1., 2.])
     """
     check_same_shape("dA", dA, "A", A)
-    return dA * (np.minimum(A, A.dtype.type(0)) + A.dtype.type(1))
+    dZ: Array = dA * (np.minimum(A, A.dtype.type(0)) + A.dtype.type(1))
+    return dZ
 
 
 def sigmoid(Z: Array, out: Array | None = None) -> Array:
@@ -342,7 +353,8 @@ def sigmoid(Z: Array, out: Array | None = None) -> Array:
     array([0. , 0.5, 1. ])
     """
     e = np.exp(-np.abs(check_real(Z)))
-    return np.divide(np.where(Z >= 0, Z.dtype.type(1), e), e + Z.dtype.type(1), out=out)
+    A: Array = np.divide(np.where(Z >= 0, Z.dtype.type(1), e), e + Z.dtype.type(1), out=out)
+    return A
 
 
 def sigmoid_backward(dA: Array, A: Array) -> Array:
@@ -369,7 +381,8 @@ def sigmoid_backward(dA: Array, A: Array) -> Array:
     array([1.])
     """
     check_same_shape("dA", dA, "A", A)
-    return dA * A * (A.dtype.type(1) - A)
+    dZ: Array = dA * A * (A.dtype.type(1) - A)
+    return dZ
 
 
 def tanh(Z: Array, out: Array | None = None) -> Array:
@@ -419,7 +432,8 @@ def tanh_backward(dA: Array, A: Array) -> Array:
     array([3.])
     """
     check_same_shape("dA", dA, "A", A)
-    return dA * (A.dtype.type(1) - A * A)
+    dZ: Array = dA * (A.dtype.type(1) - A * A)
+    return dZ
 
 
 def gelu(Z: Array, out: Array | None = None) -> Array:
@@ -474,7 +488,8 @@ def gelu_backward(dA: Array, Z: Array) -> Array:
     """
     check_same_shape("dA", dA, "Z", Z)
     density = np.exp(Z * Z * Z.dtype.type(-0.5)) * Z.dtype.type(1.0 / math.sqrt(2.0 * math.pi))
-    return dA * (_normal_cdf(Z) + Z * density)
+    dZ: Array = dA * (_normal_cdf(Z) + Z * density)
+    return dZ
 
 
 def _normal_cdf(Z: Array) -> Array:
@@ -536,11 +551,12 @@ def silu_backward(dA: Array, Z: Array) -> Array:
     check_same_shape("dA", dA, "Z", Z)
     S = sigmoid(Z)
     one = Z.dtype.type(1)
-    return dA * S * (one + Z * (one - S))
+    dZ: Array = dA * S * (one + Z * (one - S))
+    return dZ
 
 
 def softplus(Z: Array, out: Array | None = None) -> Array:
-    """``A = log(1 + exp(Z))``, without overflow.
+    """Smooth rectifier, ``A = log(1 + exp(Z))``, without overflow.
 
     Parameters
     ----------
@@ -560,7 +576,8 @@ def softplus(Z: Array, out: Array | None = None) -> Array:
     array([6.931e-01, 1.000e+04])
     """
     positive = np.maximum(check_real(Z), Z.dtype.type(0))
-    return np.add(positive, np.log1p(np.exp(-np.abs(Z))), out=out)
+    A: Array = np.add(positive, np.log1p(np.exp(-np.abs(Z))), out=out)
+    return A
 
 
 def softplus_backward(dA: Array, A: Array) -> Array:
@@ -610,7 +627,7 @@ def softmax(Z: Array, out: Array | None = None) -> Array:
     >>> softmax(np.array([[1e4, 1e4]]))
     array([[0.5, 0.5]])
     """
-    P = np.subtract(check_real(Z), Z.max(axis=-1, keepdims=True), out=out)
+    P: Array = np.subtract(check_real(Z), Z.max(axis=-1, keepdims=True), out=out)
     np.exp(P, out=P)
     P /= P.sum(axis=-1, keepdims=True)
     return P
@@ -668,7 +685,7 @@ def softmax_cross_entropy(Z: Array, y: Array, reduction: str = "mean") -> tuple[
 
 
 def sigmoid_cross_entropy(Z: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
-    """Binary cross-entropy of ``sigmoid(Z)`` against targets, summed over the outputs, and its derivative ``sigmoid(Z) - y``.
+    """Binary cross-entropy of ``sigmoid(Z)``, summed over the outputs, and its derivative ``sigmoid(Z) - y``.
 
     ``loss = max(Z, 0) - y Z + log(1 + exp(-|Z|))``, which is finite for every finite Z.
 
@@ -703,9 +720,7 @@ def sigmoid_cross_entropy(Z: Array, y: Array, reduction: str = "mean") -> tuple[
     >>> round(loss, 4), dZ.tolist()
     (0.6931, [[-0.5]])
     """
-    Y = y.reshape(Z.shape) if y.ndim == 1 and y.size == check_real(Z).size else y
-    check_same_shape("Z", Z, "y", Y)
-    Y = Y.astype(Z.dtype, copy=False)
+    Y = check_value_targets("Z", Z, y)
     loss = float(np.sum(np.maximum(Z, 0) - Y * Z + np.log1p(np.exp(-np.abs(Z))), dtype=np.float64))
     dZ = sigmoid(Z)
     dZ -= Y
@@ -748,9 +763,7 @@ def squared_error(A: Array, y: Array, reduction: str = "mean") -> tuple[float, A
     >>> loss, dA.tolist()
     (2.0, [[2.0]])
     """
-    Y = y.reshape(A.shape) if y.ndim == 1 and y.size == check_real(A).size else y
-    check_same_shape("A", A, "y", Y)
-    dA = A - Y.astype(A.dtype, copy=False)
+    dA = A - check_value_targets("A", A, y)
     loss = 0.5 * float(np.sum(np.square(dA), dtype=np.float64))
     scale = reduction_factor(reduction, len(A))
     dA *= dA.dtype.type(scale)
@@ -798,7 +811,8 @@ def sgd_update(
     T = parameters.dtype.type
     g = gradients + T(weight_decay) * parameters if weight_decay else gradients
     if momentum:
-        assert velocity is not None
+        if velocity is None:
+            raise ValueError("velocity must be an array with momentum > 0, got None")
         check_same_shape("parameters", parameters, "velocity", velocity)
         velocity *= T(momentum)
         velocity += g
@@ -1014,10 +1028,11 @@ class Engine:
             epoch, batch = divmod(first_batch + i, n_batches)
             order = orders[epoch % len(orders)]
             rows = order[batch * batch_size : (batch + 1) * batch_size]
-            losses[i] = self._gradients(parameters, self._scaled(X[rows]), y[rows], gradient)
-            if not np.isfinite(losses[i]):
-                return losses[: i + 1]
-            self._update(optimizer, parameters, gradient, slots, first_step + i + 1, float(learning_rate))
+            with np.errstate(over="ignore", invalid="ignore"):  # The loss tells what diverges, and the loop says so.
+                losses[i] = self._gradients(parameters, self._scaled(X[rows]), y[rows], gradient)
+                if not np.isfinite(losses[i]):
+                    return losses[: i + 1]
+                self._update(optimizer, parameters, gradient, slots, first_step + i + 1, float(learning_rate))
         return losses
 
     def _scaled(self, X: Array) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.spec import REDUCTIONS, check_name
+from fastmlp.spec import REDUCTIONS, check_count, check_name
 
 Array = NDArray[Any]
 REAL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
@@ -29,7 +29,7 @@ def check_affine(X: Array, W: Array, b: Array | None = None, dY: Array | None = 
         raise ValueError(f"b must be (n_out,) for W (n_in, n_out), got {b.shape} and {W.shape}")
     if dY is not None and dY.shape != (X.shape[0], W.shape[1]):
         raise ValueError(
-            f"dY must be (n_samples, n_out) = {(X.shape[0], W.shape[1])} for X {X.shape} and W {W.shape}, got {dY.shape}"
+            f"dY must be (n_samples, n_out) = {(len(X), W.shape[1])} for X {X.shape} and W {W.shape}, got {dY.shape}"
         )
 
 
@@ -47,7 +47,8 @@ def check_class_targets(Z: Array, y: Array) -> NDArray[np.int64]:
     if y.shape == Z.shape and y.ndim == 2:
         if not (np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all()):
             raise ValueError("one-hot y must have a single 1 in each row and zeros elsewhere")
-        return y.argmax(axis=1)
+        classes: NDArray[np.int64] = y.argmax(axis=1)
+        return classes
     if y.shape != Z.shape[:1]:
         raise ValueError(f"y must be (n_samples,) or one-hot like Z, got {y.shape} for Z {Z.shape}")
     if not np.issubdtype(y.dtype, np.integer):
@@ -58,7 +59,18 @@ def check_class_targets(Z: Array, y: Array) -> NDArray[np.int64]:
     return y.astype(np.int64, copy=False)
 
 
+def check_value_targets(what: str, Z: Array, y: Array) -> Array:
+    """Return `y` in the shape and dtype of the outputs `Z`; with one output, `y` may be ``(n_samples,)``."""
+    if check_real(Z, what).ndim != 2:
+        raise ValueError(f"{what} must be (n_samples, n_outputs), got {Z.shape}")
+    Y = y[:, None] if y.ndim == 1 and Z.shape[1] == 1 else y
+    if Y.shape != Z.shape:
+        raise ValueError(f"{what} and y must have one shape, got {Z.shape} and {y.shape}")
+    return Y.astype(Z.dtype, copy=False)
+
+
 def reduction_factor(reduction: str, n_samples: int) -> float:
     """1 / n_samples for the mean, 1 for the sum."""
     check_name("reduction", reduction, REDUCTIONS)
+    check_count("n_samples", n_samples)
     return 1.0 / n_samples if reduction == "mean" else 1.0

@@ -86,7 +86,7 @@ def make_spec(
     """Check the arguments of `fastmlp.MLP` and gather them in a `NetworkSpec`."""
     sizes = check_layer_sizes(layer_sizes)
     n_hidden = len(sizes) - 2
-    if isinstance(activation, str):
+    if isinstance(activation, str) or not isinstance(activation, Iterable):
         activations = (check_name("activation", activation, ACTIVATIONS),) * n_hidden
     else:
         activations = tuple(check_name("activation", name, ACTIVATIONS) for name in activation)
@@ -119,7 +119,7 @@ def make_spec(
 def dtype_name(dtype: Any) -> str:
     """Give the name of a dtype written as a string, a NumPy type or a NumPy dtype."""
     try:
-        return np.dtype(dtype).name
+        return str(np.dtype(dtype).name)
     except TypeError:
         return str(dtype)
 

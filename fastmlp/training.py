@@ -202,7 +202,8 @@ def train(
     Raises
     ------
     DivergenceError
-        If a loss or a parameter is not finite; the parameters are those of the last good epoch.
+        If a loss or a parameter is not finite. The parameters are then those of the last good epoch or, where several
+        short epochs run in one call, those before that call; the message says which.
     """
     n_samples = len(X)
     n_batches = -(-n_samples // recipe.batch_size)
@@ -265,7 +266,8 @@ def train(
                 state.history.validation_loss.append(loss)
                 if accuracy is not None:
                     state.history.validation_accuracy.append(accuracy)
-            stop = any([callback(state.history) for callback in callbacks]) or stop
+            answers = [callback(state.history) for callback in callbacks]  # All are called, whatever the first says.
+            stop = stop or any(answers)
 
 
 def draw_orders(rng: np.random.Generator, n_epochs: int, n_samples: int) -> NDArray[np.int64]:
@@ -311,9 +313,10 @@ def diverged(
 ) -> DivergenceError:
     """Say where a run diverged and what to try."""
     epoch, batch = divmod(position + len(losses) - 1, n_batches)
+    what = "a weight is not finite" if np.isfinite(losses[-1]) else f"the loss is {losses[-1]:g}"
     kept = f"the weights of epoch {first_epoch}" if first_epoch else "the weights it began with"
     return DivergenceError(
-        f"training diverged in epoch {first_epoch + epoch + 1}, batch {batch + 1} of {n_batches}: the loss is "
-        f"{losses[-1]:g}; the network keeps {kept}; try a learning_rate below {optimizer.learning_rate:g}, a warm-up, "
+        f"training diverged in epoch {first_epoch + epoch + 1}, batch {batch + 1} of {n_batches}: {what}; "
+        f"the network keeps {kept}; try a learning_rate below {optimizer.learning_rate:g}, a warm-up, "
         f"or inputs scaled to about [-1, 1]"
     )

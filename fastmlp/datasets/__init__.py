@@ -1,0 +1,260 @@
+"""Data sets: one function that reads the shipped digits, IDX folders, tables and the catalogue of tensorflow-datasets.
+
+Each reader (`idx`, `tables`, `tfds`) hands back arrays as they are stored; here they become a `Dataset`: samples as
+rows, labels as class indices, pixels as numbers from 0 to 1.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastmlp.datasets.source import Source, did_you_mean
+
+if TYPE_CHECKING:
+    from fastmlp.datasets.source import Array
+
+__all__ = ["Dataset", "load_dataset"]
+
+KNOWN = ("mnist", "tfds:mnist", "tfds:fashion_mnist", "tfds:kmnist", "tfds:emnist")  # for suggestions only
+PIXEL_SCALE = 1 / 255
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A training and a test set.
+
+    Attributes
+    ----------
+    X_train, X_test : ndarray of float32, or uint8 with ``raw=True``, (n_samples, n_features)
+        The samples, one a row.
+    y_train, y_test : ndarray of int64, or float32 for regression, (n_samples,)
+        Class indices, or values.
+    class_names : tuple of str, or None
+        What each class index stands for; None for regression.
+    name : str
+        The name that the data set was asked for by.
+    input_scale : float
+        What to multiply X by: 1/255 where X holds raw pixels, else 1.
+    image_shape : tuple of int, or None
+        The shape of one sample if it is an image, as ``(28, 28)`` or ``(32, 32, 3)``.
+    """
+
+    X_train: Array = field(repr=False)
+    y_train: Array = field(repr=False)
+    X_test: Array = field(repr=False)
+    y_test: Array = field(repr=False)
+    class_names: tuple[str, ...] | None
+    name: str
+    input_scale: float = 1.0
+    image_shape: tuple[int, ...] | None = None
+
+
+def load_dataset(
+    name: str | os.PathLike[str],
+    *,
+    raw: bool = False,
+    target: str | None = None,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> Dataset:
+    """Load a data set by its name or path.
+
+    Parameters
+    ----------
+    name : str or path-like
+        One of
+
+        - ``"mnist"``: the 60,000 and 10,000 digits that come with fastmlp, their SHA-256 verified (a folder of this
+          name is ``"./mnist"``);
+        - a folder with the four IDX files of an MNIST-shaped set under their usual names
+          (``train-images-idx3-ubyte``, ``t10k-labels.idx1-ubyte.gz``, ...);
+        - a ``.npz`` file with ``X_train, y_train, X_test, y_test`` (or ``x_train`` ...), or with ``X`` and ``y``;
+        - a ``.csv`` (first line: column names) or ``.parquet`` file, with `target` naming the column of labels;
+        - ``"tfds:NAME"``, ``"tfds:NAME/CONFIG:VERSION"``: a data set of tensorflow-datasets (extra ``[tfds]``).
+    raw : bool, default False
+        Keep uint8 pixels as they are. By default they become float32 in [0, 1]. Only what is stored as uint8 counts as
+        pixels; any other number becomes float32, unscaled, with or without `raw`.
+    target : str, optional
+        The column of labels in a table, the array of labels in a ``.npz`` file with ``X`` (``"y"`` by default), or the
+        label feature of a ``tfds:`` set where it is not the declared one.
+    test_fraction : float, default 0.2
+        The share of rows, drawn at random, that becomes the test set where the data set has none of its own.
+    seed : int, default 0
+        The seed of that draw.
+    data_dir : str or path-like, optional
+        Where tensorflow-datasets keeps its prepared copies, if not in its default place.
+
+    Returns
+    -------
+    Dataset
+        The arrays own their memory and may be written to. Labels that are integers, strings or bools are classes,
+        and become indices into ``class_names``, which is sorted by value (IDX labels are class indices already).
+        Labels that are floats are the values of a regression.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file, the folder, one of its files, or the prepared copy does not exist.
+    ModuleNotFoundError
+        If an optional package is missing (pyarrow for ``.parquet``, tensorflow-datasets for ``tfds:``).
+    ValueError
+        If the name is unknown, or what is stored is truncated, damaged, inconsistent, not finite or not numeric.
+
+    Examples
+    --------
+    >>> import fastmlp
+    >>> data = fastmlp.load_dataset("mnist")
+    >>> data.X_train.shape, data.X_train.dtype, data.y_test.shape
+    ((60000, 784), dtype('float32'), (10000,))
+    >>> data.class_names[3], data.image_shape
+    ('3', (28, 28))
+    """
+    name = os.fspath(name)
+    if not 0 < test_fraction < 1:
+        raise ValueError(f"test_fraction must be > 0 and < 1, got {test_fraction}")
+    source = _read(name, target, data_dir)
+    return _finish(source, name, raw, test_fraction, seed)
+
+
+def _read(name: str, target: str | None, data_dir: str | os.PathLike[str] | None) -> Source:
+    """Choose the reader; each is imported only when it is needed."""
+    if name.startswith("tfds:"):
+        from fastmlp.datasets.tfds import load_tfds
+
+        return load_tfds(name.removeprefix("tfds:"), target, data_dir)
+
+    path = Path(name).expanduser()
+    if name == "mnist" or path.is_dir():
+        from fastmlp.datasets.idx import load_folder, load_mnist
+
+        if target is not None:
+            raise ValueError(f"target must be None for IDX files, which hold their labels apart, got {target!r}")
+        return load_mnist() if name == "mnist" else load_folder(path)
+
+    if path.suffix.lower() in (".npz", ".csv", ".parquet"):
+        from fastmlp.datasets import tables
+
+        if not path.is_file():
+            raise FileNotFoundError(f"dataset must be an existing file, got {name!r}")
+        readers = {".npz": tables.load_npz, ".csv": tables.load_csv, ".parquet": tables.load_parquet}
+        return readers[path.suffix.lower()](path, target)
+
+    if path.exists():
+        raise ValueError(f"dataset file must be .npz, .csv or .parquet, got {name!r}")
+    if path.name != name:
+        raise FileNotFoundError(f"dataset must be an existing folder or file, got {name!r}")
+    raise ValueError(
+        "dataset must be 'mnist', 'tfds:NAME', a folder of IDX files or a .npz, .csv or .parquet file, "
+        f"got {name!r}{did_you_mean(name, KNOWN)}"
+    )
+
+
+def _finish(source: Source, name: str, raw: bool, test_fraction: float, seed: int) -> Dataset:
+    """Check what was read, encode the labels, flatten and scale the samples, split off a test set if there is none."""
+    if source.X_test is None or source.y_test is None:
+        parts = [("", source.X_train, source.y_train)]
+    else:
+        parts = [("training ", source.X_train, source.y_train), ("test ", source.X_test, source.y_test)]
+    shape = source.X_train.shape[1:]
+    for part, X, y in parts:
+        if len(X) != len(y):
+            raise ValueError(f"{part}set of {name} must have a label a sample, got {len(y)} labels, {len(X)} samples")
+        if X.size == 0:
+            raise ValueError(f"{part}set of {name} must have samples with features, got the shape {X.shape}")
+        if X.shape[1:] != shape:
+            raise ValueError(f"test samples of {name} must have the shape {shape} of the others, got {X.shape[1:]}")
+
+    rows = [_flat_labels(y, source) for _, _, y in parts]
+    if rows[0].dtype.kind != rows[-1].dtype.kind:
+        raise ValueError(f"labels of {name} must be of one kind, got {rows[0].dtype} and {rows[-1].dtype}")
+    labels, class_names = _encode_labels(np.concatenate(rows), source)
+    pixels = all(X.dtype == np.uint8 for _, X, _ in parts)
+    samples = [_flatten(X, part, source, name, pixels, raw) for part, X, _ in parts]
+    n_train = len(source.X_train)
+    if len(parts) == 2:
+        (X_train, X_test), y_train, y_test = samples, labels[:n_train], labels[n_train:]
+    else:
+        n_test = max(1, round(test_fraction * n_train))
+        if n_test >= n_train:
+            raise ValueError(
+                f"{name} must have rows left for training, got {n_train} rows, {n_test} of them for testing"
+            )
+        order = np.random.default_rng(seed).permutation(n_train)
+        test, train = order[:n_test], order[n_test:]
+        X_train, X_test, y_train, y_test = samples[0][train], samples[0][test], labels[train], labels[test]
+
+    image_shape = (shape[:-1] if shape[-1] == 1 else shape) if len(shape) == 3 else shape
+    return Dataset(
+        X_train,
+        y_train,
+        X_test,
+        y_test,
+        class_names,
+        name,
+        input_scale=PIXEL_SCALE if pixels and raw else 1.0,
+        image_shape=image_shape if len(shape) in (2, 3) else None,
+    )
+
+
+def _flatten(X: Array, part: str, source: Source, name: str, pixels: bool, raw: bool) -> Array:
+    """Return the samples as rows: raw pixels, pixels from 0 to 1, or any other numbers as float32."""
+    X = np.ascontiguousarray(X.reshape(len(X), -1))
+    if pixels:
+        # The product that the kernels form with input_scale, so that both ways train the same bits.
+        return X if raw else np.multiply(X, np.float32(PIXEL_SCALE), dtype=np.float32)
+    if X.dtype.kind not in "buif":
+        raise ValueError(f"samples of {name} must be numeric, got dtype {X.dtype}")
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, which is said below
+        X = X.astype(np.float32, copy=False)
+    if not np.isfinite(X).all():
+        row, k = np.argwhere(~np.isfinite(X))[0]
+        column = f"column {source.columns[k]!r}" if source.columns else f"feature {k}"
+        raise ValueError(f"{column} of {name} must be finite in float32, got {X[row, k]} in {part}row {row + 1}")
+    return X
+
+
+def _flat_labels(y: Array, source: Source) -> Array:
+    """Return labels as one row of int64, bool, float or str."""
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1:
+        raise ValueError(f"labels {source.target!r} must be one number or name a sample, got the shape {y.shape}")
+    if y.dtype.kind == "O":
+        row = next((i for i, label in enumerate(y) if not isinstance(label, str)), None)
+        if row is not None:
+            raise ValueError(f"labels {source.target!r} must be numbers or strings, got {y[row]!r} in row {row + 1}")
+        return y.astype(str)
+    if y.dtype.kind == "S":
+        return np.char.decode(y, "utf-8", "replace")
+    if y.dtype.kind in "iu":
+        return y.astype(np.int64)
+    if y.dtype.kind not in "bfU":
+        raise ValueError(f"labels {source.target!r} must be numbers or strings, got dtype {y.dtype}")
+    return y
+
+
+def _encode_labels(y: Array, source: Source) -> tuple[Array, tuple[str, ...] | None]:
+    """Return class indices and class names, or values and None for a regression."""
+    if source.class_names is not None:
+        if y.min() < 0 or y.max() >= len(source.class_names):
+            wrong = y.min() if y.min() < 0 else y.max()
+            raise ValueError(f"labels {source.target!r} must be in [0, {len(source.class_names)}), got {wrong}")
+        return y, source.class_names
+    if y.dtype.kind == "f":
+        if not np.isfinite(y).all():
+            row = int(np.argmin(np.isfinite(y)))
+            raise ValueError(f"labels {source.target!r} must be finite, got {y[row]} in row {row + 1}")
+        return y.astype(np.float32), None
+    classes, codes = np.unique(y, return_inverse=True)
+    if len(classes) > max(20, len(y) // 2):
+        raise ValueError(
+            f"labels {source.target!r} must be classes that recur, got {len(classes)} different ones in {len(y)} rows "
+            "(for a regression store them as floats: 3.0)"
+        )
+    return codes.astype(np.int64), tuple(str(label) for label in classes.tolist())

@@ -1,0 +1,188 @@
+"""IDX files, the format of MNIST: a big-endian header, then one byte a pixel or label; gzip-compressed or not.
+
+Loading the shipped digits is on the way to the first training step, hence the care for milliseconds here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import zlib
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastmlp.datasets.source import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fastmlp.datasets.source import Array
+
+# SHA-256 of the uncompressed files, as in data/mnist/README.md.
+MNIST_SHA256 = {
+    "train-images-idx3-ubyte.gz": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte.gz": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte.gz": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte.gz": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+MAGIC = {"images": 0x00000803, "labels": 0x00000801}
+FILE_NAME = re.compile(r"(?:.*[-_.])?(train|t10k|test)[-_](images|labels)[-.]idx[13]-ubyte(?:\.gz)?", re.IGNORECASE)
+GZIP_MAGIC = b"\x1f\x8b"
+MAX_DEFLATE_RATIO = 1032  # no deflate stream grows by more than this
+PIECE = 1 << 21  # bytes inflated at a time: few enough to stay in cache, enough to be away from the GIL for long
+
+
+def load_mnist() -> Source:
+    """Read the digits that come with fastmlp and verify their SHA-256."""
+    package = Path(__file__).resolve().parents[1]
+    places = (package / "data" / "mnist", package.parent / "data" / "mnist")  # installed package, repository
+    folder = next((place for place in places if place.is_dir()), None)
+    if folder is None:
+        raise FileNotFoundError(f"dataset 'mnist' must lie in {places[0]} or {places[1]}, found neither")
+    files = {}
+    for name, sha256 in MNIST_SHA256.items():
+        split, content, *_ = name.split("-")
+        files[split, content] = read_idx(folder / name, content, sha256)
+    return _source(files, folder)
+
+
+def load_folder(folder: Path) -> Source:
+    """Read a folder with the four files of an MNIST-shaped data set, gzip-compressed or not."""
+    files = {}
+    for split in ("train", "t10k"):
+        for content in ("images", "labels"):
+            files[split, content] = read_idx(_find(folder, split, content), content)
+    return _source(files, folder)
+
+
+def _find(folder: Path, split: str, content: str) -> Path:
+    """Return the file of `folder` that holds this part; of a file and its compressed twin, the plain one."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir(), reverse=True):  # "x.gz" comes before "x", which replaces it
+        match = FILE_NAME.fullmatch(path.name)
+        if match and match[1].lower().replace("test", "t10k") == split and match[2].lower() == content:
+            found[path.name.removesuffix(".gz")] = path
+    if not found:
+        usual = f"{split}-{content}-idx{3 if content == 'images' else 1}-ubyte"
+        raise FileNotFoundError(f"folder {folder} must hold {usual} or {usual}.gz, found neither")
+    if len(found) > 1:
+        names = ", ".join(sorted(path.name for path in found.values()))
+        raise ValueError(f"folder {folder} must hold one file of {split} {content}, got {len(found)}: {names}")
+    return found.popitem()[1]
+
+
+def _source(files: dict[tuple[str, str], Array], folder: Path) -> Source:
+    for split in ("train", "t10k"):
+        images, labels = files[split, "images"], files[split, "labels"]
+        if len(images) != len(labels):
+            raise ValueError(
+                f"{split} files in {folder} must hold as many labels as images, "
+                f"got {len(labels)} labels and {len(images)} images"
+            )
+    y_train, y_test = files["train", "labels"], files["t10k", "labels"]
+    n_classes = int(max(y_train.max(), y_test.max())) + 1
+    return Source(
+        files["train", "images"],
+        y_train,
+        files["t10k", "images"],
+        y_test,
+        class_names=tuple(str(k) for k in range(n_classes)),
+    )
+
+
+def read_idx(path: Path, content: str, sha256: str | None = None) -> Array:
+    """Read one IDX file of bytes.
+
+    Parameters
+    ----------
+    path : Path
+        The file, gzip-compressed or not: its first bytes tell.
+    content : {"images", "labels"}
+        What the file has to hold.
+    sha256 : str, optional
+        The hexadecimal SHA-256 that the uncompressed file must have.
+
+    Returns
+    -------
+    ndarray of uint8, (n, height, width) or (n,)
+
+    Raises
+    ------
+    ValueError
+        If the file is empty, truncated, damaged, of the other kind, or not the one with that checksum. Memory is
+        allocated only after the header has been held against the length of the file.
+    """
+    stored = path.read_bytes()
+    packed = stored.startswith(GZIP_MAGIC)
+    pieces = _inflate(stored, path) if packed else iter([memoryview(stored)])
+    piece = next(pieces, b"")
+    shape, start = _parse_header(bytes(piece[:16]), path, content)
+    size = start + math.prod(shape)
+    if (packed and size > MAX_DEFLATE_RATIO * len(stored)) or (not packed and size != len(stored)):
+        held = f"{len(stored)} {'compressed bytes' if packed else 'bytes'}"
+        raise ValueError(f"{path} must hold the {size} bytes that its header announces, got {held}")
+
+    data = np.empty(size, np.uint8)
+    digest, filled = hashlib.sha256(), 0
+    hashing = Thread()
+    while piece:
+        if filled + len(piece) > size:
+            raise ValueError(f"{path} must hold the {size} bytes that its header announces, got more")
+        data[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
+        filled += len(piece)
+        if sha256 is not None:  # in a thread, beside the inflation of the next piece: neither holds the GIL
+            if hashing.ident:
+                hashing.join()
+            hashing = Thread(target=digest.update, args=(piece,))
+            hashing.start()
+        piece = next(pieces, b"")
+    if hashing.ident:
+        hashing.join()
+    if filled != size:
+        raise ValueError(f"{path} must hold the {size} bytes that its header announces, got {filled}")
+    if sha256 is not None and digest.hexdigest() != sha256:
+        raise ValueError(f"{path} must have the SHA-256 {sha256} (uncompressed), got {digest.hexdigest()}")
+    return data[start:].reshape(shape)
+
+
+def _parse_header(header: bytes, path: Path, content: str) -> tuple[tuple[int, ...], int]:
+    """Return the shape of the array and the offset of its first byte."""
+    if not header:
+        raise ValueError(f"{path} must be an IDX file of {content}, got an empty file")
+    magic = int.from_bytes(header[:4], "big")
+    if magic != MAGIC[content]:
+        other = next((kind for kind, value in MAGIC.items() if value == magic), None)
+        hint = f" (a file of {other}: swapped?)" if other else ""
+        raise ValueError(f"{path} must start with the magic number 0x{MAGIC[content]:08x} of {content}, "
+                         f"got 0x{header[:4].hex()}{hint}")  # fmt: skip
+    start = 4 + 4 * (magic & 0xFF)
+    if len(header) < start:
+        raise ValueError(f"{path} must have a header of {start} bytes, got {len(header)}")
+    shape = tuple(int.from_bytes(header[i : i + 4], "big") for i in range(4, start, 4))
+    if 0 in shape:
+        raise ValueError(f"{path} must hold at least one sample of at least one byte, got the shape {shape}")
+    return shape, start
+
+
+def _inflate(stored: bytes, path: Path) -> Iterator[bytes]:
+    """Yield the contents of a gzip file, whose own checksum zlib verifies, in pieces of at most `PIECE` bytes.
+
+    ``gzip.decompress`` takes 30 % longer, and has no limit to what a hostile file may inflate to.
+    """
+    while stored:
+        inflater = zlib.decompressobj(wbits=31)
+        while not inflater.eof:
+            try:
+                piece = inflater.decompress(stored, PIECE)
+            except zlib.error as error:
+                raise ValueError(f"{path} must be a sound gzip file, got a damaged one ({error})") from None
+            stored = inflater.unconsumed_tail
+            if piece:
+                yield piece
+            elif not inflater.eof:
+                raise ValueError(f"{path} must be a complete gzip file, got a truncated one")
+        stored = inflater.unused_data.lstrip(b"\0")  # a further member, or padding

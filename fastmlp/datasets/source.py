@@ -1,0 +1,45 @@
+"""What every reader of this package hands back: arrays as they were stored, before labels and scales are settled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
+
+
+@dataclass
+class Source:
+    """The arrays of one data set, of any dtype; without a test part, one is split off later.
+
+    ``X_*`` have the samples along the first axis and any axes behind it. ``class_names`` is given where the labels
+    are class indices already. ``columns`` names the features and ``target`` the labels in error messages.
+    """
+
+    X_train: Array
+    y_train: Array
+    X_test: Array | None = None
+    y_test: Array | None = None
+    class_names: tuple[str, ...] | None = None
+    columns: list[str] | None = None
+    target: str = "y"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'X'?"`` for the known name nearest to `name`, or ``""`` if none is near."""
+    from difflib import get_close_matches
+
+    spelling = {candidate.lower(): candidate for candidate in known}
+    near = get_close_matches(name.lower(), spelling, n=1, cutoff=0.6)
+    return f"; did you mean {spelling[near[0]]!r}?" if near else ""
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """Return the message of another library's exception on one line, cut to `limit` characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,167 @@
+"""Arrays in .npz files, tables in .csv and .parquet files."""
+
+from __future__ import annotations
+
+import contextlib
+from array import array
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastmlp.datasets.source import Source, did_you_mean, one_line
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fastmlp.datasets.source import Array
+
+
+def load_npz(path: Path, target: str | None) -> Source:
+    """Read ``X_train, y_train, X_test, y_test`` (or ``x_train`` ...), or ``X`` and the array that `target` names."""
+    import zipfile
+    import zlib
+
+    try:
+        with path.open("rb") as file:  # which NumPy would leave open where it is no zip file
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise ValueError("a single array")
+            stored = set(archive.files)
+            split = {"X_train", "x_train"} & stored
+            wanted = ("X_train", "y_train", "X_test", "y_test") if split else ("X", target or "y")
+            names = [name if name in stored else name.replace("X", "x") for name in wanted]
+            arrays = {name: np.asarray(archive[name]) for name in names if name in stored}
+    except (ValueError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} must be a sound .npz file without object arrays, got: {one_line(error)}") from None
+    if split and target is not None:
+        raise ValueError(f"target must be None for {path}, whose labels are y_train and y_test, got {target!r}")
+    for name, found in zip(wanted, names, strict=True):
+        if found not in arrays:
+            hint = did_you_mean(name, stored)
+            raise ValueError(f"{path} must hold an array {name!r}, got {', '.join(sorted(stored)) or 'none'}{hint}")
+        if arrays[found].ndim == 0:
+            raise ValueError(f"{found} in {path} must have one entry a sample, got a single value")
+    X_train, y_train, *rest = (arrays[name] for name in names)
+    X_test, y_test = rest if split else (None, None)
+    return Source(X_train, y_train, X_test, y_test, target=names[1])
+
+
+def load_csv(path: Path, target: str | None) -> Source:
+    """Read a table whose first line names its columns; comma, semicolon or tab between them."""
+    import csv
+
+    values = array("f")
+    labels: list[str] = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            reader = csv.reader(file, delimiter=max(",;\t", key=first.count), skipinitialspace=True)
+            columns = [name.strip() for name in next(reader, [])]
+            position = _target_position(columns, target, path)
+            features = columns[:position] + columns[position + 1 :]
+            for row in reader:
+                if not row:
+                    continue  # a blank line
+                where = f"row {len(labels) + 1} of {path}"
+                if len(row) != len(columns):
+                    raise ValueError(f"{where} must have {len(columns)} cells, got {len(row)}")
+                labels.append(row.pop(position).strip())
+                try:
+                    values.extend(map(float, row))
+                except ValueError:
+                    column, cell = next((c, v) for c, v in zip(features, row, strict=True) if not _is_number(v))
+                    raise ValueError(f"column {column!r} must be numeric, got {cell!r} in {where}") from None
+                if not labels[-1]:
+                    raise ValueError(f"column {target!r} must have a label in every row, got none in {where}")
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} must be a CSV file in UTF-8, got: {one_line(error)}") from None
+    if not labels:
+        raise ValueError(f"{path} must have rows below its header, got none")
+    X = np.frombuffer(values, np.float32).reshape(len(labels), -1)
+    return Source(X, _parse_labels(labels), columns=features, target=columns[position])
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _parse_labels(labels: list[str]) -> Array:
+    """Return integers if all cells are integers, else floats if all are numbers, else strings."""
+    for number in (int, float):
+        with contextlib.suppress(ValueError, OverflowError):
+            return np.array([number(label) for label in labels], number)
+    return np.array(labels)
+
+
+def load_parquet(path: Path, target: str | None) -> Source:
+    """Read a table through pyarrow, or else through pandas with whatever engine it has."""
+    table = _read_parquet(path)
+    position = _target_position(list(table), target, path)
+    columns = list(table)
+    y = table[columns.pop(position)]
+    if len(y) == 0:
+        raise ValueError(f"{path} must have rows, got none")
+    for name in columns:
+        if table[name].dtype.kind not in "buif":
+            value = next(value for value in table[name] if not isinstance(value, (bool, int, float)))
+            raise ValueError(f"column {name!r} of {path} must be numeric, got {str(value)[:40]!r}")
+    pixels = all(table[name].dtype == np.uint8 for name in columns)
+    with np.errstate(over="ignore"):  # found by the check for infinite values
+        X = np.stack(
+            [table[name] for name in columns], axis=1, dtype=np.uint8 if pixels else np.float32, casting="unsafe"
+        )
+    return Source(X, y, columns=columns, target=str(target))
+
+
+def _read_parquet(path: Path) -> dict[str, Array]:
+    """Return the columns of the file, without the row index that pandas may have stored among them."""
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        pass
+    else:
+        try:
+            table = parquet.read_table(path)
+        except (ArrowException, OSError) as error:
+            raise ValueError(f"{path} must be a sound .parquet file, got: {one_line(error)}") from None
+        stored_index = (table.schema.pandas_metadata or {}).get("index_columns", [])
+        return {name: _to_numpy(table[name]) for name in table.column_names if name not in stored_index}
+    try:
+        import pandas
+
+        frame = pandas.read_parquet(path)
+    except ImportError:
+        raise ModuleNotFoundError(f"{path} needs pyarrow to be read: pip install pyarrow") from None
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} must be a sound .parquet file, got: {one_line(error)}") from None
+    return {str(name): frame[name].to_numpy() for name in frame.columns}
+
+
+def _to_numpy(column: Any) -> Array:
+    from pyarrow import types
+
+    if types.is_dictionary(column.type):  # pandas' categories
+        column = column.cast(column.type.value_type)
+    result: Array = column.to_numpy()
+    return result
+
+
+def _target_position(columns: list[str], target: str | None, path: Path) -> int:
+    """Return the position of the target column, and check that the columns can be told apart."""
+    if not columns:
+        raise ValueError(f"{path} must start with a line of column names, got an empty file")
+    if target is None or target not in columns:
+        shown = ", ".join(columns) if len(columns) <= 8 else f"{', '.join(columns[:4])} ... {', '.join(columns[-2:])}"
+        hint = did_you_mean(target or "target", columns)
+        raise ValueError(f"target must name a column of {path} ({shown}), got {target!r}{hint}")
+    if len(columns) == 1:
+        raise ValueError(f"{path} must have a feature column beside the target, got {target!r} alone")
+    doubles = sorted({name for name in columns if columns.count(name) > 1}) if len(set(columns)) < len(columns) else []
+    if doubles:
+        raise ValueError(f"columns of {path} must have different names, got {doubles[0]!r} twice")
+    return columns.index(target)

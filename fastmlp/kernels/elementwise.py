@@ -1,0 +1,365 @@
+"""Activations, losses and optimizer updates: each formula once, for one element or one row, and the loops over them.
+
+The same functions serve the public kernels and the minibatch loop. They are plain loops over contiguous arrays, which
+LLVM turns into vector code; exp and expm1 are written out so that it can (the C library's would be called element by
+element, 5-10 ns each).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fastmlp.kernels.instructions import floor, fma, is_double, power_of_two, real
+from fastmlp.kernels.jit import inline
+
+# --- exp and expm1 ----------------------------------------------------------------------------------------------------
+
+LOG2_E = math.log2(math.e)
+LN2_HIGH = 0.693145751953125  # The first 16 bits of ln 2: n * LN2_HIGH is exact.
+LN2_LOW = 1.42860682030941723212e-6  # The rest.
+LOWEST_FLOAT = -87.0  # Below, exp is taken as 0; it is under 2e-38.
+LOWEST_DOUBLE = -708.0
+
+
+@inline
+def expm1_parts(x):
+    """For x <= 0, the pair ``(2 ** n, exp(r) - 1)`` with ``x = n ln 2 + r``, ``|r| <= ln(2) / 2`` [Cody, Waite 1980].
+
+    The Taylor polynomial has an error below half a unit in the last place over that range: degree 7 in float32
+    (0.35 ** 7 / 8! = 2e-8), 13 in float64.
+    """
+    n = floor(fma(x, real(LOG2_E, x), real(0.5, x)))
+    r = fma(n, real(-LN2_HIGH, x), x)
+    r = fma(n, real(-LN2_LOW, x), r)
+    if is_double(x):
+        p = real(1.0 / 6227020800.0, x)
+        p = fma(p, r, real(1.0 / 479001600.0, x))
+        p = fma(p, r, real(1.0 / 39916800.0, x))
+        p = fma(p, r, real(1.0 / 3628800.0, x))
+        p = fma(p, r, real(1.0 / 362880.0, x))
+        p = fma(p, r, real(1.0 / 40320.0, x))
+        p = fma(p, r, real(1.0 / 5040.0, x))
+    else:
+        p = real(1.0 / 5040.0, x)
+    p = fma(p, r, real(1.0 / 720.0, x))
+    p = fma(p, r, real(1.0 / 120.0, x))
+    p = fma(p, r, real(1.0 / 24.0, x))
+    p = fma(p, r, real(1.0 / 6.0, x))
+    p = fma(p, r, real(0.5, x))
+    p = fma(p * r, r, r)
+    return power_of_two(n), p
+
+
+@inline
+def lowest(x):
+    """Where exp begins to count as zero."""
+    return real(LOWEST_DOUBLE, x) if is_double(x) else real(LOWEST_FLOAT, x)
+
+
+@inline
+def exp_negative(x):
+    """``exp(x)`` for x <= 0."""
+    scale, p = expm1_parts(x if x > lowest(x) else lowest(x))
+    y = fma(scale, p, scale)
+    y = y if x > lowest(x) else real(0.0, x)
+    return y if x == x else x  # NaN must survive.
+
+
+@inline
+def expm1_negative(x):
+    """``exp(x) - 1`` for x <= 0, without cancellation near zero."""
+    scale, p = expm1_parts(x if x > lowest(x) else lowest(x))
+    y = fma(scale, p, scale - real(1.0, x))
+    return y if x == x else x
+
+
+# --- Activations: A = f(Z), and f'(Z) from A (or, where it does not determine it, from Z) -----------------------------
+
+LEAKY_SLOPE = 0.01
+
+
+@inline
+def relu_value(z):
+    return real(0.0, z) if z < real(0.0, z) else z
+
+
+@inline
+def relu_slope(a):
+    return real(1.0, a) if a > real(0.0, a) else real(0.0, a)
+
+
+@inline
+def leaky_relu_value(z):
+    return z * real(LEAKY_SLOPE, z) if z < real(0.0, z) else z
+
+
+@inline
+def leaky_relu_slope(a):
+    return real(1.0, a) if a > real(0.0, a) else real(LEAKY_SLOPE, a)
+
+
+@inline
+def elu_value(z):
+    below = expm1_negative(real(0.0, z) if z > real(0.0, z) else z)
+    return z if z > real(0.0, z) else below
+
+
+@inline
+def elu_slope(a):
+    return real(1.0, a) if a > real(0.0, a) else a + real(1.0, a)
+
+
+@inline
+def sigmoid_value(z):
+    e = exp_negative(-abs(z))
+    return (real(1.0, z) if z >= real(0.0, z) else e) / (real(1.0, z) + e)
+
+
+@inline
+def sigmoid_slope(a):
+    return a * (real(1.0, a) - a)
+
+
+@inline
+def tanh_value(z):
+    """``-m / (2 + m)`` with ``m = exp(-2 |z|) - 1``, and the sign of z."""
+    m = expm1_negative(real(-2.0, z) * abs(z))
+    t = -m / (real(2.0, z) + m)
+    return -t if z < real(0.0, z) else t
+
+
+@inline
+def tanh_slope(a):
+    return real(1.0, a) - a * a
+
+
+@inline
+def normal_cdf(z):
+    """Φ(z) by erfc, which keeps its precision in the lower tail."""
+    return real(0.5, z) * real(math.erfc(-z * real(math.sqrt(0.5), z)), z)
+
+
+@inline
+def gelu_value(z):
+    return z * normal_cdf(z)
+
+
+@inline
+def gelu_slope(z):
+    """``Φ(z) + z φ(z)``, from the input."""
+    density = exp_negative(real(-0.5, z) * z * z) * real(1.0 / math.sqrt(2.0 * math.pi), z)
+    return normal_cdf(z) + z * density
+
+
+@inline
+def silu_value(z):
+    return z * sigmoid_value(z)
+
+
+@inline
+def silu_slope(z):
+    """``s (1 + z (1 - s))``, from the input."""
+    s = sigmoid_value(z)
+    return s * (real(1.0, z) + z * (real(1.0, z) - s))
+
+
+@inline
+def softplus_value(z):
+    e = exp_negative(-abs(z))
+    return (real(0.0, z) if z < real(0.0, z) else z) + real(math.log1p(e), z)
+
+
+@inline
+def softplus_slope(a):
+    return -expm1_negative(-a)
+
+
+ACTIVATIONS = ("identity", "relu", "leaky_relu", "elu", "sigmoid", "tanh", "gelu", "silu", "softplus")
+IDENTITY, RELU, LEAKY_RELU, ELU, SIGMOID, TANH, GELU, SILU, SOFTPLUS = range(len(ACTIVATIONS))
+"""The codes by which the loops below know the activations."""
+
+TAKES_INPUT = ("gelu", "silu")
+"""Activations whose derivative is told by the input Z, not by the output A."""
+
+
+@inline
+def activate(code, Z, A):
+    """``A = f(Z)``, element by element of two one-dimensional arrays; A may be Z."""
+    n = Z.size
+    if code == RELU:
+        for i in range(n):
+            A[i] = relu_value(Z[i])
+    elif code == LEAKY_RELU:
+        for i in range(n):
+            A[i] = leaky_relu_value(Z[i])
+    elif code == ELU:
+        for i in range(n):
+            A[i] = elu_value(Z[i])
+    elif code == SIGMOID:
+        for i in range(n):
+            A[i] = sigmoid_value(Z[i])
+    elif code == TANH:
+        for i in range(n):
+            A[i] = tanh_value(Z[i])
+    elif code == GELU:
+        for i in range(n):
+            A[i] = gelu_value(Z[i])
+    elif code == SILU:
+        for i in range(n):
+            A[i] = silu_value(Z[i])
+    elif code == SOFTPLUS:
+        for i in range(n):
+            A[i] = softplus_value(Z[i])
+    else:
+        for i in range(n):
+            A[i] = Z[i]
+
+
+@inline
+def multiply_by_slope(code, D, A):
+    """``D *= f'``, which turns dA into dZ; A is the activation's output, or its input for `TAKES_INPUT`."""
+    n = D.size
+    if code == RELU:
+        for i in range(n):
+            D[i] *= relu_slope(A[i])
+    elif code == LEAKY_RELU:
+        for i in range(n):
+            D[i] *= leaky_relu_slope(A[i])
+    elif code == ELU:
+        for i in range(n):
+            D[i] *= elu_slope(A[i])
+    elif code == SIGMOID:
+        for i in range(n):
+            D[i] *= sigmoid_slope(A[i])
+    elif code == TANH:
+        for i in range(n):
+            D[i] *= tanh_slope(A[i])
+    elif code == GELU:
+        for i in range(n):
+            D[i] *= gelu_slope(A[i])
+    elif code == SILU:
+        for i in range(n):
+            D[i] *= silu_slope(A[i])
+    elif code == SOFTPLUS:
+        for i in range(n):
+            D[i] *= softplus_slope(A[i])
+
+
+# --- Losses, a row at a time ------------------------------------------------------------------------------------------
+
+LOSSES = ("softmax_cross_entropy", "sigmoid_cross_entropy", "squared_error")
+SOFTMAX_CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY, SQUARED_ERROR = range(len(LOSSES))
+
+
+@inline
+def exp_row(z, n, p):
+    """``p = exp(z - max z)`` over a row of n elements and its padding; return the maximum and the sum over the n."""
+    top = z[0]
+    for j in range(1, n):
+        top = top if top >= z[j] else z[j]  # A NaN is taken, and then stays: it is never the smaller one.
+    zero = real(0.0, top)
+    for j in range(p.size):
+        x = z[j] - top
+        p[j] = exp_negative(zero if x > zero else x)
+    total = zero
+    for j in range(n):
+        total += p[j]
+    return top, total
+
+
+@inline
+def softmax_row(z, n, p):
+    """Softmax of a row; `p` may be `z`."""
+    _, total = exp_row(z, n, p)
+    for j in range(n):
+        p[j] /= total
+
+
+@inline
+def softmax_cross_entropy_row(z, n, y, scale, d):
+    """The loss ``log Σ exp z - z[y]`` of a row, and ``d = scale (softmax(z) - onehot(y))``; the padding of d is zeroed."""
+    at_class = z[y]
+    top, total = exp_row(z, n, d)
+    factor = scale / total
+    for j in range(d.size):
+        d[j] *= factor
+    for j in range(n, d.size):
+        d[j] = real(0.0, scale)
+    d[y] -= scale
+    return np.float64(math.log(total)) - (np.float64(at_class) - np.float64(top))
+
+
+@inline
+def sigmoid_cross_entropy_row(z, n, y, scale, d):
+    """The loss ``Σ max(z, 0) - y z + log(1 + exp(-|z|))`` of a row, and ``d = scale (sigmoid(z) - y)``."""
+    loss = 0.0
+    for j in range(n):
+        positive = relu_value(z[j])
+        loss += np.float64(positive - y[j] * z[j] + real(math.log1p(exp_negative(-abs(z[j]))), scale))
+        d[j] = scale * (sigmoid_value(z[j]) - y[j])
+    return loss
+
+
+@inline
+def squared_error_row(a, n, y, scale, d):
+    """The loss ``½ Σ (a - y)²`` of a row, and ``d = scale (a - y)``, the derivative by the output a."""
+    loss = 0.0
+    for j in range(n):
+        difference = a[j] - y[j]
+        loss += np.float64(difference) * np.float64(difference)
+        d[j] = scale * difference
+    return 0.5 * loss
+
+
+# --- Optimizer updates ------------------------------------------------------------------------------------------------
+
+NO_UPDATE, SGD, SGD_MOMENTUM, SGD_NESTEROV, ADAM, RMSPROP = range(6)
+
+# The constants of a step, as the loops want them; see `fastmlp.kernels.engine.step_constants`.
+RATE, DECAY, SHRINK, FIRST, SECOND, EPSILON, ROOT_SCALE = range(7)
+N_CONSTANTS = 7
+
+
+@inline
+def update(code, constants, w, g, m, v):
+    """One optimizer step over a piece of the parameters: `w` and the slots `m`, `v` change in place.
+
+    `constants` are float64 and become the dtype of `w` once, before the loop: ``g' = g + DECAY w`` for all, then
+
+    - SGD: ``w -= RATE g'``; with momentum ``m = FIRST m + g'``, ``w -= RATE m``; Nesterov ``w -= RATE (g' + FIRST m)``
+    - Adam: ``w *= SHRINK``, ``m = FIRST m + (1 - FIRST) g'``, ``v = SECOND v + (1 - SECOND) g'²``,
+      ``w -= RATE m / (ROOT_SCALE √v + EPSILON)``, with RATE and ROOT_SCALE bias-corrected
+    - RMSprop: ``m = SECOND m + (1 - SECOND) g'²``, ``w -= RATE g' / (√m + EPSILON)``
+    """
+    like = w[0]
+    rate, decay = real(constants[RATE], like), real(constants[DECAY], like)
+    first, second = real(constants[FIRST], like), real(constants[SECOND], like)
+    rest_first, rest_second = real(1.0 - constants[FIRST], like), real(1.0 - constants[SECOND], like)
+    shrink, epsilon = real(constants[SHRINK], like), real(constants[EPSILON], like)
+    root_scale = real(constants[ROOT_SCALE], like)
+    n = w.size
+    if code == SGD:
+        for i in range(n):
+            w[i] -= rate * (g[i] + decay * w[i])
+    elif code == SGD_MOMENTUM:
+        for i in range(n):
+            m[i] = first * m[i] + (g[i] + decay * w[i])
+            w[i] -= rate * m[i]
+    elif code == SGD_NESTEROV:
+        for i in range(n):
+            gradient = g[i] + decay * w[i]
+            m[i] = first * m[i] + gradient
+            w[i] -= rate * (gradient + first * m[i])
+    elif code == ADAM:
+        for i in range(n):
+            gradient = g[i] + decay * w[i]
+            m[i] = first * m[i] + rest_first * gradient
+            v[i] = second * v[i] + rest_second * gradient * gradient
+            w[i] = shrink * w[i] - rate * m[i] / (root_scale * math.sqrt(v[i]) + epsilon)
+    elif code == RMSPROP:
+        for i in range(n):
+            gradient = g[i] + decay * w[i]
+            m[i] = second * m[i] + rest_second * gradient * gradient
+            w[i] -= rate * gradient / (math.sqrt(m[i]) + epsilon)

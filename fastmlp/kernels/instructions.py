@@ -1,0 +1,200 @@
+"""Single instructions that Numba has no name for: pointers, fused multiply-add, bit masks, atomics, the pause of a spin.
+
+Each is an ``@intrinsic`` of a few lines of LLVM. None has a loop: what these are for is said in the rooms that use them.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastmlp.kernels.jit import MACHINE
+
+I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+
+# --- For the builders of other intrinsics -----------------------------------------------------------------------------
+
+
+def splat(builder: ir.IRBuilder, scalar: Any, vector: ir.VectorType) -> Any:
+    """All lanes of a vector equal to a scalar."""
+    undefined = ir.Constant(vector, ir.Undefined)
+    one = builder.insert_element(undefined, scalar, I32(0))
+    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(I32, vector.count), [0] * vector.count))
+
+
+def multiply_add(builder: ir.IRBuilder, a: Any, b: Any, c: Any) -> Any:
+    """``a * b + c``: rounded once where the machine can, because without the instruction LLVM would call a function."""
+    if not MACHINE.fused:
+        return builder.fadd(builder.fmul(a, b), c)
+    return call_intrinsic(builder, "fma", a, b, c)
+
+
+def call_intrinsic(builder: ir.IRBuilder, name: str, *arguments: Any) -> Any:
+    """Call LLVM's intrinsic `name` on floats, or vectors of floats, all of one type."""
+    kind = arguments[0].type
+    element, prefix = (kind.element, f"v{kind.count}") if isinstance(kind, ir.VectorType) else (kind, "")
+    bits = 32 if isinstance(element, ir.FloatType) else 64
+    signature = ir.FunctionType(kind, [kind] * len(arguments))
+    function = cgutils.get_or_insert_function(builder.module, signature, f"llvm.{name}.{prefix}f{bits}")
+    return builder.call(function, arguments)
+
+
+# --- Pointers: where a tile stands ------------------------------------------------------------------------------------
+
+
+@intrinsic
+def pointer(typing: Any, array: Any, offset: Any) -> Any:
+    """The address of the element `offset` of a one-dimensional array."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(array)(context, builder, arguments[0]).data
+        return builder.gep(data, [arguments[1]], source_etype=context.get_data_type(array.dtype))
+
+    return types.CPointer(array.dtype)(array, types.int64), codegen
+
+
+@intrinsic
+def pointer_from(typing: Any, address: Any, like: Any) -> Any:
+    """A pointer to elements of the type of the scalar `like`, from an address held as an integer."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(like)(types.int64, like), codegen
+
+
+@intrinsic
+def advance(typing: Any, base: Any, offset: Any) -> Any:
+    """The address `offset` elements after `base`."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return builder.gep(arguments[0], [arguments[1]], source_etype=context.get_data_type(base.dtype))
+
+    return base(base, types.int64), codegen
+
+
+@intrinsic
+def nonzero64(typing: Any, base: Any) -> Any:
+    """A mask of 64 bits: bit k says whether the k-th element from `base` is not zero."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        element = context.get_data_type(base.dtype)
+        vector = ir.VectorType(element, 64)
+        values = builder.load(builder.bitcast(arguments[0], vector.as_pointer()), align=8 if base.dtype.bitwidth == 64 else 4, typ=vector)
+        flags = builder.fcmp_unordered("!=", values, ir.Constant(vector, [0.0] * 64))
+        return builder.bitcast(flags, I64)
+
+    return types.uint64(base), codegen
+
+
+@intrinsic
+def expand8(typing: Any, indices: Any, table: Any, base: Any) -> Any:
+    """Store eight int32 to `indices`: the eight bytes at `table`, each plus `base`."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        target, source, base_value = arguments
+        bytes8, words8 = ir.VectorType(I8, 8), ir.VectorType(I32, 8)
+        offsets = builder.load(builder.bitcast(source, bytes8.as_pointer()), align=1, typ=bytes8)
+        start = splat(builder, builder.trunc(base_value, I32), words8)
+        values = builder.add(builder.zext(offsets, words8), start)
+        builder.store(values, builder.bitcast(target, words8.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(indices, table, types.int64), codegen
+
+
+# --- Scalars ----------------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def real(typing: Any, constant: Any, like: Any) -> Any:
+    """The constant in the dtype of `like`: a bare 0.5 would turn float32 arithmetic into float64."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return context.cast(builder, arguments[0], constant, like)
+
+    return like(constant, like), codegen
+
+
+@intrinsic
+def is_double(typing: Any, x: Any) -> Any:
+    """Whether a scalar is float64; known when the kernel is compiled, so a branch on it costs nothing."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return context.get_constant(types.boolean, x.bitwidth == 64)
+
+    return types.boolean(x), codegen
+
+
+@intrinsic
+def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
+    """``a * b + c``, see `multiply_add`."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return multiply_add(builder, *arguments)
+
+    return a(a, a, a), codegen
+
+
+@intrinsic
+def floor(typing: Any, x: Any) -> Any:
+    """The largest whole number that is not above x, as a float (Numba's math.floor gives an int64)."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return call_intrinsic(builder, "floor", arguments[0])
+
+    return x(x), codegen
+
+
+@intrinsic
+def power_of_two(typing: Any, n: Any) -> Any:
+    """``2 ** n`` for a float `n` that is a whole number in the range of normal numbers: n is put in the exponent's bits."""
+    bits, mantissa, bias = (32, 23, 127) if n.bitwidth == 32 else (64, 52, 1023)
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        integer = ir.IntType(bits)
+        exponent = builder.add(builder.fptosi(arguments[0], integer), integer(bias))
+        return builder.bitcast(builder.shl(exponent, integer(mantissa)), context.get_value_type(n))
+
+    return n(n), codegen
+
+
+# --- Threads ----------------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def atomic_add(typing: Any, counter: Any, value: Any) -> Any:
+    """Add to an int64 at a pointer; everything written before is seen by whoever reads the sum."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return builder.atomic_rmw("add", arguments[0], arguments[1], "seq_cst")
+
+    return types.int64(counter, types.int64), codegen
+
+
+@intrinsic
+def atomic_load(typing: Any, counter: Any) -> Any:
+    """Read an int64 at a pointer, and all that was written before it was."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return builder.load_atomic(arguments[0], "acquire", 8, typ=I64)
+
+    return types.int64(counter), codegen
+
+
+@intrinsic
+def give_way(typing: Any) -> Any:
+    """Let another thread of this core run, if one is waiting."""
+    name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(I32, []), name)
+        builder.call(function, [])
+        return context.get_dummy_value()
+
+    return types.void(), codegen

@@ -1,0 +1,194 @@
+"""How kernels are compiled and kept: the njit options, the cache, the machine's vectors. Decided once, here."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import llvmlite
+import llvmlite.binding as llvm
+import numba
+import platformdirs
+from numba.core import caching
+
+
+class Machine(NamedTuple):
+    """What the kernels need to know of the CPU.
+
+    Attributes
+    ----------
+    vector_bytes : int
+        Bytes of the widest vector register that is worth using.
+    registers : int
+        How many of them there are.
+    fused : bool
+        Whether it has a fused multiply-add.
+    """
+
+    vector_bytes: int
+    registers: int
+    fused: bool
+
+
+def detect_machine() -> Machine:
+    """Read the CPU that Numba compiles for: the host, or what NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say."""
+    features = numba.config.CPU_FEATURES
+    if features is None:
+        if numba.config.CPU_NAME == "generic":
+            features = ""
+        else:
+            features = ",".join(f"+{name}" for name, has in llvm.get_host_cpu_features().items() if has)
+    has = set(features.split(","))
+    if {"+avx512f", "+avx512bw", "+avx512vl", "+avx512dq"} <= has:
+        return Machine(vector_bytes=64, registers=32, fused=True)
+    if {"+avx2", "+fma"} <= has:
+        return Machine(vector_bytes=32, registers=16, fused=True)
+    if "+neon" in has or "aarch64" in llvm.get_default_triple() or "arm64" in llvm.get_default_triple():
+        return Machine(vector_bytes=16, registers=32, fused=True)
+    return Machine(vector_bytes=16, registers=16, fused=False)  # SSE2 and everything else; LLVM makes these legal on any target
+
+
+MACHINE = detect_machine()
+
+
+# --- The on-disk cache ------------------------------------------------------------------------------------------------
+#
+# Numba keys a cached function on the time stamp of the one file that defines it, so an edit to an imported helper, or
+# to a constant, would leave stale machine code behind. Here the cache lives in a folder that is named after everything
+# the machine code depends on: the sources of this package, Numba, llvmlite and the CPU. A change of any of them is a
+# new folder; nothing old can be loaded.
+
+
+@functools.cache
+def cache_key() -> str:
+    """Hash all that the machine code depends on."""
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    environment = (
+        numba.__version__, llvmlite.__version__, sys.version_info[:2], numba.config.CPU_NAME or llvm.get_host_cpu_name(),
+        numba.config.CPU_FEATURES or sorted(llvm.get_host_cpu_features().items()), numba.config.OPT, MACHINE,
+    )  # fmt: skip
+    digest.update(repr(environment).encode())
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
+def cache_folder() -> str | None:
+    """The folder of this key's machine code, made if need be; None if there is nowhere to write."""
+    roots = [numba.config.CACHE_DIR] if numba.config.CACHE_DIR else [platformdirs.user_cache_dir("fastmlp", False)]
+    for root in roots:
+        folder = os.path.join(root, f"kernels-{cache_key()}")
+        try:
+            os.makedirs(folder, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+            return folder
+        except OSError as error:
+            reason = error.strerror
+    warnings.warn(
+        f"fastmlp compiles its kernels at each start, because {roots[0]} cannot be written ({reason}); "
+        "set NUMBA_CACHE_DIR to a folder that can",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return None
+
+
+class KernelLocator(caching._CacheLocator):  # type: ignore[misc]
+    """Tells Numba's cache where our folder is; the folder's name carries the key, so the stamp is constant."""
+
+    def __init__(self, py_func: Any, py_file: str) -> None:
+        self._py_file = py_file
+
+    def get_cache_path(self) -> str:
+        folder = cache_folder()
+        assert folder is not None
+        return folder
+
+    def get_source_stamp(self) -> str:
+        return cache_key()
+
+    def get_disambiguator(self) -> str:
+        return "k"
+
+    @classmethod
+    def from_function(cls, py_func: Any, py_file: str) -> KernelLocator:
+        return cls(py_func, py_file)
+
+
+class KernelCacheImpl(caching.CompileResultCacheImpl):  # type: ignore[misc]
+    """Numba's own way of keeping compiled functions, in our place."""
+
+    _locator_classes = [KernelLocator]  # noqa: RUF012
+
+
+class KernelCache(caching.FunctionCache):  # type: ignore[misc]
+    """A cache whose faults cost a compilation, never the program."""
+
+    _impl_class = KernelCacheImpl
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception as error:
+            warnings.warn(f"fastmlp's cached kernel cannot be read ({error}): compiling it", RuntimeWarning, stacklevel=2)
+            try:
+                self.flush()
+            except OSError:
+                pass
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            warnings.warn(f"fastmlp's compiled kernel cannot be kept ({error})", RuntimeWarning, stacklevel=2)
+
+
+# --- Compilation ------------------------------------------------------------------------------------------------------
+
+# No fastmath: the order of every sum is part of the contract (equal bits at every thread count), and NaN must survive.
+# error_model numpy: a division by zero gives inf or NaN like NumPy's, without a branch.
+inline: Callable[..., Any] = numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True)
+"""Decorates what kernels are made of; it can be called from other kernels only."""
+
+
+class Kernel:
+    """A function that Python calls, compiled once for each dtype when it is first needed, and kept on disk.
+
+    A call goes straight to the compiled code, without Numba's look-up of the argument types: for a dtype they must
+    be of the same types at every call.
+
+    Parameters
+    ----------
+    function : callable
+        Nopython code.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self._entries: dict[Any, Callable[..., Any]] = {}
+
+    def entry(self, dtype: Any, *arguments: Any) -> Callable[..., Any]:
+        """Give the code compiled for a dtype, of which these are typical arguments."""
+        try:
+            return self._entries[dtype]
+        except KeyError:
+            pass
+        dispatcher = numba.njit(nogil=True, error_model="numpy")(self.function)
+        if cache_folder() is not None:
+            dispatcher._cache = KernelCache(self.function)
+        entry = dispatcher.compile(tuple(numba.typeof(argument) for argument in arguments))
+        self._entries[dtype] = entry
+        return entry  # type: ignore[no-any-return]
+
+    def __call__(self, dtype: Any, *arguments: Any) -> Any:
+        """Run it."""
+        return self.entry(dtype, *arguments)(*arguments)

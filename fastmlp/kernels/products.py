@@ -1,0 +1,78 @@
+"""Whole matrix products out of tiles: which tile goes where, and in which order.
+
+Columns are cut into *panels* as wide as a tile; the panels of a matrix are as equal as can be. A panel is the outer
+loop, so that its slice of the right-hand matrix stays in the cache while all rows pass over it.
+
+Rows come in whole tiles: buffers have room for the rows that the last tile computes beyond the end, and nobody reads
+them. Sums are over ascending p always, so a row's result does not depend on the tile or the thread that computed it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastmlp.kernels.instructions import advance
+from fastmlp.kernels.jit import inline
+from fastmlp.kernels.lists import forward_list
+from fastmlp.kernels.tiles import SHAPES, dense_columns, dense_rows, listed_rows
+
+DENSE = SHAPES["dense", "rows"]
+DENSE_COLUMNS = SHAPES["dense", "columns"]
+LISTED = SHAPES["listed", "rows"]
+
+ROW_UNIT = int(np.lcm(DENSE.rows, LISTED.rows))
+"""Threads share the rows of a batch in multiples of this, so that no tile is cut."""
+
+
+@inline
+def panel_edge(panel, n_panels, n_vectors):
+    """First vector of a panel (or, for ``panel = n_panels``, the end)."""
+    return panel * n_vectors // n_panels
+
+
+@inline
+def multiply_rows(A, lda, B, ldb, initial, C, ldc, first_row, last_row, depth, n_vectors, lanes, no_list):
+    """``C[i, :] = initial + A[i, :depth] B[:depth, :]`` for the rows from `first_row` up to `last_row`."""
+    n_panels = -(-n_vectors // DENSE.vectors)
+    for panel in range(n_panels):
+        v = panel_edge(panel, n_panels, n_vectors)
+        count = panel_edge(panel + 1, n_panels, n_vectors) - v
+        column = v * lanes
+        for row in range(first_row, last_row, DENSE.rows):
+            dense_rows(
+                count, advance(A, row * lda), lda, advance(B, column), ldb, advance(initial, column), 0,
+                advance(C, row * ldc + column), ldc, no_list, depth,
+            )  # fmt: skip
+
+
+@inline
+def multiply_listed_rows(
+    A, lda, masks, n_words, B, ldb, initial, C, ldc, first_row, last_row, n_vectors, lanes, indices, indices_at
+):
+    """The same for an A with masks, over the inputs that are not zero."""
+    n_panels = -(-n_vectors // LISTED.vectors)
+    for panel in range(n_panels):
+        v = panel_edge(panel, n_panels, n_vectors)
+        count = panel_edge(panel + 1, n_panels, n_vectors) - v
+        column = v * lanes
+        for row in range(first_row, last_row, LISTED.rows):
+            length = forward_list(masks, n_words, row, LISTED.rows, indices)
+            listed_rows(
+                count, advance(A, row * lda), lda, advance(B, column), ldb, advance(initial, column), 0,
+                advance(C, row * ldc + column), ldc, indices_at, length,
+            )  # fmt: skip
+
+
+@inline
+def multiply_columns(A, lda, B, ldb, initial, C, ldc, first_row, last_row, depth, n_vectors, lanes, no_list):
+    """``C[i, :] = initial + A[:depth, i]ᵀ B[:depth, :]`` for the rows from `first_row` up to `last_row`."""
+    n_panels = -(-n_vectors // DENSE_COLUMNS.vectors)
+    for panel in range(n_panels):
+        v = panel_edge(panel, n_panels, n_vectors)
+        count = panel_edge(panel + 1, n_panels, n_vectors) - v
+        column = v * lanes
+        for row in range(first_row, last_row, DENSE_COLUMNS.rows):
+            dense_columns(
+                count, advance(A, row), lda, advance(B, column), ldb, advance(initial, column), 0,
+                advance(C, row * ldc + column), ldc, no_list, depth,
+            )  # fmt: skip

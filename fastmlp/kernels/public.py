@@ -1,0 +1,427 @@
+"""The kernels as functions on arrays: the public names, checks, and memory that the compiled code can use.
+
+Every function here has the signature and the meaning of its twin in `fastmlp.reference`, whose docstring it shows. The
+compiled code is that of the minibatch loop; what is added is a copy where an argument's layout asks for it, because
+tiles read and write whole vectors: padded rows, and whole tiles of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import reference
+from fastmlp.kernels import elementwise as e
+from fastmlp.kernels.engine import step_constants
+from fastmlp.kernels.instructions import pointer, real
+from fastmlp.kernels.jit import Kernel
+from fastmlp.kernels.loop import DENSE as DENSE_COLUMNS
+from fastmlp.kernels.products import DENSE as DENSE_ROWS
+from fastmlp.kernels.products import multiply_columns, multiply_rows
+from fastmlp.kernels.tiles import lanes
+from fastmlp.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
+from fastmlp.parameters import aligned_zeros, padded
+from fastmlp.shapes import check_affine, check_class_targets, check_real, check_same_shape, reduction_factor
+
+Array = NDArray[Any]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def twin(function: Function) -> Function:
+    """Show the docstring of the function of the same name in `fastmlp.reference`."""
+    function.__doc__ = getattr(reference, function.__name__).__doc__
+    return function
+
+
+# --- The affine layer -------------------------------------------------------------------------------------------------
+
+
+def product_by_rows(A, B, initial, C, n_rows, depth):  # type: ignore[no-untyped-def]
+    """``C = initial + A B`` of matrices in whole tiles."""
+    width = lanes(initial[0])
+    no_list = pointer(np.zeros(1, dtype=np.int32), 0)
+    multiply_rows(
+        pointer(A.ravel(), 0), A.shape[1], pointer(B.ravel(), 0), B.shape[1], pointer(initial, 0),
+        pointer(C.ravel(), 0), C.shape[1], 0, n_rows, depth, C.shape[1] // width, width, no_list,
+    )  # fmt: skip
+
+
+def product_by_columns(A, B, initial, C, n_rows, depth):  # type: ignore[no-untyped-def]
+    """``C = initial + Aᵀ B`` of matrices in whole tiles."""
+    width = lanes(initial[0])
+    no_list = pointer(np.zeros(1, dtype=np.int32), 0)
+    multiply_columns(
+        pointer(A.ravel(), 0), A.shape[1], pointer(B.ravel(), 0), B.shape[1], pointer(initial, 0),
+        pointer(C.ravel(), 0), C.shape[1], 0, n_rows, depth, C.shape[1] // width, width, no_list,
+    )  # fmt: skip
+
+
+BY_ROWS = Kernel(product_by_rows)
+BY_COLUMNS = Kernel(product_by_columns)
+
+
+def in_whole_tiles(A: Array, dtype: Any, tile_rows: int = 1) -> Array:
+    """Copy a matrix to one whose rows are padded with zeros, and are as many as whole tiles have."""
+    dtype = np.dtype(dtype)
+    n_rows, n_columns = A.shape
+    rows, stride = -(-n_rows // tile_rows) * tile_rows, padded(n_columns, dtype.itemsize)
+    copy = aligned_zeros(rows * stride, dtype.name).reshape(rows, stride)
+    copy[:n_rows, :n_columns] = A
+    return copy
+
+
+def run_product(kernel: Kernel, A: Array, B: Array, initial: Array, n_rows: int, depth: int, tile_rows: int) -> Array:
+    """Run a product kernel on padded matrices; give the whole padded C."""
+    rows = -(-n_rows // tile_rows) * tile_rows
+    C = aligned_zeros(rows * B.shape[1], B.dtype.name).reshape(rows, B.shape[1])
+    kernel(B.dtype, A, B, initial, C, n_rows, depth)
+    return C
+
+
+@twin
+def affine_forward(X: Array, W: Array, b: Array | None = None, out: Array | None = None) -> Array:
+    """See `twin`."""
+    check_affine(X, W, b)
+    padded_W = in_whole_tiles(W, W.dtype)
+    initial = aligned_zeros(padded_W.shape[1], W.dtype.name)
+    if b is not None:
+        initial[: len(b)] = b
+    tiles_of_X = in_whole_tiles(X, W.dtype, DENSE_ROWS.rows)
+    Y = run_product(BY_ROWS, tiles_of_X, padded_W, initial, len(X), W.shape[0], DENSE_ROWS.rows)
+    Y = Y[: len(X), : W.shape[1]]
+    if out is None:
+        return np.ascontiguousarray(Y)
+    out[...] = Y
+    return out
+
+
+@twin
+def affine_backward(X: Array, W: Array, dY: Array) -> tuple[Array, Array, Array]:
+    """See `twin`."""
+    check_affine(X, W, None, dY)
+    n_samples, (n_in, n_out) = len(X), W.shape
+    D = in_whole_tiles(dY, W.dtype, DENSE_ROWS.rows)
+    no_bias = aligned_zeros(max(D.shape[1], padded(n_in, W.dtype.itemsize)), W.dtype.name)
+    dX = run_product(BY_ROWS, D, in_whole_tiles(W.T, W.dtype), no_bias, n_samples, n_out, DENSE_ROWS.rows)
+    # A tile by columns reads whole tiles across: of the columns of X, here.
+    wide_X = in_whole_tiles(np.pad(X, ((0, 0), (0, DENSE_COLUMNS.rows))), W.dtype)
+    dW = run_product(BY_COLUMNS, wide_X, D, no_bias, n_in, n_samples, DENSE_COLUMNS.rows)
+    db = run_product(BY_COLUMNS, np.ones((n_samples, DENSE_COLUMNS.rows), W.dtype), D, no_bias, 1, n_samples, DENSE_COLUMNS.rows)
+    return (
+        np.ascontiguousarray(dX[:n_samples, :n_in]),
+        np.ascontiguousarray(dW[:n_in, :n_out]),
+        db[0, :n_out].copy(),
+    )
+
+
+# --- Activations ------------------------------------------------------------------------------------------------------
+
+
+def activate_all(code, Z, A):  # type: ignore[no-untyped-def]
+    """``A = f(Z)``."""
+    e.activate(code, Z, A)
+
+
+def multiply_all_by_slope(code, D, A):  # type: ignore[no-untyped-def]
+    """``D *= f'``."""
+    e.multiply_by_slope(code, D, A)
+
+
+ACTIVATE = Kernel(activate_all)
+SLOPE = Kernel(multiply_all_by_slope)
+
+
+def flat_copy(Z: Array) -> Array:
+    """The elements in C order, in writable memory of their own."""
+    return Z.flatten()
+
+
+def activation(code: int, Z: Array, out: Array | None) -> Array:
+    """Run one activation on an array of any shape and layout."""
+    A = flat_copy(check_real(Z))
+    ACTIVATE(Z.dtype, code, A, A)
+    if out is None:
+        return A.reshape(Z.shape)
+    out[...] = A.reshape(Z.shape)
+    return out
+
+
+def activation_backward(code: int, dA: Array, kept: Array, kept_name: str = "A") -> Array:
+    """Run one activation's backward on arrays of any shape and layout."""
+    check_same_shape("dA", check_real(dA, "dA"), kept_name, kept)
+    dZ = flat_copy(dA)
+    SLOPE(dA.dtype, code, dZ, flat_copy(kept).astype(dA.dtype, copy=False))
+    return dZ.reshape(dA.shape)
+
+
+@twin
+def identity(Z: Array, out: Array | None = None) -> Array:
+    """See `twin`."""
+    return activation(e.IDENTITY, Z, out)
+
+
+@twin
+def identity_backward(dA: Array, A: Array) -> Array:
+    """See `twin`."""
+    return activation_backward(e.IDENTITY, dA, A)
+
+
+@twin
+def relu(Z: Array, out: Array | None = None) -> Array:
+    """See `twin`."""
+    return activation(e.RELU, Z, out)
+
+
+@twin
+def relu_backward(dA: Array, A: Array) -> Array:
+    """See `twin`."""
+    return activation_backward(e.RELU, dA, A)
+
+
+@twin
+def leaky_relu(Z: Array, out: Array | None = None) -> Array:
+    """See `twin`."""
+    return activation(e.LEAKY_RELU, Z, out)
+
+
+@twin
+def leaky_relu_backward(dA: Array, A: Array) -> Array:
+    """See `twin`."""
+    return activation_backward(e.LEAKY_RELU, dA, A)
+
+
+@twin
+def elu(Z: Array, out: Array | None = None) -> Array:
+    """See `twin`."""
+    return activation(e.ELU, Z, out)
+
+
+@twin
+def elu_backward(dA: Array, A: Array) -> Array:
+    """See `twin`."""
+    return activation_backward(e.ELU, dA, A)
+
+
+@twin
+def sigmoid(Z: Array, out: Array | None = None) -> Array:
+    """See `twin`."""
+    return activation(e.SIGMOID, Z, out)
+
+
+@twin
+def sigmoid_backward(dA: Array, A: Array) -> Array:
+    """See `twin`."""
+    return activation_backward(e.SIGMOID, dA, A)
+
+
+@twin
+def tanh(Z: Array, out: Array | None = None) -> Array:
+    """See `twin`."""
+    return activation(e.TANH, Z, out)
+
+
+@twin
+def tanh_backward(dA: Array, A: Array) -> Array:
+    """See `twin`."""
+    return activation_backward(e.TANH, dA, A)
+
+
+@twin
+def gelu(Z: Array, out: Array | None = None) -> Array:
+    """See `twin`."""
+    return activation(e.GELU, Z, out)
+
+
+@twin
+def gelu_backward(dA: Array, Z: Array) -> Array:
+    """See `twin`."""
+    return activation_backward(e.GELU, dA, Z, "Z")
+
+
+@twin
+def silu(Z: Array, out: Array | None = None) -> Array:
+    """See `twin`."""
+    return activation(e.SILU, Z, out)
+
+
+@twin
+def silu_backward(dA: Array, Z: Array) -> Array:
+    """See `twin`."""
+    return activation_backward(e.SILU, dA, Z, "Z")
+
+
+@twin
+def softplus(Z: Array, out: Array | None = None) -> Array:
+    """See `twin`."""
+    return activation(e.SOFTPLUS, Z, out)
+
+
+@twin
+def softplus_backward(dA: Array, A: Array) -> Array:
+    """See `twin`."""
+    return activation_backward(e.SOFTPLUS, dA, A)
+
+
+def softmax_rows(P):  # type: ignore[no-untyped-def]
+    """Softmax of each row, in place."""
+    for row in range(P.shape[0]):
+        e.softmax_row(P[row], P.shape[1], P[row])
+
+
+SOFTMAX = Kernel(softmax_rows)
+
+
+@twin
+def softmax(Z: Array, out: Array | None = None) -> Array:
+    """See `twin`."""
+    P = flat_copy(check_real(Z)).reshape(-1, Z.shape[-1])
+    SOFTMAX(Z.dtype, P)
+    if out is None:
+        return P.reshape(Z.shape)
+    out[...] = P.reshape(Z.shape)
+    return out
+
+
+# --- Losses -----------------------------------------------------------------------------------------------------------
+
+
+def loss_rows(loss, Z, classes, Y, scale, D):  # type: ignore[no-untyped-def]
+    """The sum of the rows' losses; their derivatives, times `scale`, go to D."""
+    total = 0.0
+    n = Z.shape[1]
+    factor = real(scale, D[0, 0])
+    for row in range(Z.shape[0]):
+        if loss == e.SOFTMAX_CROSS_ENTROPY:
+            total += e.softmax_cross_entropy_row(Z[row], n, classes[row], factor, D[row])
+        elif loss == e.SIGMOID_CROSS_ENTROPY:
+            total += e.sigmoid_cross_entropy_row(Z[row], n, Y[row], factor, D[row])
+        else:
+            total += e.squared_error_row(Z[row], n, Y[row], factor, D[row])
+    return total
+
+
+LOSS = Kernel(loss_rows)
+NO_CLASSES = np.zeros(0, dtype=np.int64)
+
+
+def run_loss(code: int, Z: Array, classes: NDArray[np.int64], Y: Array, reduction: str) -> tuple[float, Array]:
+    """Run one loss on arrays of any layout."""
+    scale = reduction_factor(reduction, len(Z))
+    D = np.empty(Z.shape, Z.dtype)
+    Z, Y = flat_copy(Z).reshape(Z.shape), flat_copy(Y).astype(Z.dtype, copy=False).reshape(Y.shape)
+    return float(LOSS(Z.dtype, code, Z, classes, Y, scale, D)) * scale, D
+
+
+def loss_targets(Z_name: str, Z: Array, y: Array) -> Array:
+    """Targets in the shape of the outputs."""
+    Y = y.reshape(Z.shape) if y.ndim == 1 and y.size == check_real(Z, Z_name).size else y
+    check_same_shape(Z_name, Z, "y", Y)
+    return Y
+
+
+@twin
+def softmax_cross_entropy(Z: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
+    """See `twin`."""
+    classes = np.array(check_class_targets(check_real(Z), y), order="C")
+    return run_loss(e.SOFTMAX_CROSS_ENTROPY, Z, classes, np.empty((0, 0), Z.dtype), reduction)
+
+
+@twin
+def sigmoid_cross_entropy(Z: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
+    """See `twin`."""
+    return run_loss(e.SIGMOID_CROSS_ENTROPY, Z, NO_CLASSES, loss_targets("Z", Z, y), reduction)
+
+
+@twin
+def squared_error(A: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
+    """See `twin`."""
+    return run_loss(e.SQUARED_ERROR, A, NO_CLASSES, loss_targets("A", A, y), reduction)
+
+
+# --- Optimizer updates ------------------------------------------------------------------------------------------------
+
+
+def update_all(code, constants, w, g, m, v):  # type: ignore[no-untyped-def]
+    """One step of an optimizer."""
+    e.update(code, constants, w, g, m, v)
+
+
+UPDATE = Kernel(update_all)
+
+
+def run_update(
+    optimizer: Optimizer, step: int, parameters: Array, gradients: Array, slots: dict[str, Array | None]
+) -> None:
+    """Run one update on arrays of any shape and layout, in place."""
+    check_same_shape("parameters", check_real(parameters, "parameters"), "gradients", gradients)
+    dtype = parameters.dtype
+    copies = []
+    for name, slot in slots.items():
+        if slot is None:
+            raise ValueError(f"{name} must be an array with these arguments, got None")
+        check_same_shape("parameters", parameters, name, slot)
+        copies.append(flat_copy(slot))
+    w, g = flat_copy(parameters), flat_copy(gradients).astype(dtype, copy=False)
+    if not w.size:
+        return
+    code, constants = step_constants(optimizer, step - 1, np.array([optimizer.learning_rate]))
+    m, v = [*copies, w, w][:2]
+    UPDATE(dtype, code, constants[0], w, g, m, v)
+    parameters[...] = w.reshape(parameters.shape)
+    for slot, copy in zip(slots.values(), copies, strict=True):
+        assert slot is not None
+        slot[...] = copy.reshape(slot.shape)
+
+
+@twin
+def sgd_update(
+    parameters: Array,
+    gradients: Array,
+    velocity: Array | None,
+    learning_rate: float,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+) -> None:
+    """See `twin`."""
+    optimizer = SGD(learning_rate, momentum, nesterov, weight_decay)
+    run_update(optimizer, 1, parameters, gradients, {"velocity": velocity} if momentum else {})
+
+
+@twin
+def adam_update(
+    parameters: Array,
+    gradients: Array,
+    first_moment: Array,
+    second_moment: Array,
+    step: int,
+    learning_rate: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-8,
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
+) -> None:
+    """See `twin`."""
+    kind = AdamW if decoupled else Adam
+    optimizer = kind(learning_rate, beta1, beta2, epsilon, weight_decay)
+    slots: dict[str, Array | None] = {"first_moment": first_moment, "second_moment": second_moment}
+    run_update(optimizer, step, parameters, gradients, slots)
+
+
+@twin
+def rmsprop_update(
+    parameters: Array,
+    gradients: Array,
+    mean_square: Array,
+    learning_rate: float,
+    rho: float = 0.99,
+    epsilon: float = 1e-8,
+    weight_decay: float = 0.0,
+) -> None:
+    """See `twin`."""
+    optimizer = RMSprop(learning_rate, rho, epsilon, weight_decay)
+    run_update(optimizer, 1, parameters, gradients, {"mean_square": mean_square})

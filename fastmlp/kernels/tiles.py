@@ -1,0 +1,203 @@
+"""The register tile: the one place where the multiplications are done.
+
+A tile is a small block of C = A B, held in the vector registers while it is summed over the whole depth::
+
+                        <------- NV vectors of V lanes ------->
+              B, row p  [ b0          ][ b1          ][ b2    ]      NV loads
+    A(0, p)   splat     [ c00 += a0 b0 ][ c01 += a0 b1 ][ c02  ]  \
+    A(1, p)   splat     [ c10 += a1 b0 ][ c11 += a1 b1 ][ c12  ]   }  MR x NV fused multiply-adds
+    A(2, p)   splat     [ c20 += a2 b0 ][ c21 += a2 b1 ][ c22  ]  /
+
+For every p it loads NV vectors and MR scalars and does MR x NV multiply-adds, so the registers, not the memory, feed the
+multipliers. ``MR * NV`` sums, NV vectors of B and one splat must fit the register file; the sums must be enough to hide
+the latency of a multiply-add (8 on current CPUs). LLVM's own vectoriser does not find this shape, so the tile is
+emitted here, instruction by instruction.
+
+Four kinds, from two choices:
+
+=============  ======================================  ==============================================
+               A is read by *rows*                     A is read by *columns*
+               ``A(i, p) = A[i * lda + p]``            ``A(i, p) = A[p * lda + i]``
+=============  ======================================  ==============================================
+*dense*        all p: ``Z = X W``, ``dX = dY Wᵀ``      all p: ``dW = Xᵀ dY``
+*listed*       only the p of a list: ``Z = X W``       only the p of a list: ``dW = Xᵀ dY``
+               where all other A(i, p) are zero        where all other A(i, p) are zero
+=============  ======================================  ==============================================
+
+A list holds, in ascending order, every p where any A(i, p) of the tile's rows is not zero. What it leaves out would
+only have added zero, so a listed tile gives the same bits as a dense one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from fastmlp.kernels.instructions import multiply_add, splat
+from fastmlp.kernels.jit import MACHINE
+
+
+class Shape(NamedTuple):
+    """Rows of a kind of tile, and the most vectors across."""
+
+    rows: int
+    vectors: int
+
+
+# The shapes, by kind and by the size of the register file. Dense tiles are as square as fits, for the fewest loads. A
+# listed tile by rows is flat and wide: the fewer rows share a list, the shorter it is (MNIST: 35 % of the pixels are in
+# the union of 3 digits). A listed tile by columns has 4 rows, because four inputs share half a byte of the masks.
+SHAPES: dict[tuple[str, str], Shape] = {
+    32: {
+        ("dense", "rows"): Shape(6, 4),
+        ("dense", "columns"): Shape(6, 4),
+        ("listed", "rows"): Shape(3, 7),
+        ("listed", "columns"): Shape(4, 4),
+    },
+    16: {
+        ("dense", "rows"): Shape(4, 3),
+        ("dense", "columns"): Shape(4, 3),
+        ("listed", "rows"): Shape(4, 3),
+        ("listed", "columns"): Shape(4, 3),
+    },
+}[MACHINE.registers]
+MAX_VECTORS = max(shape.vectors for shape in SHAPES.values())
+
+I32 = ir.IntType(32)
+I64 = ir.IntType(64)
+
+
+def emit_tile(module: ir.Module, element: ir.Type, lanes: int, rows: int, vectors: int, kind: tuple[str, str]) -> Any:
+    """Add to `module` the function of one tile, unless it is there, and return it.
+
+    ``void tile(A, lda, B, ldb, initial, ldi, C, ldc, list, depth)``: ``C[i, :] = initial[i * ldi, :] + sum over p``,
+    C being `rows` by ``vectors * lanes``. Strides are in elements. ``ldi = 0`` starts every row from the same vector,
+    as a bias; `initial` may be C itself, to add to it. `list` holds `depth` int32 if the kind is listed.
+    """
+    listed, by_columns = kind[0] == "listed", kind[1] == "columns"
+    name = f"fastmlp_tile_{element}_{lanes}x{rows}x{vectors}_{kind[0]}_{kind[1]}"
+    if name in module.globals:
+        return module.globals[name]
+    vector, pointer = ir.VectorType(element, lanes), element.as_pointer()
+    signature = [pointer, I64, pointer, I64, pointer, I64, pointer, I64, I32.as_pointer(), I64]
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), signature), name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    function.attributes.add("nounwind")
+    A, lda, B, ldb, initial, ldi, C, ldc, indices, depth = function.args
+    entry, loop, done = (function.append_basic_block(label) for label in ("entry", "loop", "done"))
+    itemsize = 4 if isinstance(element, ir.FloatType) else 8
+
+    def vector_at(builder: ir.IRBuilder, base: Any, offset: Any, j: int) -> Any:
+        place = builder.gep(base, [builder.add(offset, I64(j * lanes))], source_etype=element)
+        return builder.bitcast(place, vector.as_pointer())
+
+    builder = ir.IRBuilder(entry)
+    start = [
+        [
+            builder.load(vector_at(builder, initial, builder.mul(ldi, I64(i)), j), align=itemsize, typ=vector)
+            for j in range(vectors)
+        ]
+        for i in range(rows)
+    ]
+    row_of_A = [builder.gep(A, [builder.mul(lda, I64(i))], source_etype=element) for i in range(rows)]
+    builder.cbranch(builder.icmp_signed(">", depth, I64(0)), loop, done)
+
+    builder = ir.IRBuilder(loop)
+    q = builder.phi(I64)
+    q.add_incoming(I64(0), entry)
+    sums = [[builder.phi(vector) for _ in range(vectors)] for _ in range(rows)]
+    p = q
+    if listed:
+        p = builder.sext(builder.load(builder.gep(indices, [q], source_etype=I32), typ=I32), I64)
+    row_of_B = builder.mul(p, ldb)
+    b = [builder.load(vector_at(builder, B, row_of_B, j), align=itemsize, typ=vector) for j in range(vectors)]
+    column_of_A = builder.mul(p, lda) if by_columns else None
+    total = []
+    for i in range(rows):
+        if by_columns:
+            place = builder.gep(A, [builder.add(column_of_A, I64(i))], source_etype=element)
+        else:
+            place = builder.gep(row_of_A[i], [p], source_etype=element)
+        a = splat(builder, builder.load(place, align=itemsize, typ=element), vector)
+        total.append([multiply_add(builder, a, b[j], sums[i][j]) for j in range(vectors)])
+    following = builder.add(q, I64(1))
+    builder.cbranch(builder.icmp_signed("<", following, depth), loop, done)
+    q.add_incoming(following, loop)
+    for i in range(rows):
+        for j in range(vectors):
+            sums[i][j].add_incoming(start[i][j], entry)
+            sums[i][j].add_incoming(total[i][j], loop)
+
+    builder = ir.IRBuilder(done)
+    for i in range(rows):
+        for j in range(vectors):
+            result = builder.phi(vector)
+            result.add_incoming(start[i][j], entry)
+            result.add_incoming(total[i][j], loop)
+            start[i][j] = result
+    for i in range(rows):
+        for j in range(vectors):
+            builder.store(start[i][j], vector_at(builder, C, builder.mul(ldc, I64(i)), j), align=itemsize)
+    builder.ret_void()
+    return function
+
+
+def lanes_of(bits: int) -> int:
+    """Lanes of a vector of float32 or float64."""
+    return MACHINE.vector_bytes * 8 // bits
+
+
+@intrinsic
+def lanes(typing: Any, like: Any) -> Any:
+    """Lanes of a vector of the dtype of `like`; a constant when the kernel is compiled."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return I64(lanes_of(like.bitwidth))
+
+    return types.int64(like), codegen
+
+
+def tile_family(kind: tuple[str, str]) -> Any:
+    """Make the intrinsic that runs a tile of one kind, of as many vectors as its first argument says at run time."""
+    shape = SHAPES[kind]
+
+    @intrinsic
+    def tile(
+        typing: Any, vectors: Any, A: Any, lda: Any, B: Any, ldb: Any, initial: Any, ldi: Any, C: Any, ldc: Any,
+        indices: Any, depth: Any,
+    ) -> Any:  # fmt: skip
+        signature = types.void(
+            types.int64, A, types.int64, A, types.int64, A, types.int64, A, types.int64, indices, types.int64
+        )
+
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            count, *rest = arguments
+            element = context.get_data_type(A.dtype)
+            default = builder.append_basic_block("no_tile")
+            after = builder.append_basic_block("after_tile")
+            switch = builder.switch(count, default)
+            for n in range(1, shape.vectors + 1):
+                function = emit_tile(builder.module, element, lanes_of(A.dtype.bitwidth), shape.rows, n, kind)
+                case = builder.append_basic_block(f"tile_{n}")
+                switch.add_case(I64(n), case)
+                with builder.goto_block(case):
+                    builder.call(function, rest)
+                    builder.branch(after)
+            with builder.goto_block(default):
+                builder.branch(after)
+            builder.position_at_end(after)
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return tile
+
+
+dense_rows = tile_family(("dense", "rows"))
+dense_columns = tile_family(("dense", "columns"))
+listed_rows = tile_family(("listed", "rows"))
+listed_columns = tile_family(("listed", "columns"))

@@ -1,0 +1,338 @@
+"""``python -m fastmlp.train``: arguments in, a trained network and a report out; nothing else.
+
+The arguments are read in `fastmlp.options`; what the run prints and draws is in `fastmlp.report`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastmlp import __version__
+from fastmlp.optimizers import Optimizer
+from fastmlp.options import CHECKPOINT, PROGRAM, Options, UsageError, located, make_optimizer, parse_options, spell
+from fastmlp.report import Reporter, draw_curves, draw_misclassified
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from fastmlp.datasets import Dataset
+    from fastmlp.network import MLP
+    from fastmlp.training import History, Progress, TrainingState
+
+CHECKPOINT_SECONDS = 1.0
+"""Least time between two checkpoints of a run: epochs may be shorter than the time it takes to write one safely."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; those of the process if None.
+
+    Returns
+    -------
+    int
+        The exit status: 0, also for a run that was stopped and kept what it had learnt; 2 for what the user got
+        wrong, with one line on standard error; 130 for a Ctrl-C that left nothing to keep.
+    """
+    try:
+        run(parse_options(sys.argv[1:] if argv is None else argv))
+        return 0
+    except KeyboardInterrupt:
+        return fail("interrupted", 130)
+    except OSError as error:
+        return fail(f"{error.filename}: {error.strerror}" if error.filename is not None else str(error))
+    except MemoryError as error:
+        return fail(f"not enough memory: {error}")
+    except (UsageError, ValueError, ImportError, ArithmeticError) as error:
+        return fail(str(error))
+
+
+def fail(message: str, status: int = 2) -> int:
+    """Print one line on standard error."""
+    print(f"{PROGRAM}: error: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+class StopRequest:
+    """Turns the first SIGINT or SIGTERM into a flag; the second does what it always does."""
+
+    def __init__(self) -> None:
+        self.by = ""
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():  # Python sets handlers in no other
+            self._handlers = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.by = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+        self.__exit__()
+
+
+def run(options: Options) -> None:
+    """Train, write and report."""
+    if options.out is not None:
+        prepare_folder(options.out)
+    data = load_data(options)
+    options = replace(options, loss=choose_loss(options.loss, data))
+    net, state = begin_or_resume(options, data)
+    optimizer = make_optimizer(options)
+    notes = {
+        "class_names": data.class_names,
+        "image_shape": data.image_shape,
+        "n_train": len(data.X_train),
+        "options": asdict(options) | {"dataset": located(options.dataset), "out": None, "resume": None},
+    }
+    reporter, stop = Reporter(options.quiet), StopRequest()
+    reporter.say(headline(net, data, options))
+    latest: list[Progress] = []
+    saved_at = -math.inf
+
+    def on_progress(progress: Progress) -> bool:
+        latest[:] = [progress]
+        reporter.progress(progress)
+        return bool(stop.by) or (reporter.closed and options.out is None)
+
+    def on_epoch(history: History) -> None:
+        nonlocal saved_at
+        reporter.epoch(history, options.epochs)
+        if options.out is not None and time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
+            save(net, options.out, CHECKPOINT, state, notes)
+            saved_at = time.monotonic()
+
+    n_train = len(data.X_train)
+    with stop:
+        reporter.begin(n_train, options.epochs, samples_done(state, options, n_train))
+        try:
+            # A run that diverges is told of by an error; NumPy's warnings would come before it.
+            with np.errstate(over="ignore", invalid="ignore"):
+                net.fit(
+                    data.X_train, data.y_train, options.epochs, options.batch_size, optimizer, options.schedule,
+                    validation_data=(data.X_test, data.y_test), threads=options.threads, callbacks=[on_epoch],
+                    progress=on_progress, state=state,
+                )  # fmt: skip
+        finally:
+            reporter.end()
+        summary = summarise(net, data, options, optimizer, state, latest[0].loss)
+        files = [] if options.out is None else write_files(options.out, net, data, state, summary, notes, reporter)
+        reporter.table(summary, len(data.X_test), options.out, files)
+        if summary["stopped"]:
+            how = f"stopped by {stop.by or 'a closed pipe'}"
+            kept = f"; go on with --resume {options.out}" if options.out is not None else ""
+            reporter.say(f"{how} after {summary['epochs_done']:g} of {options.epochs} epochs{kept}")
+
+
+def prepare_folder(out: str) -> None:
+    """Make the folder and try to write to it, before any work is done."""
+    try:
+        os.makedirs(out, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out) as file:
+            file.write(b"fastmlp")
+    except OSError as error:
+        raise UsageError(f"out must be a writable folder, got {out!r}: {error.strerror}") from None
+
+
+def load_data(options: Options) -> Dataset:
+    """Read the data set, its pixels as bytes."""
+    from fastmlp.datasets import load_dataset
+
+    return load_dataset(options.dataset, raw=True, target=options.target, seed=options.seed, data_dir=options.data_dir)
+
+
+def choose_loss(loss: str | None, data: Dataset) -> str:
+    """Take the loss that follows from the data, or check that the given one can be used with it."""
+    if data.class_names is None:
+        if loss == "softmax_cross_entropy":
+            raise UsageError(f"loss must be squared_error for {data.name}, whose target holds values, got {loss}")
+        return loss or "squared_error"
+    n_classes = len(data.class_names)
+    if n_classes < 2:
+        raise UsageError(f"target must hold at least 2 classes, got {n_classes} in {data.name}")
+    if loss == "squared_error" or (loss == "sigmoid_cross_entropy" and n_classes != 2):
+        raise UsageError(
+            f"loss must be softmax_cross_entropy for {data.name}, which has {n_classes} classes, got {loss}"
+        )
+    return loss or "softmax_cross_entropy"
+
+
+def begin_or_resume(options: Options, data: Dataset) -> tuple[MLP, TrainingState]:
+    """Build the network, or read it and where its training stood."""
+    from fastmlp.network import MLP
+
+    n_outputs = len(data.class_names or ()) if options.loss == "softmax_cross_entropy" else 1
+    sizes = (data.X_train.shape[1], *options.hidden, n_outputs)
+    if options.resume is None:
+        net = MLP(
+            sizes, options.activation, loss=str(options.loss), input_scale=data.input_scale, dtype=options.dtype,
+            seed=options.seed, engine=options.engine,
+        )  # fmt: skip
+        return net, net.training_state(make_optimizer(options))
+    from fastmlp.checkpoint import SavedNetwork
+
+    path = os.path.join(options.resume, CHECKPOINT)
+    saved = SavedNetwork(path)
+    assert saved.state is not None
+    if saved.spec.layer_sizes != sizes or saved.notes.get("n_train") != len(data.X_train):
+        raise UsageError(f"dataset must be the one that the run in {options.resume!r} began with, got other data")
+    return MLP.load(path, options.engine), saved.state
+
+
+def samples_done(state: TrainingState, options: Options, n_train: int) -> int:
+    """Count the samples that a run has taken."""
+    return state.epoch * n_train + state.batch * min(options.batch_size, n_train)
+
+
+def headline(net: MLP, data: Dataset, options: Options) -> str:
+    """Say what is going to be trained on what."""
+    sizes = "-".join(map(str, net.spec.layer_sizes))
+    n_parameters = sum(array.size for array in net.weights + net.biases)
+    names = spell(tuple(dict.fromkeys(net.spec.activations))) or "linear"
+    return (
+        f"{data.name}: {len(data.X_train):,} training and {len(data.X_test):,} test samples; "
+        f"network {sizes} ({names}), {n_parameters:,} parameters, {options.dtype}"
+    )
+
+
+def summarise(
+    net: MLP, data: Dataset, options: Options, optimizer: Optimizer, state: TrainingState, train_loss: float
+) -> dict[str, Any]:
+    """Evaluate the network and gather what ``summary.json`` holds."""
+    n_train = len(data.X_train)
+    done = samples_done(state, options, n_train)
+    train_seconds = sum(state.history.seconds) + state.seconds
+    return {
+        "dataset": data.name,
+        "layer_sizes": list(net.spec.layer_sizes),
+        "activations": list(net.spec.activations),
+        "loss": net.spec.loss,
+        "optimizer": optimizer.name,
+        **asdict(optimizer),
+        "schedule": options.schedule,
+        "epochs": options.epochs,
+        "epochs_done": round(done / n_train, 3),
+        "stopped": state.epoch < options.epochs,
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+        "dtype": options.dtype,
+        "engine": options.engine,
+        "threads": net.threads(options.batch_size, options.threads),
+        "n_train": n_train,
+        "n_test": len(data.X_test),
+        "train_loss": train_loss,
+        "test_loss": net.loss(data.X_test, data.y_test),
+        "test_accuracy": net.accuracy(data.X_test, data.y_test) if net.spec.is_classifier else None,
+        "train_seconds": train_seconds,
+        "compile_seconds": state.history.compile_seconds,
+        "samples_per_second": done / train_seconds,
+        "version": __version__,
+    }
+
+
+# --- Files ------------------------------------------------------------------------------------------------------------
+
+
+def save(net: MLP, out: str, name: str, state: TrainingState | None, notes: dict[str, Any]) -> None:
+    """Write a model or a checkpoint."""
+    try:
+        net.save(os.path.join(out, name), state, notes)
+    except OSError as error:
+        raise UsageError(f"out must be a writable folder, got {out!r}: {error.strerror}") from None
+
+
+def write_files(
+    out: str, net: MLP, data: Dataset, state: TrainingState, summary: dict[str, Any], notes: dict[str, Any],
+    reporter: Reporter,
+) -> list[str]:  # fmt: skip
+    """Write all that a run leaves, the most valuable first; return the names of the files."""
+    save(net, out, "model.safetensors", None, notes)
+    save(net, out, CHECKPOINT, state, notes)
+    write(out, "history.csv", history_table(state.history).encode())
+    write(out, "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    files = ["model.safetensors", CHECKPOINT, "history.csv", "summary.json"]
+    for name in ("curves.png", "misclassified.png"):
+        with suppress(OSError):  # a picture of an earlier run in this folder would belong to another network
+            os.unlink(os.path.join(out, name))
+    try:
+        write(out, "curves.png", draw_curves(state.history, summary))
+        files.append("curves.png")
+        mistakes = find_mistakes(net, data)
+        if mistakes is not None:
+            write(out, "misclassified.png", draw_misclassified(**mistakes))
+            files.append("misclassified.png")
+    except ImportError:
+        reporter.say("no pictures: they need matplotlib (pip install 'fastmlp[plot]')")
+    return files
+
+
+def write(out: str, name: str, content: bytes) -> None:
+    """Write one file whole or not at all."""
+    from fastmlp.checkpoint import write_atomically
+
+    try:
+        write_atomically(Path(out, name), content)
+    except OSError as error:
+        raise UsageError(f"out must be a writable folder, got {out!r}: {error.strerror}") from None
+
+
+def history_table(history: History) -> str:
+    """Give the history as CSV, a line an epoch; the accuracy stays empty for a regression."""
+    lists = history.to_dict()
+    names = {"train_loss": "train_loss", "validation_loss": "test_loss", "validation_accuracy": "test_accuracy",
+             "learning_rate": "learning_rate", "seconds": "seconds"}  # fmt: skip
+    file = io.StringIO()
+    table = csv.writer(file, lineterminator="\n")
+    table.writerow(["epoch", *names.values()])
+    for i in range(len(history.train_loss)):
+        table.writerow([i + 1, *(repr(lists[name][i]) if lists[name] else "" for name in names)])
+    return file.getvalue()
+
+
+def find_mistakes(net: MLP, data: Dataset) -> dict[str, Any] | None:
+    """Gather the images of the test set that the network is most confidently wrong about; None if there are none."""
+    if data.image_shape is None or data.class_names is None:
+        return None
+    predicted, p = net.predict(data.X_test), net.predict_proba(data.X_test)
+    if p.shape[1] == 1:
+        p = np.hstack([1 - p, p])
+    confidence = p[np.arange(len(p)), predicted]
+    wrong = np.flatnonzero(predicted != data.y_test)
+    if len(wrong) == 0:
+        return None
+    first = wrong[np.argsort(-confidence[wrong], kind="stable")[:50]]
+    return {
+        "images": data.X_test[first].reshape(-1, *data.image_shape),
+        "true": data.y_test[first],
+        "predicted": predicted[first],
+        "confidence": confidence[first],
+        "class_names": data.class_names,
+        "title": f"{len(wrong):,} of {len(predicted):,} test images wrong",
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""Model files: what is saved comes back, bit for bit, and nothing else passes for a model."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from safetensors.numpy import load_file, save_file
+
+from fastmlp import MLP, SGD, Adam, ModelFileError, checkpoint
+from fastmlp.checkpoint import SavedNetwork
+
+
+def trained(engine: str, **options: Any) -> MLP:
+    rng = np.random.default_rng(0)
+    net = MLP([4, 6, 3], ["gelu"], **{"seed": 5, "engine": engine, **options})
+    y = rng.integers(3, size=20) if net.spec.loss == "softmax_cross_entropy" else rng.uniform(size=(20, 3))
+    net.fit(rng.normal(size=(20, 4)), y, epochs=2, batch_size=8)
+    return net
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"dtype": "float64", "bias": False},
+        {"loss": "squared_error", "output_activation": "sigmoid", "reduction": "sum"},
+        {"loss": "sigmoid_cross_entropy", "input_scale": 1 / 255},
+    ],
+    ids=repr,
+)
+def test_round_trip(engine: str, options: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    net = trained(engine, **options)
+    net.save(path)
+    back = MLP.load(path, engine=engine)
+    assert back.spec == net.spec
+    assert back.seed == net.seed
+    for a, b in zip([*back.weights, *back.biases], [*net.weights, *net.biases], strict=True):
+        assert a.dtype == b.dtype
+        assert_array_equal(a, b)
+    X = np.random.default_rng(1).normal(size=(7, 4))
+    assert_array_equal(back.forward(X), net.forward(X))
+    # A further fit of the loaded network is a further fit of the saved one.
+    y = np.eye(3)[[0, 1, 2, 0, 1, 2, 0]]
+    for n in (net, back):
+        n.fit(X, y, epochs=2, batch_size=3)
+    assert_array_equal(back.weights[0], net.weights[0])
+
+
+def test_engines_read_each_others_files(tmp_path: Path) -> None:
+    for ours, theirs in (("numba", "numpy"), ("numpy", "numba")):
+        net = trained(ours)
+        net.save(str(tmp_path / "net.safetensors"))
+        back = MLP.load(str(tmp_path / "net.safetensors"), engine=theirs)
+        for a, b in zip(back.weights, net.weights, strict=True):
+            assert_array_equal(a, b)
+
+
+def test_any_safetensors_reader_can_read_it(tmp_path: Path) -> None:
+    net = trained("numpy")
+    net.save(tmp_path / "net.safetensors")
+    tensors = load_file(tmp_path / "net.safetensors")
+    assert sorted(tensors) == ["biases.0", "biases.1", "weights.0", "weights.1"]
+    assert_array_equal(tensors["weights.0"], net.weights[0])
+
+
+def test_state_and_notes_come_back(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(20, 4)), rng.integers(3, size=20)
+    net = MLP([4, 6, 3], engine="numpy")
+    state = net.training_state(Adam())
+    net.fit(X, y, epochs=2, optimizer=Adam(), validation_data=(X, y), state=state)
+    net.save(tmp_path / "run.safetensors", state, notes={"data": "ünit", "n": [1, 2.5, None]})
+    saved = SavedNetwork(tmp_path / "run.safetensors")
+    assert saved.notes == {"data": "ünit", "n": [1, 2.5, None]}
+    assert saved.fits == 1
+    back = saved.state
+    assert back is not None
+    assert (back.epoch, back.batch, back.step) == (2, 0, 2)
+    assert back.history == state.history
+    assert back.rng.bit_generator.state == state.rng.bit_generator.state
+    assert len(back.slots) == 2
+    for a, b in zip(back.slots, state.slots, strict=True):
+        assert a.dtype == b.dtype
+        assert_array_equal(a, b)
+    net.save(tmp_path / "run.safetensors")
+    assert SavedNetwork(tmp_path / "run.safetensors").state is None
+
+
+# --- Writing ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "net.safetensors"
+    net = trained("numpy")
+    net.save(path)
+    before = path.read_bytes()
+    net.weights[0][:] = 0
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            net.save(path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["net.safetensors"]
+    net.save(path)
+    assert path.read_bytes() != before
+
+
+def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+    net = trained("numpy")
+    with pytest.raises(OSError, match="No such file"):
+        net.save(tmp_path / "missing" / "net.safetensors")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match=r"(?i)directory"):
+        net.save(tmp_path / "folder")
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_files_have_the_usual_permissions(tmp_path: Path) -> None:
+    trained("numpy").save(tmp_path / "net.safetensors")
+    (tmp_path / "plain").write_bytes(b"")
+    assert (tmp_path / "net.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+# --- Reading what is no model -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "net.safetensors"
+    trained("numpy").save(path)
+    return path
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change the configuration inside a model file."""
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["fastmlp"])
+    change(header)
+    save_file(load_file(path), path, metadata={"fastmlp": json.dumps(header)})
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(ModelFileError) as error:
+        MLP.load(path, engine="numpy")
+    message = str(error.value)
+    assert message.startswith(str(path))
+    assert "\n" not in message
+    return message
+
+
+def test_there_is_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"^no model file at .*nothing.safetensors$"):
+        MLP.load(tmp_path / "nothing.safetensors")
+
+
+def test_truncated_files(model: Path) -> None:
+    data = model.read_bytes()
+    for n in (0, 4, 8, 100, len(data) // 2, len(data) - 1):
+        model.write_bytes(data[:n])
+        assert "is not a readable safetensors file" in refused(model)
+
+
+def test_foreign_files(model: Path, tmp_path: Path) -> None:
+    model.write_bytes(b"PK\x03\x04" + bytes(1000))
+    assert "is not a readable safetensors file" in refused(model)
+    assert "is not a readable safetensors file" in refused(tmp_path)  # A folder.
+    save_file({"weights.0": np.zeros((2, 2))}, model)
+    assert refused(model).endswith("has no fastmlp metadata: it is not a fastmlp model")
+    save_file({"weights.0": np.zeros((2, 2))}, model, metadata={"fastmlp": "{not json"})
+    assert "is not a readable safetensors file" in refused(model)
+
+
+def test_newer_files(model: Path) -> None:
+    rewrite(model, lambda header: header.update(format_version=2))
+    assert refused(model).endswith("has format version 2, this fastmlp reads up to 1: upgrade fastmlp")
+    rewrite(model, lambda header: header.pop("format_version"))
+    assert "has format version None" in refused(model)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header: header.pop("spec"),
+        lambda header: header.pop("seed"),
+        lambda header: header["spec"].pop("loss"),
+        lambda header: header["spec"].update(loss="hinge"),
+        lambda header: header["spec"].update(layer_sizes=[4, 7, 3]),
+        lambda header: header["spec"].update(layer_sizes=[4, 6, 3, 3], activations=["relu", "relu"]),
+        lambda header: header["spec"].update(layer_sizes="463"),
+        lambda header: header["spec"].update(activations=None),
+        lambda header: header.update(seed=-1),
+        lambda header: header.update(state={}),
+        lambda header: header.update(state=[]),
+    ],
+)
+def test_damaged_configurations(model: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    rewrite(model, change)
+    assert "is not a whole fastmlp model" in refused(model)
+
+
+def test_a_missing_array(model: Path) -> None:
+    data = model.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+    tensors = load_file(model)
+    del tensors["biases.1"]
+    save_file(tensors, model, metadata=metadata)
+    assert "is not a whole fastmlp model" in refused(model)
+
+
+def test_unknown_engine(model: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"^engine must be one of numba, numpy, got 'nunba' \(did you mean 'numba'\?\)$"
+    ):
+        MLP.load(model, engine="nunba")
+
+
+def test_a_checkpoint_is_also_a_model(tmp_path: Path) -> None:
+    net = trained("numpy")
+    net.save(tmp_path / "run.safetensors", net.training_state(SGD(0.1, momentum=0.9)))
+    assert_array_equal(MLP.load(tmp_path / "run.safetensors", engine="numpy").weights[0], net.weights[0])

@@ -1,0 +1,576 @@
+"""load_dataset: the shipped digits, IDX folders, .npz, .csv and .parquet, and what bad input gets told."""
+
+import gzip
+import hashlib
+import re
+import struct
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastmlp.datasets import idx, load_dataset
+
+MNIST = Path(__file__).resolve().parents[1] / "data" / "mnist"
+README_CHECKSUM = re.compile(r"\| ([\w-]+) \| ([\d,]+) \| ([0-9a-f]{64}) \|")
+
+
+def fails(error, pattern, name, **options):
+    """Load something bad: exactly this kind of error, on one line, that says `pattern`."""
+    with pytest.raises(error, match=pattern) as caught:
+        load_dataset(name, **options)
+    assert type(caught.value) is error
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# The shipped digits
+
+
+def test_mnist_is_the_published_one():
+    data = load_dataset("mnist", raw=True)
+    assert data.X_train.shape == (60000, 784)
+    assert data.X_test.shape == (10000, 784)
+    # Published label counts, first labels, and the mean and deviation that everyone normalises with.
+    assert np.bincount(data.y_train).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert np.bincount(data.y_test).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert data.y_train[:5].tolist() == [5, 0, 4, 1, 9]
+    assert data.y_test[:5].tolist() == [7, 2, 1, 0, 4]
+    assert data.X_train.mean() / 255 == pytest.approx(0.1307, abs=5e-5)
+    assert data.X_train.std() / 255 == pytest.approx(0.3081, abs=5e-5)
+
+
+def test_mnist_bytes_are_those_of_the_files():
+    data = load_dataset("mnist", raw=True)
+    arrays = {
+        "train-images-idx3-ubyte": (data.X_train, 16),
+        "train-labels-idx1-ubyte": (data.y_train, 8),
+        "t10k-images-idx3-ubyte": (data.X_test, 16),
+        "t10k-labels-idx1-ubyte": (data.y_test, 8),
+    }
+    checksums = README_CHECKSUM.findall((MNIST / "README.md").read_text(encoding="utf-8"))
+    assert [name for name, _, _ in checksums] == list(arrays)
+    for name, size, sha256 in checksums:
+        content = gzip.decompress((MNIST / f"{name}.gz").read_bytes())
+        assert len(content) == int(size.replace(",", ""))
+        assert hashlib.sha256(content).hexdigest() == sha256
+        array, header = arrays[name]
+        assert array.astype(np.uint8).tobytes() == content[header:]
+
+
+def test_mnist_fields():
+    raw, data = load_dataset("mnist", raw=True), load_dataset("mnist")
+    assert (raw.X_train.dtype, raw.y_train.dtype, raw.y_test.dtype) == (np.uint8, np.int64, np.int64)
+    assert (data.X_train.dtype, data.X_test.dtype) == (np.float32, np.float32)
+    assert (raw.input_scale, data.input_scale) == (1 / 255, 1.0)
+    assert data.name == "mnist"
+    assert data.class_names == tuple("0123456789")
+    assert data.image_shape == (28, 28)
+    assert data.X_test.min() == 0
+    assert data.X_test.max() == 1
+    np.testing.assert_allclose(data.X_test, raw.X_test / 255, rtol=1e-6)
+    assert data.X_train.flags.c_contiguous
+    assert data.X_train.flags.writeable
+    assert raw.X_train.flags.writeable
+    assert len(repr(data)) < 300
+
+
+def copy_mnist(folder):
+    folder.mkdir(parents=True)
+    for path in MNIST.glob("*.gz"):
+        (folder / path.name).symlink_to(path)
+    return folder
+
+
+def test_mnist_is_found_inside_an_installed_package(tmp_path, monkeypatch):
+    copy_mnist(tmp_path / "fastmlp" / "data" / "mnist")
+    monkeypatch.setattr(idx, "__file__", str(tmp_path / "fastmlp" / "datasets" / "idx.py"))
+    assert load_dataset("mnist", raw=True).y_test[:5].tolist() == [7, 2, 1, 0, 4]
+
+
+def test_mnist_with_one_changed_pixel_is_refused(tmp_path, monkeypatch):
+    folder = copy_mnist(tmp_path / "data" / "mnist")
+    monkeypatch.setattr(idx, "__file__", str(tmp_path / "fastmlp" / "datasets" / "idx.py"))
+    name = "t10k-images-idx3-ubyte.gz"
+    content = bytearray(gzip.decompress((MNIST / name).read_bytes()))
+    content[5_000_000] ^= 1
+    (folder / name).unlink()
+    (folder / name).write_bytes(gzip.compress(bytes(content), 1))
+    message = fails(ValueError, "must have the SHA-256 0fa7898d", "mnist")
+    assert name in message
+    assert hashlib.sha256(content).hexdigest() in message
+
+
+def test_mnist_missing_says_where_it_should_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(idx, "__file__", str(tmp_path / "fastmlp" / "datasets" / "idx.py"))
+    assert str(tmp_path / "data" / "mnist") in fails(FileNotFoundError, "found neither", "mnist")
+
+
+def test_loading_mnist_imports_nothing_heavy():
+    code = (
+        "import sys; from fastmlp.datasets import load_dataset; load_dataset('mnist', raw=True);"
+        "print(*{'pandas', 'pyarrow', 'tensorflow_datasets', 'PIL', 'platformdirs', 'scipy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+# IDX folders
+
+IMAGES = np.arange(5 * 2 * 3, dtype=np.uint8).reshape(5, 2, 3) * 8
+LABELS = [3, 0, 1, 2, 1]
+
+
+def idx_images(images):
+    return struct.pack(">IIII", 0x803, *images.shape) + images.tobytes()
+
+
+def idx_labels(labels):
+    return struct.pack(">II", 0x801, len(labels)) + bytes(labels)
+
+
+def idx_folder(folder, name="{split}-{content}-idx{n}-ubyte", test="t10k", pack=bytes):
+    """Write a set of 5 training and 3 test images of 2 × 3 pixels."""
+    folder.mkdir(exist_ok=True)
+    for split, k in (("train", 5), (test, 3)):
+        files = (("images", 3, idx_images(IMAGES[:k])), ("labels", 1, idx_labels(LABELS[:k])))
+        for content, n, stored in files:
+            (folder / name.format(split=split, content=content, n=n)).write_bytes(pack(stored))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "test", "pack"),
+    [
+        ("{split}-{content}-idx{n}-ubyte", "t10k", bytes),
+        ("{split}-{content}.idx{n}-ubyte", "t10k", bytes),
+        ("{split}-{content}-idx{n}-ubyte.gz", "t10k", gzip.compress),
+        ("{split}-{content}.idx{n}-ubyte.gz", "t10k", gzip.compress),
+        ("emnist-letters-{split}-{content}-idx{n}-ubyte.gz", "test", gzip.compress),
+        ("{split}-{content}-idx{n}-ubyte.gz", "t10k", bytes),  # unpacked by a browser that kept the name
+        ("{split}-{content}-idx{n}-ubyte", "t10k", gzip.compress),
+        ("{split}-{content}-idx{n}-ubyte", "t10k", lambda stored: gzip.compress(stored) + bytes(512)),
+    ],
+)
+def test_idx_folder(tmp_path, name, test, pack):
+    folder = idx_folder(tmp_path / "set", name, test, pack)
+    data = load_dataset(folder, raw=True)
+    assert data.X_train.tolist() == IMAGES.reshape(5, 6).tolist()
+    assert data.X_test.tolist() == IMAGES[:3].reshape(3, 6).tolist()
+    assert data.y_train.tolist() == LABELS
+    assert data.y_test.tolist() == LABELS[:3]
+    assert data.class_names == ("0", "1", "2", "3")
+    assert data.image_shape == (2, 3)
+    assert data.input_scale == 1 / 255
+    scaled = load_dataset(str(folder))
+    assert scaled.X_train.dtype == np.float32
+    np.testing.assert_allclose(scaled.X_train, IMAGES.reshape(5, 6) / 255, rtol=1e-6)
+
+
+def test_idx_file_of_several_gzip_members(tmp_path):
+    folder = idx_folder(tmp_path)
+    stored = idx_images(IMAGES)
+    packed = gzip.compress(stored[:20]) + gzip.compress(stored[20:])
+    (folder / "train-images-idx3-ubyte").write_bytes(packed)
+    assert load_dataset(folder, raw=True).X_train.tolist() == IMAGES.reshape(5, 6).tolist()
+
+
+def test_idx_plain_file_comes_before_its_compressed_twin(tmp_path):
+    folder = idx_folder(tmp_path)
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx_images(IMAGES[::-1])))
+    assert load_dataset(folder, raw=True).X_train[0].tolist() == IMAGES[0].ravel().tolist()
+
+
+def test_idx_two_sets_in_one_folder(tmp_path):
+    idx_folder(idx_folder(tmp_path), "emnist-{split}-{content}-idx{n}-ubyte")
+    message = fails(ValueError, "must hold one file of train images, got 2", tmp_path)
+    assert "emnist-train-images-idx3-ubyte, train-images-idx3-ubyte" in message
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize(
+    ("file", "stored", "pattern"),
+    [
+        ("train-images-idx3-ubyte", idx_labels(LABELS), r"magic number 0x00000803 of images, got 0x00000801 .*swapped"),
+        ("t10k-labels-idx1-ubyte", idx_images(IMAGES), r"magic number 0x00000801 of labels, got 0x00000803 .*swapped"),
+        ("train-images-idx3-ubyte", b"P5 28 28 255 ", r"magic number 0x00000803 of images, got 0x50352032$"),
+        ("train-images-idx3-ubyte", b"\0\0", r"magic number 0x00000803 of images, got 0x0000$"),
+        ("train-images-idx3-ubyte", b"", "got an empty file"),
+        ("train-images-idx3-ubyte", idx_images(IMAGES)[:12], "header of 16 bytes, got 12"),
+        ("train-images-idx3-ubyte", idx_images(IMAGES)[:-1], "must hold the 46 bytes that its header announces, got"),
+        ("train-images-idx3-ubyte", idx_images(IMAGES) + b"x", "must hold the 46 bytes that its header announces, got"),
+        ("train-images-idx3-ubyte", idx_images(IMAGES[:0]), r"at least one sample .* got the shape \(0, 2, 3\)"),
+        ("train-images-idx3-ubyte", idx_images(IMAGES[:4]), "train files .* got 5 labels and 4 images"),
+        ("t10k-labels-idx1-ubyte", idx_labels([1, 2]), "t10k files .* got 2 labels and 3 images"),
+        ("t10k-images-idx3-ubyte", idx_images(IMAGES[:3, :, :2]), r"shape \(2, 3\) of the others, got \(2, 2\)"),
+    ],
+)
+def test_idx_bad_file(tmp_path, file, stored, pattern, pack):
+    (idx_folder(tmp_path) / file).write_bytes(pack(stored))
+    fails(ValueError, pattern, tmp_path)
+
+
+def test_idx_missing_file(tmp_path):
+    (idx_folder(tmp_path) / "t10k-labels-idx1-ubyte").unlink()
+    fails(FileNotFoundError, "t10k-labels-idx1-ubyte or t10k-labels-idx1-ubyte.gz, found neither", tmp_path)
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_idx_cut_or_damaged_gzip_is_always_noticed(tmp_path_factory, data):
+    folder = idx_folder(tmp_path_factory.mktemp("cut"))
+    stored = gzip.compress(idx_images(IMAGES), mtime=0)
+    cut = data.draw(st.integers(2, len(stored) - 1))
+    (folder / "train-images-idx3-ubyte").write_bytes(stored[:cut])
+    fails(ValueError, "train-images-idx3-ubyte must", folder)
+    flipped = bytearray(stored)
+    flipped[data.draw(st.integers(10, len(stored) - 1))] ^= data.draw(st.integers(1, 255))  # behind gzip's header
+    (folder / "train-images-idx3-ubyte").write_bytes(flipped)
+    fails(ValueError, "train-images-idx3-ubyte must", folder)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        struct.pack(">IIII", 0x803, 2**32 - 1, 28, 28),
+        gzip.compress(struct.pack(">IIII", 0x803, 2**32 - 1, 2**32 - 1, 2**32 - 1)),
+        gzip.compress(struct.pack(">IIII", 0x803, 50_000, 28, 28)),
+        gzip.compress(struct.pack(">IIII", 0x803, 1, 28, 28) + bytes(200_000_000), 1),
+    ],
+    ids=["absurd count", "absurd count, gzip", "count beyond what gzip can hold", "gzip bomb"],
+)
+def test_idx_header_is_not_believed(tmp_path, stored):
+    (idx_folder(tmp_path) / "train-images-idx3-ubyte").write_bytes(stored)
+    tracemalloc.start()
+    try:
+        fails(ValueError, "bytes that its header announces, got", tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 16e6
+    finally:
+        tracemalloc.stop()
+
+
+# .npz
+
+
+@pytest.mark.parametrize("x", ["X", "x"])
+def test_npz_with_a_test_set(tmp_path, x):
+    arrays = {f"{x}_train": IMAGES, "y_train": np.uint8(LABELS), f"{x}_test": IMAGES[:2], "y_test": np.uint8([9, 2])}
+    np.savez(tmp_path / "a.npz", **arrays)
+    data = load_dataset(tmp_path / "a.npz", raw=True)
+    assert data.X_train.tolist() == IMAGES.reshape(5, 6).tolist()
+    assert data.X_train.dtype == np.uint8
+    assert data.image_shape == (2, 3)
+    # Classes are the labels of both sets, in order.
+    assert data.class_names == ("0", "1", "2", "3", "9")
+    assert data.y_train.tolist() == [3, 0, 1, 2, 1]
+    assert data.y_test.tolist() == [4, 2]
+
+
+@pytest.mark.parametrize(
+    ("y", "names", "codes"),
+    [
+        (["b", "a", "c", "a"], ("a", "b", "c"), [1, 0, 2, 0]),
+        ([7, -1, 7, 30], ("-1", "7", "30"), [1, 0, 1, 2]),
+        ([True, False, True, True], ("False", "True"), [1, 0, 1, 1]),
+        ([b"yes", b"no", b"no", b"no"], ("no", "yes"), [1, 0, 0, 0]),
+        ([[4], [2], [2], [4]], ("2", "4"), [1, 0, 0, 1]),
+    ],
+)
+def test_npz_labels_are_encoded(tmp_path, y, names, codes):
+    np.savez_compressed(tmp_path / "a.npz", X=np.arange(4.0)[:, None], label=np.array(y))
+    data = load_dataset(tmp_path / "a.npz", target="label", test_fraction=0.25)
+    assert data.class_names == names
+    assert data.y_train.dtype == np.int64
+    rows = np.concatenate([data.X_train, data.X_test])[:, 0].astype(int)
+    assert np.concatenate([data.y_train, data.y_test]).tolist() == [codes[row] for row in rows]
+    assert sorted(rows) == [0, 1, 2, 3]
+    assert data.input_scale == 1.0
+    assert data.image_shape is None
+
+
+def test_npz_float_labels_are_a_regression(tmp_path):
+    y = np.linspace(0, 1, 10)
+    np.savez(tmp_path / "a.npz", X=y[:, None] * 2, y=y)
+    data = load_dataset(tmp_path / "a.npz", raw=True)
+    assert data.class_names is None
+    assert (data.X_train.dtype, data.y_train.dtype) == (np.float32, np.float32)
+    np.testing.assert_array_equal(data.X_train[:, 0], 2 * data.y_train)
+
+
+def test_colour_images_keep_their_shape(tmp_path):
+    np.savez(tmp_path / "a.npz", X=np.zeros((4, 5, 6, 3), np.uint8), y=[0, 1, 0, 1])
+    assert load_dataset(tmp_path / "a.npz").image_shape == (5, 6, 3)
+    np.savez(tmp_path / "b.npz", X=np.zeros((4, 5, 6, 1), np.uint8), y=[0, 1, 0, 1])
+    assert load_dataset(tmp_path / "b.npz").image_shape == (5, 6)
+
+
+def test_split_is_seeded_and_loses_nothing(tmp_path):
+    np.savez(tmp_path / "a.npz", X=np.arange(50)[:, None], y=np.arange(50) % 3)
+    one, same, other = (load_dataset(tmp_path / "a.npz", test_fraction=0.3, seed=seed) for seed in (1, 1, 2))
+    assert (len(one.X_train), len(one.X_test)) == (35, 15)
+    assert sorted(np.concatenate([one.X_train, one.X_test])[:, 0]) == list(range(50))
+    assert one.X_test.tolist() == same.X_test.tolist()
+    assert one.X_test.tolist() != other.X_test.tolist()
+    for X, y in ((one.X_train, one.y_train), (one.X_test, one.y_test)):
+        assert y.tolist() == (X[:, 0] % 3).tolist()
+
+
+X4 = np.zeros((4, 2))
+Y4 = np.array([0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "options", "pattern"),
+    [
+        ({"X": X4, "y": np.array([0, "a", None, 1], object)}, {}, "without object arrays, got: Object arrays"),
+        ({"X": X4, "y": Y4}, {"target": "label"}, "must hold an array 'label', got X, y"),
+        ({"X": X4, "labels": Y4}, {"target": "label"}, "did you mean 'labels'"),
+        ({"X_train": X4, "y_train": Y4, "X_test": X4}, {}, "must hold an array 'y_test', got X_test, X_train, y_train"),
+        ({"X_train": X4, "y_train": Y4, "X_test": X4, "y_test": Y4}, {"target": "y"}, "target must be None .* got 'y'"),
+        ({"X": X4, "y": Y4[:3]}, {}, "label a sample, got 3 labels, 4 samples"),
+        ({"X": X4, "y": np.eye(4)}, {}, r"labels 'y' must be one number or name a sample, got the shape \(4, 4\)"),
+        ({"X": X4[:0], "y": Y4[:0]}, {}, r"must have samples with features, got the shape \(0, 2\)"),
+        ({"X": X4[:1], "y": Y4[:1]}, {}, "must have rows left for training, got 1 rows"),
+        ({"X": np.float32(3), "y": Y4}, {}, "X in .* must have one entry a sample"),
+        ({"X": np.full((4, 2), "a"), "y": Y4}, {}, "must be numeric, got dtype <U1"),
+        ({"X": np.array([[0, 1], [2, np.nan]]), "y": Y4[:2]}, {}, "feature 1 .* got nan in row 2"),
+        ({"X": np.array([[0, 1], [1e39, 0]]), "y": Y4[:2]}, {}, "feature 0 .* finite in float32, got inf in row 2"),
+        ({"X": X4, "y": np.array([0.5, 1, np.inf, 2])}, {}, "labels 'y' must be finite, got inf in row 3"),
+        ({"X": np.zeros((50, 1)), "y": np.arange(50)}, {}, "recur, got 50 different ones in 50 rows .* as floats"),
+        (
+            {"X_train": X4, "y_train": Y4, "X_test": X4[:, :1], "y_test": Y4},
+            {},
+            r"shape \(2,\) of the others, got \(1,",
+        ),
+        ({"X_train": X4, "y_train": Y4, "X_test": X4, "y_test": Y4.astype(str)}, {}, "of one kind, got int64 and <U21"),
+        ({"X_train": X4, "y_train": Y4, "X_test": X4 * np.nan, "y_test": Y4}, {}, "feature 0 .* got nan in test row 1"),
+        ({"X": X4, "y": Y4.astype(complex)}, {}, "numbers or strings, got dtype complex128"),
+    ],
+)
+def test_npz_bad(tmp_path, arrays, options, pattern):
+    np.savez(tmp_path / "bad.npz", **arrays)
+    fails(ValueError, pattern, tmp_path / "bad.npz", **options)
+
+
+def test_npz_damaged(tmp_path):
+    np.savez_compressed(tmp_path / "whole.npz", X=np.random.default_rng(0).random((50, 50)), y=np.arange(50) % 2)
+    stored = (tmp_path / "whole.npz").read_bytes()
+    flipped = bytearray(stored)
+    flipped[len(stored) // 2] ^= 0xFF
+    path = tmp_path / "bad.npz"
+    for content in (b"", b"PK", b"no zip at all", stored[: len(stored) // 2], bytes(flipped)):
+        path.write_bytes(content)
+        fails(ValueError, "bad.npz must be a sound .npz file", path)
+    with path.open("wb") as file:
+        np.save(file, X4)
+    fails(ValueError, "must be a sound .npz file .* a single array", path)
+
+
+# .csv
+
+CSV = 'size,"weight, kg",kind\n1,0.1,cat\n2,-5e-1,dog\n3, 7 ,"cat"\n\n4,1e3,eel\n'
+
+
+def together(data):
+    """Return all rows in the order of their first column, with their labels."""
+    X, y = np.concatenate([data.X_train, data.X_test]), np.concatenate([data.y_train, data.y_test])
+    order = np.argsort(X[:, 0])
+    return X[order], y[order]
+
+
+def write(path, text, encoding="utf-8"):
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CSV,
+        CSV.replace("\n", "\r\n"),
+        "\ufeff" + CSV,
+        CSV.replace('"weight, kg"', "weight").replace(",", ";"),
+        CSV.replace('"weight, kg"', "weight").replace(",", "\t"),
+    ],
+    ids=["plain", "crlf", "byte order mark", "semicolons", "tabs"],
+)
+def test_csv(tmp_path, text):
+    data = load_dataset(write(tmp_path / "pets.csv", text), target="kind", test_fraction=0.25)
+    X, y = together(data)
+    np.testing.assert_array_equal(X, np.float32([[1, 0.1], [2, -0.5], [3, 7], [4, 1000]]))
+    assert data.class_names == ("cat", "dog", "eel")
+    assert y.tolist() == [0, 1, 0, 2]
+    assert (len(data.X_train), len(data.X_test)) == (3, 1)
+
+
+@pytest.mark.parametrize("column", ["whole", "real", "word", "truth"])
+def test_csv_reads_what_pandas_wrote(tmp_path, column):
+    pandas = pytest.importorskip("pandas")
+    rng = np.random.default_rng(5)
+    labels = {
+        "whole": rng.integers(-2, 3, 40),
+        "real": rng.normal(size=40),
+        "word": rng.choice(["ä, ö", 'say "hi"', "plain"], 40),
+        "truth": rng.random(40) < 0.5,
+    }
+    features = {"first": np.arange(40), "second": rng.normal(size=40), "third": rng.normal(size=40) * 1e-30}
+    frame = pandas.DataFrame({"first": features.pop("first"), column: labels[column], **features})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    data = load_dataset(tmp_path / "t.csv", target=column)
+    X, y = together(data)
+    np.testing.assert_allclose(X, frame.drop(columns=column).to_numpy(np.float32), rtol=1e-6)
+    if column == "real":
+        assert data.class_names is None
+        np.testing.assert_allclose(y, labels["real"], rtol=1e-6)
+    else:
+        assert [data.class_names[code] for code in y] == [str(label) for label in labels[column]]
+        assert list(data.class_names) == [str(label) for label in sorted(set(labels[column].tolist()))]
+
+
+def test_csv_needs_no_pandas(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    assert load_dataset(write(tmp_path / "a.csv", CSV), target="kind").class_names == ("cat", "dog", "eel")
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "pattern"),
+    [
+        (CSV, None, "target must name a column of .*size, weight, kg, kind.* got None"),
+        (CSV, "kid", "target must name a column .* got 'kid'; did you mean 'kind'?"),
+        ("", "y", "must start with a line of column names"),
+        ("a,y\n", "y", "must have rows below its header, got none"),
+        ("y\n1\n", "y", "must have a feature column beside the target"),
+        ("a,a,y\n1,2,3\n", "y", "must have different names, got 'a' twice"),
+        ("a,b,y\n1,2,0\n1,red,0\n", "y", "column 'b' must be numeric, got 'red' in row 2"),
+        ("a,b,y\n1,2,0\n,3,0\n", "y", "column 'a' must be numeric, got '' in row 2"),
+        ("a,b,y\n1,2,0\n1,3\n", "y", "row 2 of .* must have 3 cells, got 2"),
+        ("a,b,y\n1,2,0\n1,3,4,5\n", "y", "row 2 of .* must have 3 cells, got 4"),
+        ("a,b,y\n1,2,0\n1,3,\n", "y", "column 'y' must have a label in every row, got none in row 2"),
+        ("a,b,y\n1,2,0\n1,nan,1\n", "y", "column 'b' .* must be finite in float32, got nan in row 2"),
+        ("a,b,y\n-inf,2,0\n1,3,1\n", "y", "column 'a' .* must be finite in float32, got -inf in row 1"),
+        ("a,b,y\n1e99,2,0\n1,3,1\n", "y", "column 'a' .* must be finite in float32, got inf in row 1"),
+        ("a,y\n1,0.5\n2,nan\n", "y", "labels 'y' must be finite, got nan in row 2"),
+        ("a,y\n1," + "x" * 200_000 + "\n", "y", "must be a CSV file in UTF-8, got: field larger"),
+    ],
+)
+def test_csv_bad(tmp_path, text, target, pattern):
+    fails(ValueError, pattern, write(tmp_path / "bad.csv", text), target=target)
+
+
+def test_csv_in_another_encoding(tmp_path):
+    path = write(tmp_path / "bad.csv", "größe,y\n1,0\n2,1\n", "latin-1")
+    fails(ValueError, "must be a CSV file in UTF-8, got: 'utf-8' codec", path, target="y")
+
+
+# .parquet
+
+
+@pytest.fixture
+def frame():
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    kinds = pandas.Categorical(["cat", "dog", "cat", "eel"])
+    return pandas.DataFrame(
+        {"n": [1, 2, 3, 4], "kind": kinds, "v": [0.5, -1.0, 2.0, 1e3], "b": [True, False, True, False]}
+    )
+
+
+def test_parquet(tmp_path, frame):
+    frame[::-1].to_parquet(tmp_path / "t.parquet")  # another order of rows makes pandas store its index as a column
+    data = load_dataset(tmp_path / "t.parquet", target="kind", raw=True)
+    X, y = together(data)
+    assert X.dtype == np.float32
+    assert X.tolist() == [[1, 0.5, 1], [2, -1, 0], [3, 2, 1], [4, 1000, 0]]
+    assert data.class_names == ("cat", "dog", "eel")
+    assert y.tolist() == [0, 1, 0, 2]
+
+
+@pytest.mark.parametrize(("target", "names"), [("b", ("False", "True")), ("n", ("1", "2", "3", "4")), ("v", None)])
+def test_parquet_targets(tmp_path, frame, target, names):
+    frame.drop(columns="kind").to_parquet(tmp_path / "t.parquet")
+    assert load_dataset(tmp_path / "t.parquet", target=target).class_names == names
+
+
+def test_parquet_of_bytes_is_pixels(tmp_path, frame):
+    pixels = frame[["n"]].assign(m=[0, 255, 0, 255]).astype("uint8").assign(y=["a", "b", "a", "b"])
+    pixels.to_parquet(tmp_path / "t.parquet")
+    raw = load_dataset(tmp_path / "t.parquet", target="y", raw=True)
+    assert (raw.X_train.dtype, raw.input_scale, raw.image_shape) == (np.uint8, 1 / 255, None)
+    assert load_dataset(tmp_path / "t.parquet", target="y").X_train.max() == 1
+
+
+def test_parquet_through_pandas_where_pyarrow_is_missing(tmp_path, frame, monkeypatch):
+    import pandas
+
+    frame.to_parquet(tmp_path / "t.parquet")
+    monkeypatch.setattr(pandas, "read_parquet", lambda path: frame if path == tmp_path / "t.parquet" else None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    X, y = together(load_dataset(tmp_path / "t.parquet", target="kind"))
+    assert X.tolist() == [[1, 0.5, 1], [2, -1, 0], [3, 2, 1], [4, 1000, 0]]
+    assert y.tolist() == [0, 1, 0, 2]
+
+
+def test_parquet_without_pyarrow_and_pandas(tmp_path, monkeypatch):
+    write(tmp_path / "t.parquet", "PAR1")
+    for name in ("pyarrow", "pandas"):
+        monkeypatch.setitem(sys.modules, name, None)
+    fails(ModuleNotFoundError, "needs pyarrow to be read: pip install pyarrow", tmp_path / "t.parquet", target="y")
+
+
+def test_parquet_bad(tmp_path, frame):
+    path = tmp_path / "bad.parquet"
+    frame.assign(word=["x"] * 4).to_parquet(path)
+    fails(ValueError, "column 'word' .* must be numeric, got 'x'", path, target="kind")
+    fails(ValueError, "got 'knd'; did you mean 'kind'", path, target="knd")
+    frame.assign(v=[0.5, None, 1.0, 2.0]).to_parquet(path)
+    fails(ValueError, "column 'v' .* finite in float32, got nan in row 2", path, target="kind")
+    frame.assign(kind=["a", "b", None, "a"]).to_parquet(path)
+    fails(ValueError, "labels 'kind' must be numbers or strings, got None in row 3", path, target="kind")
+    frame[:0].to_parquet(path)
+    fails(ValueError, "must have rows, got none", path, target="kind")
+    path.write_bytes(b"PAR1 and no more")
+    fails(ValueError, "must be a sound .parquet file, got", path, target="kind")
+    path.write_bytes(b"")
+    fails(ValueError, "must be a sound .parquet file, got", path, target="kind")
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    [
+        ("mnits", "did you mean 'mnist'?"),
+        ("MNIST", "did you mean 'mnist'?"),
+        ("fashion_mnist", "did you mean 'tfds:fashion_mnist'?"),
+        ("zebra", "got 'zebra'"),
+    ],
+)
+def test_unknown_name(name, suggestion):
+    message = fails(ValueError, "dataset must be 'mnist', 'tfds:NAME', a folder", name)
+    assert message.endswith(suggestion)
+
+
+@pytest.mark.parametrize("name", ["absent.csv", "absent.npz", "absent.parquet", "some/where/absent"])
+def test_missing_path(tmp_path, name):
+    fails(FileNotFoundError, "must be an existing .*absent", tmp_path / name, target="y")
+
+
+def test_unknown_kind_of_file(tmp_path):
+    fails(ValueError, r"must be .npz, .csv or .parquet, got .*notes.txt", write(tmp_path / "notes.txt", "hello"))
+
+
+def test_options_out_of_place():
+    fails(ValueError, "target must be None for IDX files, .* got 'y'", "mnist", target="y")
+    for fraction in (0, 1, -0.1, 1.5, float("nan")):
+        fails(ValueError, "test_fraction must be > 0 and < 1, got", "mnist", test_fraction=fraction)
+
+
+def test_tfds_without_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    fails(ModuleNotFoundError, r"needs the package 'tensorflow_datasets': pip install 'fastmlp\[tfds\]'", "tfds:mnist")

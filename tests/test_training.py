@@ -1,0 +1,451 @@
+"""The minibatch loop: order, batches, history, stopping, divergence, repeatability, resuming."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from fastmlp import MLP, SGD, Adam, Cosine, DivergenceError, History, Progress, training
+from fastmlp.checkpoint import SavedNetwork
+from fastmlp.optimizers import Constant
+from fastmlp.parameters import aligned_zeros
+from fastmlp.training import Recipe, TrainingState, draw_orders
+
+Array = np.ndarray
+
+
+def blobs(n_samples: int = 23, seed: int = 0) -> tuple[Array, Array]:
+    """Points in the plane around three centres."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(3, size=n_samples)
+    return rng.normal(size=(n_samples, 2)) + 2.0 * np.array([[0, 1], [1, -1], [-1, -1]])[y], y
+
+
+def classifier(engine: str, **options: Any) -> MLP:
+    return MLP([2, 7, 5, 3], **{"activation": "tanh", "dtype": "float64", "seed": 3, "engine": engine, **options})
+
+
+def parameters(net: MLP) -> list[Array]:
+    """Copies of everything that is learnt."""
+    return [array.copy() for array in (*net.weights, *net.biases)]
+
+
+def assert_same(actual: list[Array], expected: list[Array]) -> None:
+    """Hold every bit of one network against the other."""
+    for a, e in zip(actual, expected, strict=True):
+        assert_array_equal(a, e)
+
+
+# --- Against a loop written by hand -----------------------------------------------------------------------------------
+
+
+def plain_loop(
+    net: MLP, X: Array, y: Array, epochs: int, batch_size: int, rate: float, momentum: float, fits: int, shuffle: bool
+) -> tuple[list[Array], list[Array], list[float]]:
+    """Train a copy of a tanh network with softmax cross-entropy in the plainest NumPy; give weights, biases, losses."""
+    W, b = [w.copy() for w in net.weights], [v.copy() for v in net.biases]
+    velocity_W, velocity_b = [np.zeros_like(w) for w in W], [np.zeros_like(v) for v in b]
+    rng = np.random.default_rng([net.seed, fits])
+    train_loss = []
+    for _ in range(epochs):
+        order = rng.permuted(np.arange(len(X))) if shuffle else np.arange(len(X))
+        total = 0.0
+        for start in range(0, len(X), batch_size):
+            rows = order[start : start + batch_size]
+            A = [X[rows]]
+            for layer in range(len(W) - 1):
+                A.append(np.tanh(A[-1] @ W[layer] + b[layer]))
+            Z = A[-1] @ W[-1] + b[-1]
+            P = np.exp(Z) / np.exp(Z).sum(axis=1, keepdims=True)
+            total -= np.log(P[np.arange(len(rows)), y[rows]]).sum()
+            delta = (P - np.eye(3)[y[rows]]) / len(rows)
+            for layer in reversed(range(len(W))):
+                dW, db = A[layer].T @ delta, delta.sum(axis=0)
+                delta = (delta @ W[layer].T) * (1 - A[layer] ** 2)
+                velocity_W[layer] = momentum * velocity_W[layer] + dW
+                velocity_b[layer] = momentum * velocity_b[layer] + db
+                W[layer] = W[layer] - rate * velocity_W[layer]
+                b[layer] = b[layer] - rate * velocity_b[layer]
+        train_loss.append(total / len(X))
+    return W, b, train_loss
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("batch_size", [1, 5, 8, 23, 100])
+def test_fit_is_the_plain_loop(engine: str, batch_size: int, shuffle: bool) -> None:
+    """23 samples: batches of 1, with a short last batch of 3 and of 7, the full batch, and more than there is."""
+    X, y = blobs()
+    net = classifier(engine)
+    for fits in range(2):  # The second fit goes on from the first one's weights, with velocities of zero.
+        W, b, train_loss = plain_loop(net, X, y, 4, batch_size, 0.2, 0.7, fits, shuffle)
+        history = net.fit(
+            X, y, epochs=4, batch_size=batch_size, optimizer=SGD(0.2, momentum=0.7), shuffle=shuffle
+        )  # fmt: skip
+        for actual, expected in zip([*net.weights, *net.biases], [*W, *b], strict=True):
+            assert_allclose(actual, expected, rtol=1e-10, atol=1e-12)
+        # The loss of the history is that of each sample in the forward pass of its own step, before the update.
+        assert_allclose(history.train_loss, train_loss, rtol=1e-10)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_train_loss_is_reduced_as_the_network_says(engine: str, reduction: str) -> None:
+    # With a rate of next to nothing every step sees the first weights, whatever the batches.
+    X, y = blobs()
+    net = classifier(engine, reduction=reduction)
+    before = net.loss(X, y)
+    history = net.fit(X, y, epochs=2, batch_size=5, optimizer=SGD(1e-15))
+    assert_allclose(history.train_loss, before, rtol=1e-10)
+
+
+def test_sum_reduction_steps_by_the_summed_gradient(engine: str) -> None:
+    X, y = blobs()
+    net = classifier(engine, reduction="sum")
+    gradient = net.gradients(X[:6], y[:6])
+    expected = [p - 0.01 * g for p, g in zip(parameters(net), [*gradient.weights, *gradient.biases], strict=True)]
+    net.fit(X[:6], y[:6], epochs=1, batch_size=6, optimizer=SGD(0.01), shuffle=False)
+    for actual, e in zip(parameters(net), expected, strict=True):
+        assert_allclose(actual, e, rtol=1e-12)
+
+
+# --- Which samples, in which order ------------------------------------------------------------------------------------
+
+
+def test_every_sample_is_taken_exactly_once_an_epoch(engine: str) -> None:
+    """Sample i is the i-th unit vector, so it alone moves weight i: half of the way to its target, each time."""
+    n = 37
+    for batch_size in (1, 4, 37):
+        net = MLP([n, 1], loss="squared_error", reduction="sum", bias=False, dtype="float64", engine=engine)
+        net.set_parameters([np.zeros((n, 1))])
+        net.fit(np.eye(n), np.arange(n, dtype=float), epochs=3, batch_size=batch_size, optimizer=SGD(0.5))
+        assert_allclose(net.weights[0][:, 0], np.arange(n) * (1 - 0.5**3), rtol=1e-13)
+
+
+class Recorder:
+    """An engine that takes no step and records which rows each step would have had."""
+
+    name = "recorder"
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.rates: list[float] = []
+        self.first_steps: list[int] = []
+        self.calls = 0
+
+    def compile(self, X: Array, optimizer: Any = None) -> None:
+        pass
+
+    def train_steps(
+        self, parameters: Array, slots: list[Array], X: Array, y: Array, orders: Array, batch_size: int,
+        first_batch: int, optimizer: Any, first_step: int, learning_rates: Array, threads: int,
+    ) -> Array:  # fmt: skip
+        self.calls += 1
+        n_batches = -(-len(X) // batch_size)
+        for i, rate in enumerate(learning_rates):
+            epoch, batch = divmod(first_batch + i, n_batches)
+            self.batches.append(orders[epoch % len(orders)][batch * batch_size :][:batch_size].tolist())
+            self.rates.append(float(rate))
+            self.first_steps.append(first_step + i)
+        return np.ones(len(learning_rates))
+
+
+def record(n_samples: int, epochs: int, batch_size: int, **arguments: Any) -> tuple[Recorder, TrainingState]:
+    recorder = Recorder()
+    state = TrainingState(rng=np.random.default_rng(0), slots=[])
+    shuffle = arguments.pop("shuffle", True)
+    recipe = Recipe(epochs, batch_size, SGD(0.1), arguments.pop("schedule", Constant()), shuffle)
+    X = np.zeros((n_samples, 1))
+    training.train(recorder, aligned_zeros(1, "float64"), X, X, True, recipe, state, 1, **arguments)  # type: ignore[arg-type]
+    return recorder, state
+
+
+@pytest.mark.parametrize("evaluate", [None, lambda: (0.0, 0.0)])
+def test_orders_remix_samples_and_not_batches(evaluate: Any) -> None:
+    recorder, _ = record(23, epochs=6, batch_size=5, evaluate=evaluate)
+    assert [len(batch) for batch in recorder.batches] == [5, 5, 5, 5, 3] * 6
+    epochs = [[row for batch in recorder.batches[5 * e : 5 * e + 5] for row in batch] for e in range(6)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(23))
+    assert len({tuple(epoch) for epoch in epochs}) == 6
+    # Companions in a batch change: the samples that shared the first batch do not share one again.
+    first = set(recorder.batches[0])
+    assert not any(first <= set(batch) for batch in recorder.batches[5:])
+    assert recorder.first_steps == list(range(30))
+
+
+def test_without_shuffling_the_order_is_the_datas() -> None:
+    recorder, _ = record(7, epochs=2, batch_size=3, shuffle=False)
+    assert recorder.batches == [[0, 1, 2], [3, 4, 5], [6]] * 2
+
+
+def test_orders_do_not_depend_on_how_they_are_grouped() -> None:
+    together = draw_orders(np.random.default_rng(5), 4, 9)
+    rng = np.random.default_rng(5)
+    apart = [draw_orders(rng, n, 9) for n in (1, 2, 1)]
+    assert_array_equal(together, np.concatenate(apart))
+    rng = np.random.default_rng(5)
+    assert_array_equal(together, [rng.permuted(np.arange(9)) for _ in range(4)])
+
+
+def test_the_schedule_is_followed_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = 0.1 * Cosine(warmup=1).factors(0, 20, steps_per_epoch=5, epochs=4)
+    for chunk_seconds in (0.0, 0.1):  # One step a call, and as many as there are.
+        monkeypatch.setattr(training, "CHUNK_SECONDS", chunk_seconds)
+        recorder, state = record(23, epochs=4, batch_size=5, schedule=Cosine(warmup=1))
+        assert_allclose(recorder.rates, expected, rtol=1e-15)
+        assert_allclose(state.history.learning_rate, expected[4::5], rtol=1e-15)
+        assert state.history.train_loss == [1.0] * 4
+
+
+def test_short_epochs_share_engine_calls() -> None:
+    recorder, state = record(4, epochs=2000, batch_size=4)
+    assert len(recorder.batches) == 2000
+    assert recorder.calls < 100
+    assert len(state.history.seconds) == 2000
+    # The seed's two fits and two seeds draw different orders; one network's fits are tested above.
+    assert (
+        draw_orders(np.random.default_rng([0, 0]), 1, 50).tolist()
+        != draw_orders(np.random.default_rng([0, 1]), 1, 50).tolist()
+    )
+
+
+# --- History, callbacks, progress -------------------------------------------------------------------------------------
+
+
+def test_history_has_one_entry_an_epoch(engine: str) -> None:
+    X, y = blobs()
+    net = classifier(engine)
+    history = net.fit(X, y, epochs=3, batch_size=5, validation_data=(X[:9], y[:9]))
+    assert isinstance(history, History)
+    assert {name: len(values) for name, values in history.to_dict().items()} == {
+        "train_loss": 3, "validation_loss": 3, "validation_accuracy": 3, "learning_rate": 3, "seconds": 3,
+    }  # fmt: skip
+    assert history.validation_loss[-1] == net.loss(X[:9], y[:9])
+    assert history.validation_accuracy[-1] == net.accuracy(X[:9], y[:9])
+    assert all(seconds > 0 for seconds in history.seconds)
+    assert history.compile_seconds >= 0
+    assert history.train_loss[-1] < history.train_loss[0]
+    history.to_dict()["train_loss"].clear()  # A copy.
+    assert len(history.train_loss) == 3
+
+
+def test_history_without_validation_and_of_a_regression(engine: str) -> None:
+    X, y = blobs()
+    history = classifier(engine).fit(X, y, epochs=2)
+    assert (history.validation_loss, history.validation_accuracy) == ([], [])
+    net = MLP([2, 4, 2], loss="squared_error", dtype="float64", engine=engine)
+    history = net.fit(X, X, epochs=2, validation_data=(X, X))
+    assert (len(history.validation_loss), history.validation_accuracy) == (2, [])
+
+
+def test_watching_does_not_change_the_result(engine: str) -> None:
+    X, y = blobs()
+    plain, watched, validated = (classifier(engine) for _ in range(3))
+    plain.fit(X, y, epochs=5, batch_size=4)
+    watched.fit(X, y, epochs=5, batch_size=4, progress=lambda progress: None, callbacks=[lambda history: None])
+    validated.fit(X, y, epochs=5, batch_size=4, validation_data=(X, y))
+    assert_same(parameters(watched), parameters(plain))
+    assert_same(parameters(validated), parameters(plain))
+
+
+def test_a_callback_stops_after_its_epoch(engine: str) -> None:
+    X, y = blobs()
+    called = []
+    net, shorter = classifier(engine), classifier(engine)
+    history = net.fit(
+        X, y, epochs=10, batch_size=4,
+        callbacks=[lambda h: len(h.train_loss) == 3, lambda h: called.append(len(h.train_loss))],
+    )  # fmt: skip
+    assert len(history.train_loss) == 3
+    assert called == [1, 2, 3]  # The others are called all the same.
+    shorter.fit(X, y, epochs=3, batch_size=4)
+    assert_same(parameters(net), parameters(shorter))
+
+
+def test_progress_says_where_the_run_stands(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "CHUNK_SECONDS", 0.0)  # One step a call.
+    X, y = blobs()
+    net = classifier(engine)
+    seen: list[Progress] = []
+    history = net.fit(X, y, epochs=2, batch_size=8, progress=seen.append)
+    assert [p.step for p in seen] == [1, 2, 3, 4, 5, 6]
+    assert [p.epoch for p in seen] == [0, 0, 1, 1, 1, 2]
+    assert [p.samples for p in seen] == [8, 16, 23, 31, 39, 46]
+    assert {(p.epochs, p.n_steps) for p in seen} == {(2, 6)}
+    assert [seen[2].loss, seen[5].loss] == history.train_loss
+    assert all(math.isfinite(p.loss) for p in seen)
+    assert seen[0].history is history
+
+
+# --- Stopping and going on --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 6, 7, 12])
+@pytest.mark.parametrize("validated", [False, True])
+@pytest.mark.parametrize("through_a_file", [False, True])
+def test_a_resumed_run_is_the_uninterrupted_one(
+    engine: str, stop_at: int, validated: bool, through_a_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six steps an epoch: stopped at the first step, within epochs, and at their ends; then on, bit for bit."""
+    monkeypatch.setattr(training, "CHUNK_SECONDS", 0.0)
+    X, y = blobs()
+    arguments: dict[str, Any] = {
+        "epochs": 3, "batch_size": 4, "optimizer": Adam(0.01), "schedule": "one_cycle",
+        "validation_data": (X, y) if validated else None,
+    }  # fmt: skip
+    whole = classifier(engine)
+    expected = whole.fit(X, y, **arguments)
+
+    net = classifier(engine)
+    state: TrainingState | None = net.training_state(arguments["optimizer"])
+    net.fit(X, y, **arguments, state=state, progress=lambda progress: progress.step == stop_at)
+    assert state is not None
+    assert (state.step, state.epoch, state.batch) == (stop_at, stop_at // 6, stop_at % 6)
+    if through_a_file:
+        net.save(tmp_path / "run.safetensors", state)
+        net = MLP.load(tmp_path / "run.safetensors", engine=engine)
+        state = SavedNetwork(tmp_path / "run.safetensors").state
+    history = net.fit(X, y, **arguments, state=state)
+
+    assert_same(parameters(net), parameters(whole))
+    assert history.train_loss == pytest.approx(expected.train_loss, rel=1e-14)
+    assert history.learning_rate == expected.learning_rate
+    assert len(history.seconds) == 3
+    if validated and stop_at != 12:
+        assert history.validation_loss == expected.validation_loss
+    # The next fit, too, draws what it would have drawn.
+    assert_array_equal(
+        draw_orders(net.training_state(SGD()).rng, 1, 23), draw_orders(whole.training_state(SGD()).rng, 1, 23)
+    )
+
+
+def test_a_second_fit_starts_with_a_fresh_optimizer(engine: str) -> None:
+    # v = w = 1 at each start: the second fit's first step has no velocity of the first. 1 - 0.1, 0.9 - 0.09.
+    net = MLP([1, 1], loss="squared_error", bias=False, dtype="float64", engine=engine)
+    net.set_parameters([[[1.0]]])
+    for expected in (0.9, 0.81, 0.729):
+        net.fit([[1.0]], [0.0], epochs=1, batch_size=1, optimizer=SGD(0.1, momentum=0.9))
+        assert net.weights[0][0, 0] == pytest.approx(expected, rel=1e-15)
+
+
+def test_a_foreign_state_is_refused(engine: str) -> None:
+    X, y = blobs()
+    net = classifier(engine)
+    before = parameters(net)
+    with pytest.raises(ValueError, match=r"^state must come from a run of this network with this optimizer$"):
+        net.fit(X, y, optimizer=Adam(), state=net.training_state(SGD()))
+    state = net.training_state(SGD(0.1))
+    state.batch = 5
+    with pytest.raises(ValueError, match=r"^state must come from a run on these 23 samples with this batch_size, got"):
+        net.fit(X, y, batch_size=10, optimizer=SGD(0.1), state=state)
+    assert_same(parameters(net), before)
+
+
+def test_a_refused_fit_changes_nothing(engine: str) -> None:
+    X, y = blobs()
+    net, untouched = classifier(engine), classifier(engine)
+    for arguments in ({"epochs": 0}, {"threads": 0}, {"optimizer": "x"}, {"schedule": "x"}, {"batch_size": -1}):
+        with pytest.raises(ValueError, match="must be"):
+            net.fit(X, y, **arguments)
+    net.fit(X, y, epochs=2, batch_size=4)
+    untouched.fit(X, y, epochs=2, batch_size=4)
+    assert_same(parameters(net), parameters(untouched))
+
+
+# --- Divergence -------------------------------------------------------------------------------------------------------
+
+
+def test_divergence_says_when_and_keeps_the_last_good_weights(engine: str) -> None:
+    """On X = [[1]], y = [0] a rate of 1e60 multiplies the weight by about -1e60 a step; the loss is half its square.
+
+    The weight overflows the loss, 1e360, in the fourth epoch's step; the third left it at -1e180.
+    """
+    net = MLP([1, 1], loss="squared_error", bias=False, dtype="float64", engine=engine)
+    net.set_parameters([[[1.0]]])
+    with pytest.raises(DivergenceError) as error:
+        net.fit([[1.0]], [0.0], epochs=10, batch_size=1, optimizer=SGD(1e60), validation_data=([[0.0]], [0.0]))
+    assert str(error.value) == (
+        "training diverged in epoch 4, batch 1 of 1: the loss is inf; the network keeps the weights of epoch 3; "
+        "try a learning_rate below 1e+60, a warm-up, or inputs scaled to about [-1, 1]"
+    )
+    assert net.weights[0][0, 0] == pytest.approx(-1e180, rel=1e-12)
+
+
+def test_divergence_names_the_weights_it_keeps_when_epochs_share_a_call(engine: str) -> None:
+    net = MLP([1, 1], loss="squared_error", bias=False, dtype="float64", engine=engine)
+    net.set_parameters([[[1.0]]])
+    with pytest.raises(DivergenceError, match=r"diverged in epoch 4, batch 1 of 1: .* keeps the weights it began with"):
+        net.fit([[1.0]], [0.0], epochs=10, batch_size=1, optimizer=SGD(1e60))
+    assert net.weights[0][0, 0] == 1.0
+
+
+def test_divergence_in_the_first_epoch_keeps_what_was_there(engine: str) -> None:
+    X, y = blobs()
+    net = classifier(engine, dtype="float32")
+    before = parameters(net)
+    with pytest.raises(DivergenceError, match=r"^training diverged in epoch 1, .*keeps the weights it began with"):
+        net.fit(X, y, epochs=3, batch_size=4, optimizer=SGD(1e38))
+    assert_same(parameters(net), before)
+
+
+def test_an_infinite_weight_is_divergence_too(engine: str) -> None:
+    # The only step's loss is finite, and its update is not.
+    net = MLP([1, 1], loss="squared_error", bias=False, dtype="float32", engine=engine)
+    net.set_parameters([[[100.0]]])
+    with pytest.raises(DivergenceError, match=r"in epoch 1, batch 1 of 1: a weight is not finite; .* it began with"):
+        net.fit([[1.0]], [0.0], epochs=1, batch_size=1, optimizer=SGD(1e38))
+    assert net.weights[0][0, 0] == 100.0
+
+
+def test_the_network_can_be_trained_on_after_divergence(engine: str) -> None:
+    X, y = blobs()
+    net = classifier(engine, activation="relu")
+    with pytest.raises(DivergenceError):
+        net.fit(X, y, epochs=50, batch_size=4, optimizer=SGD(1e300))
+    assert net.fit(X, y, epochs=50, batch_size=4).train_loss[-1] < 0.5
+
+
+# --- Repeatability ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_same_seed_gives_the_same_bits(engine: str, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(333, 20)), rng.integers(10, size=333)
+    results = []
+    for threads in (None, 1, 2, 1):
+        net = MLP([20, 50, 30, 10], dtype=dtype, seed=7, engine=engine)
+        net.fit(X, y, epochs=3, batch_size=64, threads=threads)
+        results.append(parameters(net))
+    for other in results[1:]:
+        assert_same(other, results[0])
+    another = MLP([20, 50, 30, 10], dtype=dtype, seed=8, engine=engine)
+    assert not np.array_equal(another.weights[0], MLP([20, 50, 30, 10], dtype=dtype, seed=7, engine=engine).weights[0])
+
+
+def test_chunks_do_not_change_the_result(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = blobs()
+    results = []
+    for chunk_seconds in (0.0, 1e-3, 10.0):
+        monkeypatch.setattr(training, "CHUNK_SECONDS", chunk_seconds)
+        net = classifier(engine)
+        history = net.fit(X, y, epochs=20, batch_size=4, optimizer=Adam(0.01), schedule="cosine")
+        results.append((parameters(net), history))
+    for result, history in results[1:]:
+        assert_same(result, results[0][0])
+        assert_allclose(history.train_loss, results[0][1].train_loss, rtol=1e-13)
+        assert history.learning_rate == results[0][1].learning_rate
+
+
+def test_threads_are_never_more_than_the_process_may_use(engine: str) -> None:
+    net = classifier(engine)
+    available = training.available_cpus()
+    assert net.threads(100, 10_000) == available
+    assert net.threads(100, 1) == 1
+    assert 1 <= net.threads(100) <= available
+    with pytest.raises(ValueError, match=r"^threads must be >= 1, got 0$"):
+        net.threads(100, 0)
