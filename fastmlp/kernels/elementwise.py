@@ -124,9 +124,9 @@ def sigmoid_slope(a):
 
 @inline
 def tanh_value(z):
-    """``-m / (2 + m)`` with ``m = exp(-2 |z|) - 1``, and the sign of z."""
+    """``|m| / (2 + m)`` with ``m = exp(-2 |z|) - 1``, and the sign of z."""
     m = expm1_negative(real(-2.0, z) * abs(z))
-    t = -m / (real(2.0, z) + m)
+    t = abs(m) / (real(2.0, z) + m)
     return -t if z < real(0.0, z) else t
 
 

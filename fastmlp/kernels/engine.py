@@ -14,7 +14,7 @@ from fastmlp.kernels.lists import LIST_SLACK
 from fastmlp.kernels.loop import (
     BLOCK_ROWS,
     MASK_SLACK,
-    TILE_ROWS,
+    WEIGHT_ROWS,
     Buffers,
     Layer,
     Network,
@@ -23,7 +23,7 @@ from fastmlp.kernels.loop import (
     forward_all,
     train_steps,
 )
-from fastmlp.kernels.tiles import MAX_VECTORS, lanes_of
+from fastmlp.kernels.products import DENSE_COLUMNS
 from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
 from fastmlp.parameters import ParameterLayout, aligned_zeros, padded
 
@@ -42,7 +42,7 @@ class Scratch(NamedTuple):
     workspace: Array
     masks: Array
     row_losses: Array
-    tiles: Array
+    weight_rows: Array
     indices: Array
     turned: Array
     barrier: Array
@@ -150,13 +150,13 @@ class Engine:
 
     def _allocate(self, threads: int) -> Scratch:
         n_words = self._network.n_words
-        stride = max(self.layout.row_strides)
-        tile_size = max(stride, TILE_ROWS * MAX_VECTORS * lanes_of(self.dtype.itemsize * 8))
+        # Whole tiles of rows, so up to a tile more than WEIGHT_ROWS.
+        rows_size = (WEIGHT_ROWS + DENSE_COLUMNS.rows) * max(self.layout.row_strides)
         return Scratch(
             workspace=aligned_zeros(self._workspace_size, self.dtype.name),
             masks=np.zeros((BLOCK_ROWS + MASK_SLACK) * n_words, dtype=np.uint64),
             row_losses=np.zeros(BLOCK_ROWS),
-            tiles=np.zeros((threads, padded(tile_size, self.dtype.itemsize)), self.dtype),
+            weight_rows=aligned_zeros(threads * rows_size, self.dtype.name).reshape(threads, rows_size),
             indices=np.zeros((threads, max(n_words * 64, BLOCK_ROWS) + LIST_SLACK), dtype=np.int32),
             turned=np.zeros((threads, 2 * BLOCK_ROWS), dtype=np.uint8),
             barrier=np.zeros(2, dtype=np.int64),

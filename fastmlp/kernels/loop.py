@@ -28,22 +28,24 @@ from fastmlp.kernels.instructions import (
     real,
 )
 from fastmlp.kernels.jit import inline
-from fastmlp.kernels.lists import backward_list, turn_masks
-from fastmlp.kernels.products import ROW_UNIT, multiply_listed_rows, multiply_rows, panel_edge
-from fastmlp.kernels.tiles import SHAPES, dense_columns, lanes, listed_columns
+from fastmlp.kernels.lists import turn_masks
+from fastmlp.kernels.products import (
+    ROW_UNIT,
+    multiply_columns,
+    multiply_listed_columns,
+    multiply_listed_rows,
+    multiply_rows,
+)
+from fastmlp.kernels.tiles import lanes
 
 BLOCK_ROWS = 240
 """Rows of a batch that are worked on at once: a multiple of `ROW_UNIT` and of 8."""
 assert BLOCK_ROWS % ROW_UNIT == 0
 assert BLOCK_ROWS % 8 == 0
 
-WEIGHT_ROWS = 12
-"""Rows of a weight matrix that a thread takes at a time: a multiple of the rows of a dense tile."""
-DENSE = SHAPES["dense", "columns"]
-LISTED = SHAPES["listed", "columns"]
-assert WEIGHT_ROWS % DENSE.rows == 0
-assert LISTED.rows == 4  # What `fastmlp.kernels.lists` turns masks into.
-TILE_ROWS = max(DENSE.rows, LISTED.rows)
+WEIGHT_ROWS = 16
+"""Rows of a weight matrix that a thread takes at a time: enough that the update is one long loop, few enough that they
+stay in the cache for it. It divides 64, so that a word of the masks serves a whole number of them."""
 
 SPINS = 4000
 """Looks at a barrier before a thread gives way to others."""
@@ -96,9 +98,9 @@ class Buffers(NamedTuple):
     workspace: Any  # Gathered inputs, Z, A, D, transposed weights, and a row of zeros at 0.
     masks: Any  # uint64 (BLOCK_ROWS + slack) * n_words
     row_losses: Any  # float64 (BLOCK_ROWS,)
-    tiles: Any  # (threads, ...) a tile of dW, or db, before it is used
+    weight_rows: Any  # (threads, ...) rows of dW, or db, before they are used
     indices: Any  # int32 (threads, longest list)
-    turned: Any  # uint8 (threads, ...) turned masks
+    turned: Any  # uint8 (threads, ...) the masks of 64 inputs, turned
     barrier: Any  # int64 (2,)
 
 
@@ -263,33 +265,30 @@ def backward_through_layers(net, buffers, begin, end, thread):
 
 
 @inline
-def use_gradient(net, buffers, layer, row, n_rows, column, width, tile, tile_stride, first_block, last_block, optimizer, constants):
-    """Do with a tile of dW what is to be done: keep or add it in the gradient buffer, update the weights, or both."""
+def use_gradient(net, buffers, layer, row, n_rows, G, first_block, last_block, optimizer, constants):
+    """Do with some rows of dW what is to be done: keep or add them in the gradient buffer, update the weights, or both.
+
+    Rows with their padding are contiguous, here and in the parameters, so this is one loop over all of them.
+    """
     stride = net.layers[layer, STRIDE]
-    for r in range(n_rows):
-        at = net.layers[layer, WEIGHTS] + (row + r) * stride + column
-        g = tile[r * tile_stride : r * tile_stride + width]
-        if not (first_block and last_block) or optimizer == e.NO_UPDATE:
-            kept = buffers.gradient[at : at + width]
-            if first_block:
-                for j in range(width):
-                    kept[j] = g[j]
-            else:
-                for j in range(width):
-                    kept[j] += g[j]
-            g = kept
-        if last_block and optimizer != e.NO_UPDATE:
-            w = buffers.parameters[at : at + width]
-            slot = at if buffers.slot1.size > 0 else 0
-            m = buffers.slot1[slot : slot + width]
-            slot = at if buffers.slot2.size > 0 else 0
-            v = buffers.slot2[slot : slot + width]
-            e.update(optimizer, constants, w, g, m, v)
-            if layer > 0 and row < net.layers[layer, N_IN]:  # dX of the next step needs W by columns.
-                to = net.layers[layer, TRANSPOSED] + row + r
-                input_stride = net.layers[layer, INPUT_STRIDE]
-                for j in range(min(width, net.layers[layer, N_OUT] - column)):
-                    buffers.workspace[to + (column + j) * input_stride] = w[j]
+    begin = net.layers[layer, WEIGHTS] + row * stride
+    end = begin + n_rows * stride
+    g = G[: n_rows * stride]
+    if not (first_block and last_block) or optimizer == e.NO_UPDATE:
+        kept = buffers.gradient[begin:end]
+        if first_block:
+            for i in range(kept.size):
+                kept[i] = g[i]
+        else:
+            for i in range(kept.size):
+                kept[i] += g[i]
+        g = kept
+    if last_block and optimizer != e.NO_UPDATE:
+        m = buffers.slot1[begin:end] if buffers.slot1.size > 0 else buffers.slot1
+        v = buffers.slot2[begin:end] if buffers.slot2.size > 0 else buffers.slot2
+        e.update(optimizer, constants, buffers.parameters[begin:end], g, m, v)
+        if layer > 0 and row < net.layers[layer, N_IN]:
+            transpose_weights(net, buffers, layer, row, row + n_rows)  # dX of the next step needs them.
 
 
 @inline
@@ -298,76 +297,56 @@ def backward_to_weights(net, buffers, n_rows, first_block, last_block, optimizer
     layers, workspace = net.layers, buffers.workspace
     width = lanes(workspace[0])
     zeros = pointer(workspace, 0)
-    tile, turned, indices = buffers.tiles[thread], buffers.turned[thread], buffers.indices[thread]
-    indices_at = pointer(indices, 0)
+    G, turned, indices = buffers.weight_rows[thread], buffers.turned[thread], buffers.indices[thread]
+    G_at, indices_at = pointer(G, 0), pointer(indices, 0)
+    turned_word = -1
     unit = 0
     for layer in range(layers.shape[0] - 1, -1, -1):
         n_in, stride, input_stride = layers[layer, N_IN], layers[layer, STRIDE], layers[layer, INPUT_STRIDE]
         D = pointer(workspace, layers[layer, D_AT])
         n_vectors = -(-layers[layer, N_OUT] // width)
-        if layer == 0:
-            n_panels = -(-n_vectors // LISTED.vectors)
-            for word in range(net.n_words):
-                unit += 1
-                if unit % threads != thread:
-                    continue
-                turn_masks(buffers.masks, net.n_words, word, n_rows, turned)
-                for panel in range(n_panels):
-                    v = panel_edge(panel, n_panels, n_vectors)
-                    count = panel_edge(panel + 1, n_panels, n_vectors) - v
-                    for row in range(word * 64, min(word * 64 + 64, n_in), LISTED.rows):
-                        length = backward_list(turned, (row - word * 64) // LISTED.rows, n_rows, indices)
-                        listed_columns(
-                            count, pointer(workspace, net.inputs + row), input_stride, advance(D, v * width), stride,
-                            zeros, 0, pointer(tile, 0), LISTED.vectors * width, indices_at, length,
-                        )  # fmt: skip
-                        use_gradient(
-                            net, buffers, layer, row, min(LISTED.rows, n_in - row), v * width, count * width, tile,
-                            LISTED.vectors * width, first_block, last_block, optimizer, constants,
-                        )  # fmt: skip
-        else:
-            n_panels = -(-n_vectors // DENSE.vectors)
-            A = layers[layer - 1, A_AT]
-            for first_row in range(0, n_in, WEIGHT_ROWS):
-                unit += 1
-                if unit % threads != thread:
-                    continue
-                for panel in range(n_panels):
-                    v = panel_edge(panel, n_panels, n_vectors)
-                    count = panel_edge(panel + 1, n_panels, n_vectors) - v
-                    for row in range(first_row, min(first_row + WEIGHT_ROWS, n_in), DENSE.rows):
-                        dense_columns(
-                            count, pointer(workspace, A + row), input_stride, advance(D, v * width), stride,
-                            zeros, 0, pointer(tile, 0), DENSE.vectors * width, indices_at, n_rows,
-                        )  # fmt: skip
-                        use_gradient(
-                            net, buffers, layer, row, min(DENSE.rows, n_in - row), v * width, count * width, tile,
-                            DENSE.vectors * width, first_block, last_block, optimizer, constants,
-                        )  # fmt: skip
+        A = net.inputs if layer == 0 else layers[layer - 1, A_AT]
+        for row in range(0, n_in, WEIGHT_ROWS):
+            unit += 1
+            if unit % threads != thread:
+                continue
+            if layer == 0:
+                if row // 64 != turned_word:
+                    turned_word = row // 64
+                    turn_masks(buffers.masks, net.n_words, turned_word, n_rows, turned)
+                multiply_listed_columns(
+                    pointer(workspace, A + row), input_stride, turned, row % 64 // 4, n_rows, D, stride, zeros, G_at,
+                    stride, WEIGHT_ROWS, n_vectors, width, indices, indices_at,
+                )  # fmt: skip
+            else:
+                multiply_columns(
+                    pointer(workspace, A + row), input_stride, D, stride, zeros, G_at, stride, 0, WEIGHT_ROWS, n_rows,
+                    n_vectors, width, indices_at,
+                )  # fmt: skip
+            use_gradient(
+                net, buffers, layer, row, min(WEIGHT_ROWS, n_in - row), G, first_block, last_block, optimizer, constants
+            )
         unit += 1
         if net.bias and unit % threads == thread:
-            # The bias is the row of W below the last, and its gradient a sum over rows.
-            db = tile[:stride]
+            # The bias stands in the parameters as one more row of W, and its gradient is a sum over the samples.
+            db = G[:stride]
             db[:] = 0
             for row in range(n_rows):
                 at = layers[layer, D_AT] + row * stride
                 d = workspace[at : at + stride]
                 for j in range(stride):
                     db[j] += d[j]
-            use_gradient(
-                net, buffers, layer, n_in, 1, 0, stride, tile, stride, first_block, last_block, optimizer, constants
-            )
+            use_gradient(net, buffers, layer, n_in, 1, G, first_block, last_block, optimizer, constants)
 
 
 @inline
-def transpose_weights(net, buffers):
-    """Write Wᵀ of every layer but the first; afterwards `use_gradient` keeps them up to date."""
-    for layer in range(1, net.layers.shape[0]):
-        stride, input_stride = net.layers[layer, STRIDE], net.layers[layer, INPUT_STRIDE]
-        W, T = net.layers[layer, WEIGHTS], net.layers[layer, TRANSPOSED]
-        for i in range(net.layers[layer, N_IN]):
-            for j in range(net.layers[layer, N_OUT]):
-                buffers.workspace[T + j * input_stride + i] = buffers.parameters[W + i * stride + j]
+def transpose_weights(net, buffers, layer, first_row, last_row):
+    """Copy rows of a layer's W to columns of its Wᵀ in the workspace."""
+    stride, input_stride = net.layers[layer, STRIDE], net.layers[layer, INPUT_STRIDE]
+    W, T = net.layers[layer, WEIGHTS], net.layers[layer, TRANSPOSED]
+    for j in range(net.layers[layer, N_OUT]):
+        for i in range(first_row, last_row):
+            buffers.workspace[T + j * input_stride + i] = buffers.parameters[W + i * stride + j]
 
 
 def train_steps(net, buffers, samples, steps, losses, thread, threads):
@@ -375,7 +354,8 @@ def train_steps(net, buffers, samples, steps, losses, thread, threads):
     arrived = 0
     n_batches = -(-samples.n_samples // steps.batch_size)
     if thread == 0:
-        transpose_weights(net, buffers)
+        for layer in range(1, net.layers.shape[0]):
+            transpose_weights(net, buffers, layer, 0, net.layers[layer, N_IN])
     arrived += 1
     wait_for_all(buffers.barrier, threads, arrived)
     for step in range(losses.size):

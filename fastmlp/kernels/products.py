@@ -13,12 +13,14 @@ import numpy as np
 
 from fastmlp.kernels.instructions import advance
 from fastmlp.kernels.jit import inline
-from fastmlp.kernels.lists import forward_list
-from fastmlp.kernels.tiles import SHAPES, dense_columns, dense_rows, listed_rows
+from fastmlp.kernels.lists import backward_list, forward_list
+from fastmlp.kernels.tiles import SHAPES, dense_columns, dense_rows, listed_columns, listed_rows
 
 DENSE = SHAPES["dense", "rows"]
 DENSE_COLUMNS = SHAPES["dense", "columns"]
 LISTED = SHAPES["listed", "rows"]
+LISTED_COLUMNS = SHAPES["listed", "columns"]
+assert LISTED_COLUMNS.rows == 4  # What `turn_masks` prepares.
 
 ROW_UNIT = int(np.lcm(DENSE.rows, LISTED.rows))
 """Threads share the rows of a batch in multiples of this, so that no tile is cut."""
@@ -75,4 +77,22 @@ def multiply_columns(A, lda, B, ldb, initial, C, ldc, first_row, last_row, depth
             dense_columns(
                 count, advance(A, row), lda, advance(B, column), ldb, advance(initial, column), 0,
                 advance(C, row * ldc + column), ldc, no_list, depth,
+            )  # fmt: skip
+
+
+@inline
+def multiply_listed_columns(
+    A, lda, turned, first_group, n_rows_of_A, B, ldb, initial, C, ldc, n_rows, n_vectors, lanes, indices, indices_at
+):
+    """The same for an A with turned masks, over its rows that are not zero, for the first `n_rows` rows of C."""
+    n_panels = -(-n_vectors // LISTED_COLUMNS.vectors)
+    for panel in range(n_panels):
+        v = panel_edge(panel, n_panels, n_vectors)
+        count = panel_edge(panel + 1, n_panels, n_vectors) - v
+        column = v * lanes
+        for row in range(0, n_rows, LISTED_COLUMNS.rows):
+            length = backward_list(turned, first_group + row // LISTED_COLUMNS.rows, n_rows_of_A, indices)
+            listed_columns(
+                count, advance(A, row), lda, advance(B, column), ldb, advance(initial, column), 0,
+                advance(C, row * ldc + column), ldc, indices_at, length,
             )  # fmt: skip

@@ -18,13 +18,19 @@ from fastmlp.kernels import elementwise as e
 from fastmlp.kernels.engine import step_constants
 from fastmlp.kernels.instructions import pointer, real
 from fastmlp.kernels.jit import Kernel
-from fastmlp.kernels.loop import DENSE as DENSE_COLUMNS
 from fastmlp.kernels.products import DENSE as DENSE_ROWS
-from fastmlp.kernels.products import multiply_columns, multiply_rows
+from fastmlp.kernels.products import DENSE_COLUMNS, multiply_columns, multiply_rows
 from fastmlp.kernels.tiles import lanes
 from fastmlp.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 from fastmlp.parameters import aligned_zeros, padded
-from fastmlp.shapes import check_affine, check_class_targets, check_real, check_same_shape, reduction_factor
+from fastmlp.shapes import (
+    check_affine,
+    check_class_targets,
+    check_real,
+    check_same_shape,
+    check_value_targets,
+    reduction_factor,
+)
 
 Array = NDArray[Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -315,13 +321,6 @@ def run_loss(code: int, Z: Array, classes: NDArray[np.int64], Y: Array, reductio
     return float(LOSS(Z.dtype, code, Z, classes, Y, scale, D)) * scale, D
 
 
-def loss_targets(Z_name: str, Z: Array, y: Array) -> Array:
-    """Targets in the shape of the outputs."""
-    Y = y.reshape(Z.shape) if y.ndim == 1 and y.size == check_real(Z, Z_name).size else y
-    check_same_shape(Z_name, Z, "y", Y)
-    return Y
-
-
 @twin
 def softmax_cross_entropy(Z: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
     """See `twin`."""
@@ -332,13 +331,13 @@ def softmax_cross_entropy(Z: Array, y: Array, reduction: str = "mean") -> tuple[
 @twin
 def sigmoid_cross_entropy(Z: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
     """See `twin`."""
-    return run_loss(e.SIGMOID_CROSS_ENTROPY, Z, NO_CLASSES, loss_targets("Z", Z, y), reduction)
+    return run_loss(e.SIGMOID_CROSS_ENTROPY, Z, NO_CLASSES, check_value_targets("Z", Z, y), reduction)
 
 
 @twin
 def squared_error(A: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
     """See `twin`."""
-    return run_loss(e.SQUARED_ERROR, A, NO_CLASSES, loss_targets("A", A, y), reduction)
+    return run_loss(e.SQUARED_ERROR, A, NO_CLASSES, check_value_targets("A", A, y), reduction)
 
 
 # --- Optimizer updates ------------------------------------------------------------------------------------------------

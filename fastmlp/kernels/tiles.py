@@ -64,7 +64,6 @@ SHAPES: dict[tuple[str, str], Shape] = {
         ("listed", "columns"): Shape(4, 3),
     },
 }[MACHINE.registers]
-MAX_VECTORS = max(shape.vectors for shape in SHAPES.values())
 
 I32 = ir.IntType(32)
 I64 = ir.IntType(64)
