@@ -27,7 +27,7 @@ Array = NDArray[Any]
 # Two colours that colour-blind readers tell apart (M. Okabe, K. Ito, "Color universal design", 2008), and greys.
 TRAIN, TEST, QUIET, RULE = "#D55E00", "#0072B2", "#8a8a8a", "#e3e3e3"
 DPI = 150
-BAR = "{desc} {percentage:3.0f}%|{bar}| {rate_fmt}, {remaining} left"
+BAR = "{desc} |{bar}| {rate_noinv_fmt}, {remaining} left"
 
 
 class Reporter:
@@ -48,6 +48,7 @@ class Reporter:
         self.quiet = quiet
         self.closed = False
         self._bar: Any = None
+        self._waits = True
         self._n_samples = 0
 
     def say(self, text: str) -> None:
@@ -70,25 +71,39 @@ class Reporter:
             from tqdm import tqdm
 
             tqdm.monitor_interval = 0  # no thread that watches the bar
+            size: dict[str, Any] = {"dynamic_ncols": True}
+            try:
+                known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+            except OSError:
+                known = False
+            if not known:  # in some containers a terminal has no columns, and tqdm would show none
+                size = {"ncols": 80, "nrows": 24}
             self._bar = tqdm(
                 total=epochs * n_samples, initial=done, desc="preparing", bar_format=BAR, unit=" samples",
-                unit_scale=True, dynamic_ncols=True, file=sys.stderr,
+                unit_scale=True, file=sys.stderr, **size,
             )  # fmt: skip
 
     def progress(self, progress: Progress) -> None:
         """Move the bar."""
         if self._bar is None:
             return
+        if self._waits:
+            self._bar.unpause()  # the time before the first step went into compiling
+            self._waits = False
         running = min(progress.epoch + 1, progress.epochs)
-        text = f"epoch {running}/{progress.epochs}  loss {progress.loss:.4f}"
-        if progress.history.validation_accuracy:
-            text += f"  accuracy {percent(progress.history.validation_accuracy[-1])}"
-        self._bar.set_description_str(text, refresh=False)
+        self._describe(running, progress.epochs, progress.loss, progress.history)
         self._bar.update(progress.samples - self._bar.n)
 
+    def _describe(self, epoch: int, epochs: int, loss: float, history: History) -> None:
+        text = f"epoch {epoch}/{epochs}  loss {loss:.4f}"
+        if history.validation_accuracy:
+            text += f"  accuracy {percent(history.validation_accuracy[-1])}"
+        self._bar.set_description_str(text, refresh=False)
+
     def epoch(self, history: History, epochs: int) -> None:
-        """Print the line of an epoch, if there is no bar."""
+        """Print the line of an epoch, or bring the bar up to date with it."""
         if self._bar is not None:
+            self._describe(len(history.train_loss), epochs, history.train_loss[-1], history)
             return
         n = len(history.train_loss)
         text = f"epoch {n:{len(str(epochs))}}/{epochs}  train loss {history.train_loss[-1]:.4f}"

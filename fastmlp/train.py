@@ -142,9 +142,8 @@ def run(options: Options) -> None:
         files = [] if options.out is None else write_files(options.out, net, data, state, summary, notes, reporter)
         reporter.table(summary, len(data.X_test), options.out, files)
         if summary["stopped"]:
-            how = f"stopped by {stop.by or 'a closed pipe'}"
             kept = f"; go on with --resume {options.out}" if options.out is not None else ""
-            reporter.say(f"{how} after {summary['epochs_done']:g} of {options.epochs} epochs{kept}")
+            reporter.say(f"stopped by {stop.by} after {summary['epochs_done']:g} of {options.epochs} epochs{kept}")
 
 
 def prepare_folder(out: str) -> None:

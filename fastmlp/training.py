@@ -240,10 +240,12 @@ def train(
             steps = position + np.arange(n_steps)
             sizes = np.where(steps % n_batches == n_batches - 1, last_size, recipe.batch_size)
             local_epochs = steps // n_batches - (state.epoch - first_epoch)
-            loss_sums = np.bincount(local_epochs, weights=losses * sizes if mean_reduction else losses)
+            sums = losses * sizes if mean_reduction else losses
+            # The sum so far is the first to be added: the result's last bits do not depend on where a chunk ended.
+            loss_sums = np.bincount(np.append(0, local_epochs), weights=np.append(state.loss_sum, sums))
             seconds = np.bincount(local_epochs) * (elapsed / n_steps)
             for i in range(len(loss_sums)):
-                state.loss_sum += loss_sums[i]
+                state.loss_sum = float(loss_sums[i])
                 state.seconds += seconds[i]
                 end = (state.epoch - first_epoch + 1) * n_batches
                 if position + n_steps < end:

@@ -422,7 +422,7 @@ def test_other_wrong_arguments(kernels: ModuleType) -> None:
             getattr(kernels, name)(Z, y, "man")
         with pytest.raises(ValueError, match=r"^n_samples must be >= 1, got 0$"):
             getattr(kernels, name)(Z[:0], y[:0])
-    with pytest.raises(ValueError, match=r"^velocity must be an array with momentum > 0, got None$"):
+    with pytest.raises(ValueError, match=r"^velocity must be an array .*, got None$"):
         kernels.sgd_update(zeros(2), zeros(2), None, 0.1, 0.9)
 
 

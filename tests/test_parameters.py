@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def test_every_row_starts_on_a_cache_line_of_its_own(sizes: list[int], dtype: st
     flat = layout.allocate()
     rows = [W[i] for W in layout.weights(flat) for i in range(len(W))] + layout.biases(flat)
     assert all(row.ctypes.data % CACHE_LINE == 0 for row in rows)
-    assert [W.shape for W in layout.weights(flat)] == list(zip(sizes[:-1], sizes[1:], strict=True))
+    assert [W.shape for W in layout.weights(flat)] == list(itertools.pairwise(sizes))
     assert [b.shape for b in layout.biases(flat)] == [(n,) for n in sizes[1:]]
     # Views do not overlap: numbered elements all survive.
     count = 0

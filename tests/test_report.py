@@ -6,6 +6,7 @@ import io
 import re
 import struct
 import sys
+import time
 
 import matplotlib.image
 import numpy as np
@@ -125,13 +126,19 @@ def test_the_bar_shows_epoch_loss_accuracy_and_speed(
     reporter = report.Reporter(quiet=False)
     reporter.begin(n_samples=1000, epochs=4, done=500)
     history = make_history(2)
+    reporter.progress(Progress(0, 4, step=6, n_steps=40, samples=600, loss=1.2, history=History()))
+    time.sleep(0.11)  # the bar is drawn ten times a second at most
     reporter.progress(Progress(2, 4, step=25, n_steps=40, samples=2500, loss=0.1234, history=history))
-    reporter.epoch(history, epochs=4)
+    reporter.progress(Progress(4, 4, step=40, n_steps=40, samples=4000, loss=0.1111, history=history))
+    reporter.epoch(make_history(4), epochs=4)
     reporter.end()
     reporter.end()
-    last = terminal.getvalue().split("\r")[-1]
-    assert re.search(r"epoch 3/4  loss 0\.1234  accuracy 96\.50 %  62%\|.*\| .*samples/s", last), last
-    assert last.endswith("\n")
+    lines = terminal.getvalue().split("\r")
+    assert "preparing" in lines[1]
+    assert re.search(r"epoch 3/4  loss 0\.1234  accuracy 96\.50 % \|#[#\d]+ +\| .*samples/s", lines[2]), lines[2]
+    # The last one waits for the accuracy after the last epoch.
+    assert re.search(r"epoch 4/4  loss 0\.1250  accuracy 98\.25 % \|#+\| .*samples/s", lines[-1]), lines[-1]
+    assert lines[-1].endswith("\n")
     assert capsys.readouterr().out == ""  # the bar stands for the lines
 
 

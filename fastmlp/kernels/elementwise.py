@@ -1,6 +1,6 @@
 """Activations, losses and optimizer updates: each formula once, for one element or one row, and the loops over them.
 
-The same functions serve the public kernels and the minibatch loop. They are plain loops over contiguous arrays, which
+The same functions serve the public kernels and the minibatch loop. They are plain loops over contiguous memory, which
 LLVM turns into vector code; exp and expm1 are written out so that it can (the C library's would be called element by
 element, 5-10 ns each).
 """
@@ -185,9 +185,8 @@ TAKES_INPUT = ("gelu", "silu")
 
 
 @inline
-def activate(code, Z, A):
-    """``A = f(Z)``, element by element of two one-dimensional arrays; A may be Z."""
-    n = Z.size
+def activate(code, Z, A, n):
+    """``A = f(Z)`` for the n elements from the pointers Z and A, which may be one."""
     if code == RELU:
         for i in range(n):
             A[i] = relu_value(Z[i])
@@ -218,9 +217,8 @@ def activate(code, Z, A):
 
 
 @inline
-def multiply_by_slope(code, D, A):
+def multiply_by_slope(code, D, A, n):
     """``D *= f'``, which turns dA into dZ; A is the activation's output, or its input for `TAKES_INPUT`."""
-    n = D.size
     if code == RELU:
         for i in range(n):
             D[i] *= relu_slope(A[i])
@@ -254,13 +252,13 @@ SOFTMAX_CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY, SQUARED_ERROR = range(len(LOSSES))
 
 
 @inline
-def exp_row(z, n, p):
-    """``p = exp(z - max z)`` over a row of n elements and its padding; return the maximum and the sum over the n."""
+def exp_row(z, n, p, stride):
+    """``p = exp(z - max z)`` over a row of n elements and its padding up to `stride`; return the maximum and the sum over the n."""
     top = z[0]
     for j in range(1, n):
         top = top if top >= z[j] else z[j]  # A NaN is taken, and then stays: it is never the smaller one.
     zero = real(0.0, top)
-    for j in range(p.size):
+    for j in range(stride):
         x = z[j] - top
         p[j] = exp_negative(zero if x > zero else x)
     total = zero
@@ -272,20 +270,20 @@ def exp_row(z, n, p):
 @inline
 def softmax_row(z, n, p):
     """Softmax of a row; `p` may be `z`."""
-    _, total = exp_row(z, n, p)
+    _, total = exp_row(z, n, p, n)
     for j in range(n):
         p[j] /= total
 
 
 @inline
-def softmax_cross_entropy_row(z, n, y, scale, d):
+def softmax_cross_entropy_row(z, n, y, scale, d, stride):
     """The loss ``log Σ exp z - z[y]`` of a row, and ``d = scale (softmax(z) - onehot(y))``; the padding of d is zeroed."""
     at_class = z[y]
-    top, total = exp_row(z, n, d)
+    top, total = exp_row(z, n, d, stride)
     factor = scale / total
-    for j in range(d.size):
+    for j in range(stride):
         d[j] *= factor
-    for j in range(n, d.size):
+    for j in range(n, stride):
         d[j] = real(0.0, scale)
     d[y] -= scale
     return np.float64(math.log(total)) - (np.float64(at_class) - np.float64(top))
@@ -323,8 +321,8 @@ N_CONSTANTS = 7
 
 
 @inline
-def update(code, constants, w, g, m, v):
-    """One optimizer step over a piece of the parameters: `w` and the slots `m`, `v` change in place.
+def update(code, constants, w, g, m, v, n):
+    """One optimizer step over n parameters: `w` and the slots `m`, `v` change in place. All are pointers.
 
     `constants` are float64 and become the dtype of `w` once, before the loop: ``g' = g + DECAY w`` for all, then
 
@@ -339,7 +337,6 @@ def update(code, constants, w, g, m, v):
     rest_first, rest_second = real(1.0 - constants[FIRST], like), real(1.0 - constants[SECOND], like)
     shrink, epsilon = real(constants[SHRINK], like), real(constants[EPSILON], like)
     root_scale = real(constants[ROOT_SCALE], like)
-    n = w.size
     if code == SGD:
         for i in range(n):
             w[i] -= rate * (g[i] + decay * w[i])

@@ -37,15 +37,18 @@ WORK_PER_THREAD = 2_000_000
 
 
 class Scratch(NamedTuple):
-    """The part of `Buffers` that means nothing between two calls."""
+    """Memory of one call that means nothing after it: the arrays, and where `Buffers` is to find them."""
 
-    workspace: Array
-    masks: Array
-    row_losses: Array
-    weight_rows: Array
-    indices: Array
-    turned: Array
-    barrier: Array
+    arrays: tuple[Array, ...]
+    workspace: int
+    masks: int
+    row_losses: int
+    barrier: int
+    weight_rows: int
+    weight_rows_size: int
+    indices: int
+    indices_size: int
+    turned: int
 
 
 class Engine:
@@ -62,8 +65,9 @@ class Engine:
     def __init__(self, layout: ParameterLayout) -> None:
         self.layout = layout
         self.dtype = np.dtype(layout.spec.dtype)
-        self._network, self._workspace_size = plan(layout)
-        self._nothing = aligned_zeros(0, layout.spec.dtype)
+        self._like = self.dtype.type(0)
+        self._layers, self._workspace_size = plan(layout)
+        self._network = network_of(layout, self._layers)
         self._spare: dict[int, list[Scratch]] = {}  # By threads: scratch memory that no call is using now.
 
     def __reduce__(self) -> Any:
@@ -77,29 +81,28 @@ class Engine:
 
     def compile(self, X: Array, optimizer: Optimizer | None = None) -> None:
         """Compile the training loop for this dtype, or load it from the cache."""
-        scratch = self._allocate(1)
-        buffers = Buffers(self._nothing, self._nothing, self._nothing, self._nothing, *scratch)
-        samples = samples_of(X, X, np.zeros((1, 1), dtype=np.int64))
-        TRAIN.entry(self.dtype, self._network, buffers, samples, Steps(0, np.zeros((0, 0)), 1, 0), np.zeros(0), 0, 1)
+        buffers, samples = Buffers(*[0] * len(Buffers._fields)), Samples(0, False, 0, 0, 0, 1, 1)
+        TRAIN.entry(self.dtype, self._network, buffers, samples, Steps(0, 0, 1, 0, 0), 0, self._like, 0, 1)
 
     def forward(self, parameters: Array, X: Array) -> Array:
         """Compute the last layer's ``Z (n_samples, n_out)``."""
         outputs = np.empty((len(X), self.layout.spec.layer_sizes[-1]), self.dtype)
+        orders = np.arange(len(X))
         scratch = self._take(1)
-        buffers = Buffers(parameters, self._nothing, self._nothing, self._nothing, *scratch)
-        samples = samples_of(X, X, np.arange(len(X))[None])
-        FORWARD(self.dtype, self._network, buffers, samples, outputs)
+        buffers = Buffers(address(parameters), 0, 0, 0, *scratch[1:])
+        FORWARD(self.dtype, self._network, buffers, samples_of(X, X, orders), address(outputs), self._like)
         self._spare[1].append(scratch)
         return outputs
 
     def gradients(self, parameters: Array, X: Array, y: Array) -> tuple[float, Array]:
         """Loss and its derivative by every parameter."""
-        gradient = self.layout.allocate()
+        gradient, losses, orders = self.layout.allocate(), np.empty(1), np.arange(len(X))
         scratch = self._take(1)
-        buffers = Buffers(parameters, gradient, self._nothing, self._nothing, *scratch)
-        steps = Steps(e.NO_UPDATE, np.zeros((1, e.N_CONSTANTS)), len(X), 0)
-        losses = np.empty(1)
-        TRAIN(self.dtype, self._network, buffers, samples_of(X, y, np.arange(len(X))[None]), steps, losses, 0, 1)
+        buffers = Buffers(address(parameters), address(gradient), 0, 0, *scratch[1:])
+        steps = Steps(e.NO_UPDATE, 0, len(X), 0, 1)
+        TRAIN(
+            self.dtype, self._network, buffers, samples_of(X, y, orders), steps, address(losses), self._like, 0, 1
+        )  # fmt: skip
         self._spare[1].append(scratch)
         return float(losses[0]), gradient
 
@@ -119,17 +122,18 @@ class Engine:
     ) -> NDArray[np.float64]:
         """Take one step for each learning rate."""
         code, constants = step_constants(optimizer, first_step, learning_rates)
-        gradient = self.layout.allocate() if batch_size > BLOCK_ROWS else self._nothing
-        slot1, slot2 = [*slots, self._nothing, self._nothing][:2]
-        scratch = self._take(threads)
-        scratch.barrier[:] = 0
         losses = np.empty(len(learning_rates))
+        gradient = self.layout.allocate() if batch_size > BLOCK_ROWS else losses  # Used by larger batches only.
+        slot1, slot2 = [*map(address, slots), 0, 0][:2]
+        scratch = self._take(threads)
+        scratch.arrays[0][0] = 0  # The barrier's counter.
         arguments = (
             self._network,
-            Buffers(parameters, gradient, slot1, slot2, *scratch),
+            Buffers(address(parameters), address(gradient), slot1, slot2, *scratch[1:]),
             samples_of(X, y, orders),
-            Steps(code, constants, batch_size, first_batch),
-            losses,
+            Steps(code, address(constants), batch_size, first_batch, len(losses)),
+            address(losses),
+            self._like,
         )
         run = TRAIN.entry(self.dtype, *arguments, 0, threads)
         helpers = [threading.Thread(target=run, args=(*arguments, t, threads)) for t in range(1, threads)]
@@ -150,33 +154,44 @@ class Engine:
 
     def _allocate(self, threads: int) -> Scratch:
         n_words = self._network.n_words
+        dtype = self.dtype.name
         # Whole tiles of rows, so up to a tile more than WEIGHT_ROWS.
         rows_size = (WEIGHT_ROWS + DENSE_COLUMNS.rows) * max(self.layout.row_strides)
+        indices_size = max(n_words * 64, BLOCK_ROWS) + LIST_SLACK
+        barrier = aligned_zeros(8, "int64")
+        workspace = aligned_zeros(self._workspace_size, dtype)
+        masks = aligned_zeros((BLOCK_ROWS + MASK_SLACK) * n_words, "uint64")
+        row_losses = aligned_zeros(BLOCK_ROWS, "float64")
+        weight_rows = aligned_zeros(threads * rows_size, dtype)
+        indices = aligned_zeros(threads * indices_size, "int32")
+        turned = aligned_zeros(threads * 2 * BLOCK_ROWS, "uint8")
         return Scratch(
-            workspace=aligned_zeros(self._workspace_size, self.dtype.name),
-            masks=np.zeros((BLOCK_ROWS + MASK_SLACK) * n_words, dtype=np.uint64),
-            row_losses=np.zeros(BLOCK_ROWS),
-            weight_rows=aligned_zeros(threads * rows_size, self.dtype.name).reshape(threads, rows_size),
-            indices=np.zeros((threads, max(n_words * 64, BLOCK_ROWS) + LIST_SLACK), dtype=np.int32),
-            turned=np.zeros((threads, 2 * BLOCK_ROWS), dtype=np.uint8),
-            barrier=np.zeros(2, dtype=np.int64),
+            arrays=(barrier, workspace, masks, row_losses, weight_rows, indices, turned),
+            workspace=address(workspace),
+            masks=address(masks),
+            row_losses=address(row_losses),
+            barrier=address(barrier),
+            weight_rows=address(weight_rows),
+            weight_rows_size=rows_size,
+            indices=address(indices),
+            indices_size=indices_size,
+            turned=address(turned),
         )
 
 
-def plan(layout: ParameterLayout) -> tuple[Network, int]:
-    """Lay out the workspace: give the table of the network, and how many elements the workspace takes."""
+def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], int]:
+    """Lay out the workspace: give the table of layers, and how many elements the workspace takes."""
     spec = layout.spec
     itemsize = np.dtype(spec.dtype).itemsize
-    n_words = -(-spec.layer_sizes[0] // 64)
-    input_stride = padded(n_words * 64, itemsize)
-    end = max(layout.row_strides)  # The row of zeros at 0.
+    input_stride = input_stride_of(layout)
+    end = inputs_of(layout)
 
     def place(size: int) -> int:
         nonlocal end
         start, end = end, end + padded(size, itemsize)
         return start
 
-    inputs = place(BLOCK_ROWS * input_stride)
+    place(BLOCK_ROWS * input_stride)
     layers = []
     activations = (*spec.activations, spec.output_activation)
     for layer, (n_in, n_out) in enumerate(zip(spec.layer_sizes, spec.layer_sizes[1:], strict=False)):
@@ -198,24 +213,49 @@ def plan(layout: ParameterLayout) -> tuple[Network, int]:
                 transposed=place(n_out * layout.row_strides[layer - 1]) if layer else 0,
             )
         )
-    network = Network(
-        layers=np.array(layers, dtype=np.int64),
-        inputs=inputs,
-        n_words=n_words,
+    place(64)  # Slack: the last tile of a layer may read beyond its last row.
+    return np.array(layers, dtype=np.int64), end
+
+
+def inputs_of(layout: ParameterLayout) -> int:
+    """Where the gathered X stands in the workspace: behind a row of zeros as long as any."""
+    return max(layout.row_strides)
+
+
+def n_words_of(layout: ParameterLayout) -> int:
+    """Words of a mask."""
+    return -(-layout.spec.layer_sizes[0] // 64)
+
+
+def input_stride_of(layout: ParameterLayout) -> int:
+    """Elements between two rows of the gathered X: whole words of masks."""
+    return padded(n_words_of(layout) * 64, np.dtype(layout.spec.dtype).itemsize)
+
+
+def network_of(layout: ParameterLayout, layers: NDArray[np.int64]) -> Network:
+    """Say to the loop what the network is; the caller keeps `layers` alive."""
+    spec = layout.spec
+    return Network(
+        layers=address(layers),
+        n_layers=len(layers),
+        inputs=inputs_of(layout),
+        n_words=n_words_of(layout),
         loss=e.LOSSES.index(spec.loss),
         mean=spec.reduction == "mean",
         bias=spec.bias,
-        takes_input=np.array([name in e.TAKES_INPUT for name in e.ACTIVATIONS]),
         input_scale=spec.input_scale,
     )
-    place(64)  # Slack: the last tile of a layer may read beyond its last row.
-    return network, end
+
+
+def address(array: Array) -> int:
+    """Where an array's memory begins; the caller keeps it alive."""
+    return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
 
 
 def samples_of(X: Array, y: Array, orders: NDArray[np.int64]) -> Samples:
-    """Say where X and y lie; the caller keeps them alive."""
-    address = X.__array_interface__["data"][0]
-    return Samples(address, X.dtype == np.uint8, X.strides[0], y.__array_interface__["data"][0], orders, len(X))
+    """Say where X, y and the orders lie; the caller keeps them alive."""
+    n_orders = 1 if orders.ndim == 1 else len(orders)
+    return Samples(address(X), X.dtype == np.uint8, X.strides[0], address(y), address(orders), n_orders, len(X))
 
 
 def step_constants(

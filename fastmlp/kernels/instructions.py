@@ -44,28 +44,30 @@ def call_intrinsic(builder: ir.IRBuilder, name: str, *arguments: Any) -> Any:
     return builder.call(function, arguments)
 
 
-# --- Pointers: where a tile stands ------------------------------------------------------------------------------------
+# --- Pointers ---------------------------------------------------------------------------------------------------------
+#
+# Inside the kernels memory is pointers: Numba indexes them like arrays, without the bookkeeping of arrays (slicing one
+# is a hundred instructions for LLVM to remove again, and made up most of the compile time).
 
 
 @intrinsic
-def pointer(typing: Any, array: Any, offset: Any) -> Any:
-    """The address of the element `offset` of a one-dimensional array."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(array)(context, builder, arguments[0]).data
-        return builder.gep(data, [arguments[1]], source_etype=context.get_data_type(array.dtype))
-
-    return types.CPointer(array.dtype)(array, types.int64), codegen
-
-
-@intrinsic
-def pointer_from(typing: Any, address: Any, like: Any) -> Any:
+def pointer(typing: Any, address: Any, like: Any) -> Any:
     """A pointer to elements of the type of the scalar `like`, from an address held as an integer."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
     return types.CPointer(like)(types.int64, like), codegen
+
+
+@intrinsic
+def pointer_to(typing: Any, array: Any) -> Any:
+    """A pointer to the first element of an array."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return context.make_array(array)(context, builder, arguments[0]).data
+
+    return types.CPointer(array.dtype)(array), codegen
 
 
 @intrinsic
@@ -76,6 +78,20 @@ def advance(typing: Any, base: Any, offset: Any) -> Any:
         return builder.gep(arguments[0], [arguments[1]], source_etype=context.get_data_type(base.dtype))
 
     return base(base, types.int64), codegen
+
+
+@intrinsic
+def prefetch(typing: Any, base: Any) -> Any:
+    """Ask for the cache line at a pointer, to be read soon."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        bytes_pointer = I8.as_pointer()
+        signature_ = ir.FunctionType(ir.VoidType(), [bytes_pointer, I32, I32, I32])
+        function = cgutils.get_or_insert_function(builder.module, signature_, "llvm.prefetch.p0")
+        builder.call(function, [builder.bitcast(arguments[0], bytes_pointer), I32(0), I32(2), I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(base), codegen
 
 
 @intrinsic

@@ -160,6 +160,9 @@ inline: Callable[..., Any] = numba.njit(nogil=True, error_model="numpy", no_cpyt
 """Decorates what kernels are made of; it can be called from other kernels only."""
 
 
+in_place: Callable[..., Any] = numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, inline="always")
+
+
 class Kernel:
     """A function that Python calls, compiled once for each dtype when it is first needed, and kept on disk.
 

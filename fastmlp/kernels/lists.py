@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastmlp.kernels.instructions import expand8, pointer
+from fastmlp.kernels.instructions import advance, expand8, pointer_to
 from fastmlp.kernels.jit import inline
 
 POSITIONS = np.zeros((256, 8), dtype=np.uint8)
@@ -38,6 +38,7 @@ LIST_SLACK = 8
 def forward_list(masks, n_words, first_row, n_rows, indices):
     """Write to `indices` every input that any of `n_rows` rows has; return how many."""
     length = 0
+    positions, counts = pointer_to(POSITIONS), pointer_to(COUNTS)
     for w in range(n_words):
         word = masks[first_row * n_words + w]
         for r in range(1, n_rows):
@@ -45,8 +46,8 @@ def forward_list(masks, n_words, first_row, n_rows, indices):
         base = w * 64
         while word != 0:
             byte = np.int64(word & np.uint64(255))
-            expand8(pointer(indices, length), pointer(POSITIONS, byte * 8), base)
-            length += np.int64(COUNTS[byte])
+            expand8(advance(indices, length), advance(positions, byte * 8), base)
+            length += np.int64(counts[byte])
             word >>= np.uint64(8)
             base += 8
     return length
@@ -61,7 +62,7 @@ def turn_masks(masks, n_words, w, n_rows, turned):
     """
     ones = np.uint64(0x1111111111111111)
     low = np.uint64(0x0F0F0F0F0F0F0F0F)
-    for r8 in range((n_rows + 7) // 8):
+    for r8 in range((n_rows + 7) >> 3):
         first = np.uint64(0)  # Each half-byte: rows 0-3 for its four inputs.
         second = np.uint64(0)  # Rows 4-7.
         for r in range(4):
@@ -86,8 +87,9 @@ def turn_masks(masks, n_words, w, n_rows, turned):
 def backward_list(turned, group, n_rows, indices):
     """Write to `indices` every row that has any of the four inputs of `group`; return how many."""
     length = 0
-    for r8 in range((n_rows + 7) // 8):
+    positions, counts = pointer_to(POSITIONS), pointer_to(COUNTS)
+    for r8 in range((n_rows + 7) >> 3):
         byte = np.int64(turned[16 * r8 + group])
-        expand8(pointer(indices, length), pointer(POSITIONS, byte * 8), 8 * r8)
-        length += np.int64(COUNTS[byte])
+        expand8(advance(indices, length), advance(positions, byte * 8), 8 * r8)
+        length += np.int64(counts[byte])
     return length

@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import carray
 
 from fastmlp.kernels import elementwise as e
 from fastmlp.kernels.instructions import (
@@ -22,9 +21,10 @@ from fastmlp.kernels.instructions import (
     atomic_add,
     atomic_load,
     give_way,
+    is_double,
     nonzero64,
     pointer,
-    pointer_from,
+    prefetch,
     real,
 )
 from fastmlp.kernels.jit import inline
@@ -46,6 +46,9 @@ assert BLOCK_ROWS % 8 == 0
 WEIGHT_ROWS = 16
 """Rows of a weight matrix that a thread takes at a time: enough that the update is one long loop, few enough that they
 stay in the cache for it. It divides 64, so that a word of the masks serves a whole number of them."""
+
+AHEAD = 3
+"""Samples between the one that is copied and the one that is asked for from memory."""
 
 SPINS = 4000
 """Looks at a barrier before a thread gives way to others."""
@@ -72,46 +75,49 @@ class Layer(NamedTuple):
     transposed: int
 
 
-N_IN, N_OUT, STRIDE, INPUT_STRIDE, WEIGHTS, BIAS, ACTIVATION, Z_AT, A_AT, D_AT, TRANSPOSED = range(len(Layer._fields))
+FIELDS = len(Layer._fields)
 
 
 class Network(NamedTuple):
-    """The table of layers, and what the whole network has."""
+    """What the loop knows of a network. Here and below, memory is given by its address."""
 
-    layers: Any  # int64 (n_layers, fields of Layer)
+    layers: int  # int64 (n_layers, FIELDS)
+    n_layers: int
     inputs: int  # Offset of the gathered X in the workspace.
     n_words: int  # Words of a row's mask: inputs / 64.
     loss: int
     mean: bool
     bias: bool
-    takes_input: Any  # bool (n_activations,): whether the derivative is told by Z.
     input_scale: float
 
 
 class Buffers(NamedTuple):
-    """Memory that the loop writes. Threads share it, but for `private`, of which each has a row."""
+    """Memory that the loop writes. Threads share it, but for the last three, of which each has its own part."""
 
-    parameters: Any
-    gradient: Any
-    slot1: Any
-    slot2: Any
-    workspace: Any  # Gathered inputs, Z, A, D, transposed weights, and a row of zeros at 0.
-    masks: Any  # uint64 (BLOCK_ROWS + slack) * n_words
-    row_losses: Any  # float64 (BLOCK_ROWS,)
-    weight_rows: Any  # (threads, ...) rows of dW, or db, before they are used
-    indices: Any  # int32 (threads, longest list)
-    turned: Any  # uint8 (threads, ...) the masks of 64 inputs, turned
-    barrier: Any  # int64 (2,)
+    parameters: int
+    gradient: int
+    slot1: int
+    slot2: int
+    workspace: int  # A row of zeros at 0; the gathered X; Z, A, D of the layers; transposed weights.
+    masks: int  # uint64 (BLOCK_ROWS + MASK_SLACK, n_words)
+    row_losses: int  # float64 (BLOCK_ROWS,)
+    barrier: int  # int64
+    weight_rows: int  # Rows of dW, or db, before they are used.
+    weight_rows_size: int
+    indices: int  # int32, a list.
+    indices_size: int
+    turned: int  # uint8 (2 * BLOCK_ROWS,), the masks of 64 inputs, turned.
 
 
 class Samples(NamedTuple):
-    """Where X and y lie in memory. Addresses, so that one compiled loop serves every kind of array."""
+    """Where X and y lie, whatever kind of arrays they are."""
 
     X: int
     X_is_uint8: bool
-    X_stride: int
+    X_stride: int  # Bytes.
     y: int
-    orders: Any  # int64 (n_epochs or 1, n_samples)
+    orders: int  # int64 (n_orders, n_samples)
+    n_orders: int
     n_samples: int
 
 
@@ -119,20 +125,71 @@ class Steps(NamedTuple):
     """Which steps to take, and how."""
 
     optimizer: int
-    constants: Any  # float64 (n_steps, N_CONSTANTS)
+    constants: int  # float64 (n_steps, N_CONSTANTS)
     batch_size: int
     first_batch: int
+    n_steps: int
 
+
+class Memory(NamedTuple):
+    """The same as pointers, for one thread; made at the start of a call."""
+
+    layers: Any
+    parameters: Any
+    gradient: Any
+    slot1: Any
+    slot2: Any
+    workspace: Any
+    masks: Any
+    row_losses: Any
+    weight_rows: Any
+    indices: Any
+    turned: Any
+
+
+FIRST = np.int64(0)
+"""A zero that Numba does not compile a function of its own for, as it does for a literal."""
 
 MASK_SLACK = 8
 """Rows of masks beyond a block's last row that a tile or a byte of a list may read."""
 
 
 @inline
+def memory_of(net, buffers, like, thread):
+    """Turn addresses into pointers; `like` has the dtype of the parameters."""
+    return Memory(
+        pointer(net.layers, np.int64(0)),
+        pointer(buffers.parameters, like),
+        pointer(buffers.gradient, like),
+        pointer(buffers.slot1, like),
+        pointer(buffers.slot2, like),
+        pointer(buffers.workspace, like),
+        pointer(buffers.masks, np.uint64(0)),
+        pointer(buffers.row_losses, 0.0),
+        advance(pointer(buffers.weight_rows, like), thread * buffers.weight_rows_size),
+        advance(pointer(buffers.indices, np.int32(0)), thread * buffers.indices_size),
+        advance(pointer(buffers.turned, np.uint8(0)), thread * 2 * BLOCK_ROWS),
+    )
+
+
+@inline
+def layer_of(layers, number):
+    """Read a row of the table of layers."""
+    row = advance(layers, number * FIELDS)
+    return Layer(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10])
+
+
+@inline
+def takes_input(activation):
+    """Whether the activation's derivative is told by its input."""
+    return activation == e.GELU or activation == e.SILU
+
+
+@inline
 def wait_for_all(barrier, threads, arrived):
     """Wait until all threads have come here for the `arrived`-th time."""
     if threads > 1:
-        counter = pointer(barrier, 0)
+        counter = pointer(barrier, np.int64(0))
         atomic_add(counter, 1)
         spins = 0
         while atomic_load(counter) < threads * arrived:
@@ -151,258 +208,248 @@ def share_of_rows(n_rows, thread, threads):
 
 
 @inline
-def gather(net, buffers, samples, order, first, begin, end):
-    """Copy the samples ``order[first + begin : first + end]`` to the rows begin ... end: converted, scaled, with masks."""
-    n_in, stride = net.layers[0, N_IN], net.layers[0, INPUT_STRIDE]
-    X = buffers.workspace
-    like = X[0]
+def gather(net, memory, samples, order, begin, end, like):
+    """Copy the samples ``order[begin:end]`` to the rows begin ... end: converted, scaled, with masks."""
+    layer = layer_of(memory.layers, FIRST)
+    n_in, stride = layer.n_in, layer.input_stride
     scale = real(net.input_scale, like)
+    sample_bytes = n_in if samples.X_is_uint8 else n_in * (8 if is_double(like) else 4)
     for row in range(begin, end):
-        sample = order[first + row]
-        x = X[net.inputs + row * stride : net.inputs + row * stride + n_in]
+        x = advance(memory.workspace, net.inputs + row * stride)
+        address = samples.X + order[row] * samples.X_stride
+        # The samples lie anywhere in memory: ask for one that will be wanted soon while this one is copied.
+        ahead = pointer(samples.X + order[min(row + AHEAD, end - 1)] * samples.X_stride, np.uint8(0))
+        for line in range(0, sample_bytes, 64):
+            prefetch(advance(ahead, line))
         if samples.X_is_uint8:
-            pixels = carray(pointer_from(samples.X + sample * samples.X_stride, np.uint8(0)), (n_in,))
+            pixels = pointer(address, np.uint8(0))
             for j in range(n_in):
                 x[j] = real(pixels[j], like) * scale
         else:
-            values = carray(pointer_from(samples.X + sample * samples.X_stride, like), (n_in,))
+            values = pointer(address, like)
             for j in range(n_in):
                 x[j] = values[j] * scale
         for word in range(net.n_words):
-            at = pointer(X, net.inputs + row * stride + word * 64)
-            buffers.masks[row * net.n_words + word] = nonzero64(at)
+            memory.masks[row * net.n_words + word] = nonzero64(advance(x, word * 64))
 
 
 @inline
-def clear_masks(net, buffers, begin, end):
+def clear_masks(net, memory, begin, end):
     """Say of rows beyond the batch that they have no inputs: the last tile and the last byte of a list touch them."""
     for i in range(begin * net.n_words, end * net.n_words):
-        buffers.masks[i] = np.uint64(0)
+        memory.masks[i] = np.uint64(0)
 
 
 @inline
-def forward(net, buffers, begin, end, thread):
+def forward(net, memory, begin, end, like):
     """All layers for the rows begin ... end; the last layer's Z has no activation yet."""
-    layers, workspace = net.layers, buffers.workspace
-    width = lanes(workspace[0])
-    indices = buffers.indices[thread]
-    last = layers.shape[0] - 1
-    for layer in range(last + 1):
-        stride = layers[layer, STRIDE]
-        W = pointer(buffers.parameters, layers[layer, WEIGHTS])
-        b = pointer(buffers.parameters, layers[layer, BIAS])
-        Z = pointer(workspace, layers[layer, Z_AT])
-        n_vectors = -(-layers[layer, N_OUT] // width)
-        input_stride = layers[layer, INPUT_STRIDE]
-        if layer == 0:
-            X = pointer(workspace, net.inputs)
+    workspace = memory.workspace
+    width = lanes(like)
+    X = advance(workspace, net.inputs)
+    for number in range(net.n_layers):
+        layer = layer_of(memory.layers, number)
+        W, b = advance(memory.parameters, layer.weights), advance(memory.parameters, layer.bias)
+        Z, A = advance(workspace, layer.Z), advance(workspace, layer.A)
+        n_vectors = -(-layer.n_out // width)
+        if number == 0:
             multiply_listed_rows(
-                X, input_stride, buffers.masks, net.n_words, W, stride, b, Z, stride, begin, end, n_vectors, width,
-                indices, pointer(indices, 0),
+                X, layer.input_stride, memory.masks, net.n_words, W, layer.stride, b, Z, layer.stride, begin, end,
+                n_vectors, width, memory.indices,
             )  # fmt: skip
         else:
-            X = pointer(workspace, layers[layer - 1, A_AT])
             multiply_rows(
-                X, input_stride, W, stride, b, Z, stride, begin, end, layers[layer, N_IN], n_vectors, width,
-                pointer(indices, 0),
+                X, layer.input_stride, W, layer.stride, b, Z, layer.stride, begin, end, layer.n_in, n_vectors, width,
+                memory.indices,
             )  # fmt: skip
-        if layer < last:
-            z = workspace[layers[layer, Z_AT] + begin * stride : layers[layer, Z_AT] + end * stride]
-            a = workspace[layers[layer, A_AT] + begin * stride : layers[layer, A_AT] + end * stride]
-            if layers[layer, ACTIVATION] != e.IDENTITY:
-                e.activate(layers[layer, ACTIVATION], z, a)
+        if number < net.n_layers - 1 and layer.activation != e.IDENTITY:
+            at = begin * layer.stride
+            e.activate(layer.activation, advance(Z, at), advance(A, at), (end - begin) * layer.stride)
+        X = A
 
 
 @inline
-def loss_and_last_gradient(net, buffers, samples, order, first, begin, end, scale):
+def loss_and_last_gradient(net, memory, samples, order, begin, end, scale, like):
     """The losses of the rows begin ... end, and dZ of the last layer, times `scale`: the division by the batch size."""
-    workspace, last = buffers.workspace, net.layers.shape[0] - 1
-    stride, n_out = net.layers[last, STRIDE], net.layers[last, N_OUT]
-    activation = net.layers[last, ACTIVATION]
-    like = workspace[0]
+    last = layer_of(memory.layers, net.n_layers - 1)
+    stride, n_out, activation = last.stride, last.n_out, last.activation
     scale = real(scale, like)
     for row in range(begin, end):
-        sample = order[first + row]
-        z = workspace[net.layers[last, Z_AT] + row * stride : net.layers[last, Z_AT] + (row + 1) * stride]
-        d = workspace[net.layers[last, D_AT] + row * stride : net.layers[last, D_AT] + (row + 1) * stride]
+        z = advance(memory.workspace, last.Z + row * stride)
+        a = advance(memory.workspace, last.A + row * stride)
+        d = advance(memory.workspace, last.D + row * stride)
         if net.loss == e.SOFTMAX_CROSS_ENTROPY:
-            y = carray(pointer_from(samples.y, np.int64(0)), (samples.n_samples,))[sample]
-            buffers.row_losses[row] = e.softmax_cross_entropy_row(z, n_out, y, scale, d)
+            y = pointer(samples.y, np.int64(0))[order[row]]
+            memory.row_losses[row] = e.softmax_cross_entropy_row(z, n_out, y, scale, d, stride)
         else:
-            at = advance(pointer_from(samples.y, like), sample * n_out)
-            targets = carray(at, (n_out,))
+            targets = advance(pointer(samples.y, like), order[row] * n_out)
             if net.loss == e.SIGMOID_CROSS_ENTROPY:
-                buffers.row_losses[row] = e.sigmoid_cross_entropy_row(z, n_out, targets, scale, d)
+                memory.row_losses[row] = e.sigmoid_cross_entropy_row(z, n_out, targets, scale, d)
             else:
-                a = workspace[net.layers[last, A_AT] + row * stride : net.layers[last, A_AT] + (row + 1) * stride]
-                if activation != e.IDENTITY:
-                    e.activate(activation, z[:n_out], a[:n_out])
-                buffers.row_losses[row] = e.squared_error_row(a, n_out, targets, scale, d)
-                if activation != e.IDENTITY:
-                    e.multiply_by_slope(activation, d[:n_out], z[:n_out] if net.takes_input[activation] else a[:n_out])
+                e.activate(activation, z, a, n_out)
+                memory.row_losses[row] = e.squared_error_row(a, n_out, targets, scale, d)
+                e.multiply_by_slope(activation, d, z if takes_input(activation) else a, n_out)
 
 
 @inline
-def backward_through_layers(net, buffers, begin, end, thread):
+def backward_through_layers(net, memory, begin, end, like):
     """``dX = dY Wᵀ``, times the activation's slope, from the last layer down to the first layer's dZ."""
-    layers, workspace = net.layers, buffers.workspace
-    width = lanes(workspace[0])
-    zeros = pointer(workspace, 0)
-    no_list = pointer(buffers.indices[thread], 0)
-    for layer in range(layers.shape[0] - 1, 0, -1):
-        below = layers[layer - 1, D_AT]
-        stride = layers[layer, INPUT_STRIDE]
+    workspace = memory.workspace
+    width = lanes(like)
+    for number in range(net.n_layers - 1, 0, -1):
+        layer, below = layer_of(memory.layers, number), layer_of(memory.layers, number - 1)
+        D, transposed, dX = advance(workspace, layer.D), advance(workspace, layer.transposed), advance(workspace, below.D)
         multiply_rows(
-            pointer(workspace, layers[layer, D_AT]), layers[layer, STRIDE],
-            pointer(workspace, layers[layer, TRANSPOSED]), stride, zeros, pointer(workspace, below), stride,
-            begin, end, layers[layer, N_OUT], -(-layers[layer, N_IN] // width), width, no_list,
+            D, layer.stride, transposed, below.stride, workspace, dX, below.stride, begin, end, layer.n_out,
+            -(-layer.n_in // width), width, memory.indices,
         )  # fmt: skip
-        activation = layers[layer - 1, ACTIVATION]
-        if activation != e.IDENTITY:
-            kept = layers[layer - 1, Z_AT] if net.takes_input[activation] else layers[layer - 1, A_AT]
-            d = workspace[below + begin * stride : below + end * stride]
-            e.multiply_by_slope(activation, d, workspace[kept + begin * stride : kept + end * stride])
+        kept = below.Z if takes_input(below.activation) else below.A
+        at = begin * below.stride
+        e.multiply_by_slope(
+            below.activation, advance(dX, at), advance(workspace, kept + at), (end - begin) * below.stride
+        )  # fmt: skip
 
 
 @inline
-def use_gradient(net, buffers, layer, row, n_rows, G, first_block, last_block, optimizer, constants):
+def use_gradient(memory, layer, row, n_rows, first_block, last_block, optimizer, constants):
     """Do with some rows of dW what is to be done: keep or add them in the gradient buffer, update the weights, or both.
 
     Rows with their padding are contiguous, here and in the parameters, so this is one loop over all of them.
     """
-    stride = net.layers[layer, STRIDE]
-    begin = net.layers[layer, WEIGHTS] + row * stride
-    end = begin + n_rows * stride
-    g = G[: n_rows * stride]
+    begin = layer.weights + row * layer.stride
+    n = n_rows * layer.stride
+    g = memory.weight_rows
     if not (first_block and last_block) or optimizer == e.NO_UPDATE:
-        kept = buffers.gradient[begin:end]
+        kept = advance(memory.gradient, begin)
         if first_block:
-            for i in range(kept.size):
+            for i in range(n):
                 kept[i] = g[i]
         else:
-            for i in range(kept.size):
+            for i in range(n):
                 kept[i] += g[i]
         g = kept
     if last_block and optimizer != e.NO_UPDATE:
-        m = buffers.slot1[begin:end] if buffers.slot1.size > 0 else buffers.slot1
-        v = buffers.slot2[begin:end] if buffers.slot2.size > 0 else buffers.slot2
-        e.update(optimizer, constants, buffers.parameters[begin:end], g, m, v)
-        if layer > 0 and row < net.layers[layer, N_IN]:
-            transpose_weights(net, buffers, layer, row, row + n_rows)  # dX of the next step needs them.
+        w, m, v = advance(memory.parameters, begin), advance(memory.slot1, begin), advance(memory.slot2, begin)
+        e.update(optimizer, constants, w, g, m, v, n)
+        if layer.transposed > 0 and row < layer.n_in:
+            transpose_weights(memory, layer, row, n_rows)  # dX of the next step needs them.
 
 
 @inline
-def backward_to_weights(net, buffers, n_rows, first_block, last_block, optimizer, constants, thread, threads):
+def transpose_weights(memory, layer, first_row, n_rows):
+    """Copy rows of a layer's W to columns of its Wᵀ in the workspace."""
+    W = advance(memory.parameters, layer.weights + first_row * layer.stride)
+    T = advance(memory.workspace, layer.transposed + first_row)
+    for j in range(layer.n_out):
+        for i in range(n_rows):
+            T[j * layer.input_stride + i] = W[i * layer.stride + j]
+
+
+@inline
+def backward_to_weights(net, memory, n_rows, first_block, last_block, optimizer, constants, thread, threads, like):
     """``dW = Xᵀ dY`` and ``db = Σ dY`` of every layer over `n_rows` rows, and their use, for this thread's share."""
-    layers, workspace = net.layers, buffers.workspace
-    width = lanes(workspace[0])
-    zeros = pointer(workspace, 0)
-    G, turned, indices = buffers.weight_rows[thread], buffers.turned[thread], buffers.indices[thread]
-    G_at, indices_at = pointer(G, 0), pointer(indices, 0)
+    workspace = memory.workspace
+    width = lanes(like)
     turned_word = -1
     unit = 0
-    for layer in range(layers.shape[0] - 1, -1, -1):
-        n_in, stride, input_stride = layers[layer, N_IN], layers[layer, STRIDE], layers[layer, INPUT_STRIDE]
-        D = pointer(workspace, layers[layer, D_AT])
-        n_vectors = -(-layers[layer, N_OUT] // width)
-        A = net.inputs if layer == 0 else layers[layer - 1, A_AT]
-        for row in range(0, n_in, WEIGHT_ROWS):
+    for number in range(net.n_layers - 1, -1, -1):
+        layer = layer_of(memory.layers, number)
+        X = advance(workspace, net.inputs if number == 0 else layer_of(memory.layers, number - 1).A)
+        D = advance(workspace, layer.D)
+        n_vectors = -(-layer.n_out // width)
+        n_pieces = -(-layer.n_in // WEIGHT_ROWS)
+        for piece in range(n_pieces + net.bias):
             unit += 1
             if unit % threads != thread:
                 continue
-            if layer == 0:
-                if row // 64 != turned_word:
-                    turned_word = row // 64
-                    turn_masks(buffers.masks, net.n_words, turned_word, n_rows, turned)
+            row = min(piece * WEIGHT_ROWS, layer.n_in)
+            n_weight_rows = max(1, min(WEIGHT_ROWS, layer.n_in - row))
+            if piece == n_pieces:
+                # The bias stands in the parameters as one more row of W, and its gradient is a sum over the samples.
+                sum_of_rows(D, n_rows, layer.stride, memory.weight_rows, like)
+            elif number == 0:
+                if row >> 6 != turned_word:
+                    turned_word = row >> 6
+                    turn_masks(memory.masks, net.n_words, turned_word, n_rows, memory.turned)
                 multiply_listed_columns(
-                    pointer(workspace, A + row), input_stride, turned, row % 64 // 4, n_rows, D, stride, zeros, G_at,
-                    stride, WEIGHT_ROWS, n_vectors, width, indices, indices_at,
+                    advance(X, row), layer.input_stride, memory.turned, (row & 63) >> 2, n_rows, D, layer.stride,
+                    workspace, memory.weight_rows, layer.stride, n_weight_rows, n_vectors, width, memory.indices,
                 )  # fmt: skip
             else:
                 multiply_columns(
-                    pointer(workspace, A + row), input_stride, D, stride, zeros, G_at, stride, 0, WEIGHT_ROWS, n_rows,
-                    n_vectors, width, indices_at,
+                    advance(X, row), layer.input_stride, D, layer.stride, workspace, memory.weight_rows, layer.stride,
+                    n_weight_rows, n_rows, n_vectors, width, memory.indices,
                 )  # fmt: skip
-            use_gradient(
-                net, buffers, layer, row, min(WEIGHT_ROWS, n_in - row), G, first_block, last_block, optimizer, constants
-            )
-        unit += 1
-        if net.bias and unit % threads == thread:
-            # The bias stands in the parameters as one more row of W, and its gradient is a sum over the samples.
-            db = G[:stride]
-            db[:] = 0
-            for row in range(n_rows):
-                at = layers[layer, D_AT] + row * stride
-                d = workspace[at : at + stride]
-                for j in range(stride):
-                    db[j] += d[j]
-            use_gradient(net, buffers, layer, n_in, 1, G, first_block, last_block, optimizer, constants)
+            use_gradient(memory, layer, row, n_weight_rows, first_block, last_block, optimizer, constants)
 
 
 @inline
-def transpose_weights(net, buffers, layer, first_row, last_row):
-    """Copy rows of a layer's W to columns of its Wᵀ in the workspace."""
-    stride, input_stride = net.layers[layer, STRIDE], net.layers[layer, INPUT_STRIDE]
-    W, T = net.layers[layer, WEIGHTS], net.layers[layer, TRANSPOSED]
-    for j in range(net.layers[layer, N_OUT]):
-        for i in range(first_row, last_row):
-            buffers.workspace[T + j * input_stride + i] = buffers.parameters[W + i * stride + j]
+def sum_of_rows(D, n_rows, stride, db, like):
+    """``db = Σ D`` over the rows."""
+    for j in range(stride):
+        db[j] = real(0.0, like)
+    for i in range(n_rows):
+        for j in range(stride):
+            db[j] += D[i * stride + j]
 
 
-def train_steps(net, buffers, samples, steps, losses, thread, threads):
-    """Take ``losses.size`` steps. Every one of `threads` threads calls this once, with its own number."""
-    arrived = 0
+def train_steps(net, buffers, samples, steps, losses_at, like, thread, threads):
+    """Take the steps; return how many were. Every one of `threads` threads calls this once, with its own number."""
+    memory = memory_of(net, buffers, like, thread)
+    losses = pointer(losses_at, 0.0)
+    arrived = np.int64(1)
     n_batches = -(-samples.n_samples // steps.batch_size)
     if thread == 0:
-        for layer in range(1, net.layers.shape[0]):
-            transpose_weights(net, buffers, layer, 0, net.layers[layer, N_IN])
-    arrived += 1
+        for number in range(1, net.n_layers):
+            layer = layer_of(memory.layers, number)
+            transpose_weights(memory, layer, FIRST, layer.n_in)
     wait_for_all(buffers.barrier, threads, arrived)
-    for step in range(losses.size):
+    for step in range(steps.n_steps):
         epoch = (steps.first_batch + step) // n_batches
         first = (steps.first_batch + step) % n_batches * steps.batch_size
-        order = samples.orders[epoch % samples.orders.shape[0]]
         n_batch = min(steps.batch_size, samples.n_samples - first)
         scale = 1.0 / n_batch if net.mean else 1.0
-        constants = steps.constants[step]
+        constants = advance(pointer(steps.constants, 0.0), step * e.N_CONSTANTS)
+        order = advance(pointer(samples.orders, np.int64(0)), epoch % samples.n_orders * samples.n_samples + first)
         loss = 0.0
         for block in range(0, n_batch, BLOCK_ROWS):
             n_rows = min(BLOCK_ROWS, n_batch - block)
+            rows = advance(order, block)
             begin, end = share_of_rows(n_rows, thread, threads)
-            gather(net, buffers, samples, order, first + block, begin, end)
+            gather(net, memory, samples, rows, begin, end, like)
             if end == n_rows:
-                clear_masks(net, buffers, n_rows, n_rows + MASK_SLACK)
-            forward(net, buffers, begin, end, thread)
-            loss_and_last_gradient(net, buffers, samples, order, first + block, begin, end, scale)
-            backward_through_layers(net, buffers, begin, end, thread)
+                clear_masks(net, memory, n_rows, n_rows + MASK_SLACK)
+            forward(net, memory, begin, end, like)
+            loss_and_last_gradient(net, memory, samples, rows, begin, end, scale, like)
+            backward_through_layers(net, memory, begin, end, like)
             arrived += 1
             wait_for_all(buffers.barrier, threads, arrived)
             for row in range(n_rows):  # Each thread sums all rows, in one order: all come to the same loss.
-                loss += buffers.row_losses[row] * scale
+                loss += memory.row_losses[row] * scale
             if not np.isfinite(loss):
-                if thread == 0:
-                    losses[step] = loss
+                losses[step] = loss
                 return step + 1
             backward_to_weights(
-                net, buffers, n_rows, block == 0, block + n_rows == n_batch, steps.optimizer, constants, thread, threads
-            )
+                net, memory, n_rows, block == 0, block + n_rows == n_batch, steps.optimizer, constants, thread, threads,
+                like,
+            )  # fmt: skip
             arrived += 1
             wait_for_all(buffers.barrier, threads, arrived)
-        if thread == 0:
-            losses[step] = loss
-    return losses.size
+        losses[step] = loss
+    return steps.n_steps
 
 
-def forward_all(net, buffers, samples, outputs):
+def forward_all(net, buffers, samples, outputs_at, like):
     """The last layer's Z of all samples, in order, a block at a time, on one thread."""
-    last = net.layers.shape[0] - 1
-    stride, n_out = net.layers[last, STRIDE], net.layers[last, N_OUT]
-    order = samples.orders[0]
+    memory = memory_of(net, buffers, like, FIRST)
+    last = layer_of(memory.layers, net.n_layers - 1)
+    outputs = pointer(outputs_at, like)
+    order = pointer(samples.orders, np.int64(0))
     for block in range(0, samples.n_samples, BLOCK_ROWS):
         n_rows = min(BLOCK_ROWS, samples.n_samples - block)
-        gather(net, buffers, samples, order, block, 0, n_rows)
-        clear_masks(net, buffers, n_rows, n_rows + MASK_SLACK)
-        forward(net, buffers, 0, n_rows, 0)
+        gather(net, memory, samples, advance(order, block), FIRST, n_rows, like)
+        clear_masks(net, memory, n_rows, n_rows + MASK_SLACK)
+        forward(net, memory, FIRST, n_rows, like)
         for row in range(n_rows):
-            at = net.layers[last, Z_AT] + row * stride
-            outputs[block + row] = buffers.workspace[at : at + n_out]
+            z = advance(memory.workspace, last.Z + row * last.stride)
+            for j in range(last.n_out):
+                outputs[(block + row) * last.n_out + j] = z[j]

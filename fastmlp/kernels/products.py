@@ -49,7 +49,7 @@ def multiply_rows(A, lda, B, ldb, initial, C, ldc, first_row, last_row, depth, n
 
 @inline
 def multiply_listed_rows(
-    A, lda, masks, n_words, B, ldb, initial, C, ldc, first_row, last_row, n_vectors, lanes, indices, indices_at
+    A, lda, masks, n_words, B, ldb, initial, C, ldc, first_row, last_row, n_vectors, lanes, indices
 ):
     """The same for an A with masks, over the inputs that are not zero."""
     n_panels = -(-n_vectors // LISTED.vectors)
@@ -61,19 +61,19 @@ def multiply_listed_rows(
             length = forward_list(masks, n_words, row, LISTED.rows, indices)
             listed_rows(
                 count, advance(A, row * lda), lda, advance(B, column), ldb, advance(initial, column), 0,
-                advance(C, row * ldc + column), ldc, indices_at, length,
+                advance(C, row * ldc + column), ldc, indices, length,
             )  # fmt: skip
 
 
 @inline
-def multiply_columns(A, lda, B, ldb, initial, C, ldc, first_row, last_row, depth, n_vectors, lanes, no_list):
-    """``C[i, :] = initial + A[:depth, i]ᵀ B[:depth, :]`` for the rows from `first_row` up to `last_row`."""
+def multiply_columns(A, lda, B, ldb, initial, C, ldc, n_rows, depth, n_vectors, lanes, no_list):
+    """``C[i, :] = initial + A[:depth, i]ᵀ B[:depth, :]`` for the first `n_rows` rows of C."""
     n_panels = -(-n_vectors // DENSE_COLUMNS.vectors)
     for panel in range(n_panels):
         v = panel_edge(panel, n_panels, n_vectors)
         count = panel_edge(panel + 1, n_panels, n_vectors) - v
         column = v * lanes
-        for row in range(first_row, last_row, DENSE_COLUMNS.rows):
+        for row in range(0, n_rows, DENSE_COLUMNS.rows):
             dense_columns(
                 count, advance(A, row), lda, advance(B, column), ldb, advance(initial, column), 0,
                 advance(C, row * ldc + column), ldc, no_list, depth,
@@ -82,7 +82,7 @@ def multiply_columns(A, lda, B, ldb, initial, C, ldc, first_row, last_row, depth
 
 @inline
 def multiply_listed_columns(
-    A, lda, turned, first_group, n_rows_of_A, B, ldb, initial, C, ldc, n_rows, n_vectors, lanes, indices, indices_at
+    A, lda, turned, first_group, n_rows_of_A, B, ldb, initial, C, ldc, n_rows, n_vectors, lanes, indices
 ):
     """The same for an A with turned masks, over its rows that are not zero, for the first `n_rows` rows of C."""
     n_panels = -(-n_vectors // LISTED_COLUMNS.vectors)
@@ -94,5 +94,5 @@ def multiply_listed_columns(
             length = backward_list(turned, first_group + row // LISTED_COLUMNS.rows, n_rows_of_A, indices)
             listed_columns(
                 count, advance(A, row), lda, advance(B, column), ldb, advance(initial, column), 0,
-                advance(C, row * ldc + column), ldc, indices_at, length,
+                advance(C, row * ldc + column), ldc, indices, length,
             )  # fmt: skip

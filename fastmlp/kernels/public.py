@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from fastmlp import reference
 from fastmlp.kernels import elementwise as e
-from fastmlp.kernels.engine import step_constants
-from fastmlp.kernels.instructions import pointer, real
+from fastmlp.kernels.engine import address, step_constants
+from fastmlp.kernels.instructions import advance, pointer, real
 from fastmlp.kernels.jit import Kernel
 from fastmlp.kernels.products import DENSE as DENSE_ROWS
 from fastmlp.kernels.products import DENSE_COLUMNS, multiply_columns, multiply_rows
@@ -45,23 +45,21 @@ def twin(function: Function) -> Function:
 # --- The affine layer -------------------------------------------------------------------------------------------------
 
 
-def product_by_rows(A, B, initial, C, n_rows, depth):  # type: ignore[no-untyped-def]
-    """``C = initial + A B`` of matrices in whole tiles."""
-    width = lanes(initial[0])
-    no_list = pointer(np.zeros(1, dtype=np.int32), 0)
+def product_by_rows(A, lda, B, ldb, initial, C, n_rows, depth, like):  # type: ignore[no-untyped-def]
+    """``C = initial + A B`` of matrices in whole tiles; the row strides of B and C are one."""
+    width = lanes(like)
     multiply_rows(
-        pointer(A.ravel(), 0), A.shape[1], pointer(B.ravel(), 0), B.shape[1], pointer(initial, 0),
-        pointer(C.ravel(), 0), C.shape[1], 0, n_rows, depth, C.shape[1] // width, width, no_list,
+        pointer(A, like), lda, pointer(B, like), ldb, pointer(initial, like), pointer(C, like), ldb, np.int64(0), n_rows, depth,
+        ldb // width, width, pointer(0, np.int32(0)),
     )  # fmt: skip
 
 
-def product_by_columns(A, B, initial, C, n_rows, depth):  # type: ignore[no-untyped-def]
-    """``C = initial + Aᵀ B`` of matrices in whole tiles."""
-    width = lanes(initial[0])
-    no_list = pointer(np.zeros(1, dtype=np.int32), 0)
+def product_by_columns(A, lda, B, ldb, initial, C, n_rows, depth, like):  # type: ignore[no-untyped-def]
+    """``C = initial + Aᵀ B`` of matrices in whole tiles; the row strides of B and C are one."""
+    width = lanes(like)
     multiply_columns(
-        pointer(A.ravel(), 0), A.shape[1], pointer(B.ravel(), 0), B.shape[1], pointer(initial, 0),
-        pointer(C.ravel(), 0), C.shape[1], 0, n_rows, depth, C.shape[1] // width, width, no_list,
+        pointer(A, like), lda, pointer(B, like), ldb, pointer(initial, like), pointer(C, like), ldb, n_rows, depth,
+        ldb // width, width, pointer(0, np.int32(0)),
     )  # fmt: skip
 
 
@@ -83,7 +81,8 @@ def run_product(kernel: Kernel, A: Array, B: Array, initial: Array, n_rows: int,
     """Run a product kernel on padded matrices; give the whole padded C."""
     rows = -(-n_rows // tile_rows) * tile_rows
     C = aligned_zeros(rows * B.shape[1], B.dtype.name).reshape(rows, B.shape[1])
-    kernel(B.dtype, A, B, initial, C, n_rows, depth)
+    like = B.dtype.type(0)
+    kernel(B.dtype, address(A), A.shape[1], address(B), B.shape[1], address(initial), address(C), n_rows, depth, like)
     return C
 
 
@@ -126,14 +125,14 @@ def affine_backward(X: Array, W: Array, dY: Array) -> tuple[Array, Array, Array]
 # --- Activations ------------------------------------------------------------------------------------------------------
 
 
-def activate_all(code, Z, A):  # type: ignore[no-untyped-def]
+def activate_all(code, Z, A, n, like):  # type: ignore[no-untyped-def]
     """``A = f(Z)``."""
-    e.activate(code, Z, A)
+    e.activate(code, pointer(Z, like), pointer(A, like), n)
 
 
-def multiply_all_by_slope(code, D, A):  # type: ignore[no-untyped-def]
+def multiply_all_by_slope(code, D, A, n, like):  # type: ignore[no-untyped-def]
     """``D *= f'``."""
-    e.multiply_by_slope(code, D, A)
+    e.multiply_by_slope(code, pointer(D, like), pointer(A, like), n)
 
 
 ACTIVATE = Kernel(activate_all)
@@ -148,7 +147,7 @@ def flat_copy(Z: Array) -> Array:
 def activation(code: int, Z: Array, out: Array | None) -> Array:
     """Run one activation on an array of any shape and layout."""
     A = flat_copy(check_real(Z))
-    ACTIVATE(Z.dtype, code, A, A)
+    ACTIVATE(Z.dtype, code, address(A), address(A), A.size, Z.dtype.type(0))
     if out is None:
         return A.reshape(Z.shape)
     out[...] = A.reshape(Z.shape)
@@ -159,7 +158,8 @@ def activation_backward(code: int, dA: Array, kept: Array, kept_name: str = "A")
     """Run one activation's backward on arrays of any shape and layout."""
     check_same_shape("dA", check_real(dA, "dA"), kept_name, kept)
     dZ = flat_copy(dA)
-    SLOPE(dA.dtype, code, dZ, flat_copy(kept).astype(dA.dtype, copy=False))
+    saved = flat_copy(kept).astype(dA.dtype, copy=False)
+    SLOPE(dA.dtype, code, address(dZ), address(saved), dZ.size, dA.dtype.type(0))
     return dZ.reshape(dA.shape)
 
 
@@ -271,10 +271,11 @@ def softplus_backward(dA: Array, A: Array) -> Array:
     return activation_backward(e.SOFTPLUS, dA, A)
 
 
-def softmax_rows(P):  # type: ignore[no-untyped-def]
+def softmax_rows(P, n_rows, n, like):  # type: ignore[no-untyped-def]
     """Softmax of each row, in place."""
-    for row in range(P.shape[0]):
-        e.softmax_row(P[row], P.shape[1], P[row])
+    for row in range(n_rows):
+        p = advance(pointer(P, like), row * n)
+        e.softmax_row(p, n, p)
 
 
 SOFTMAX = Kernel(softmax_rows)
@@ -284,7 +285,7 @@ SOFTMAX = Kernel(softmax_rows)
 def softmax(Z: Array, out: Array | None = None) -> Array:
     """See `twin`."""
     P = flat_copy(check_real(Z)).reshape(-1, Z.shape[-1])
-    SOFTMAX(Z.dtype, P)
+    SOFTMAX(Z.dtype, address(P), P.shape[0], P.shape[1], Z.dtype.type(0))
     if out is None:
         return P.reshape(Z.shape)
     out[...] = P.reshape(Z.shape)
@@ -294,18 +295,19 @@ def softmax(Z: Array, out: Array | None = None) -> Array:
 # --- Losses -----------------------------------------------------------------------------------------------------------
 
 
-def loss_rows(loss, Z, classes, Y, scale, D):  # type: ignore[no-untyped-def]
+def loss_rows(loss, Z, classes, Y, scale, D, n_rows, n, like):  # type: ignore[no-untyped-def]
     """The sum of the rows' losses; their derivatives, times `scale`, go to D."""
     total = 0.0
-    n = Z.shape[1]
-    factor = real(scale, D[0, 0])
-    for row in range(Z.shape[0]):
+    factor = real(scale, like)
+    for row in range(n_rows):
+        z, d = advance(pointer(Z, like), row * n), advance(pointer(D, like), row * n)
+        y = advance(pointer(Y, like), row * n)
         if loss == e.SOFTMAX_CROSS_ENTROPY:
-            total += e.softmax_cross_entropy_row(Z[row], n, classes[row], factor, D[row])
+            total += e.softmax_cross_entropy_row(z, n, pointer(classes, np.int64(0))[row], factor, d, n)
         elif loss == e.SIGMOID_CROSS_ENTROPY:
-            total += e.sigmoid_cross_entropy_row(Z[row], n, Y[row], factor, D[row])
+            total += e.sigmoid_cross_entropy_row(z, n, y, factor, d)
         else:
-            total += e.squared_error_row(Z[row], n, Y[row], factor, D[row])
+            total += e.squared_error_row(z, n, y, factor, d)
     return total
 
 
@@ -318,7 +320,8 @@ def run_loss(code: int, Z: Array, classes: NDArray[np.int64], Y: Array, reductio
     scale = reduction_factor(reduction, len(Z))
     D = np.empty(Z.shape, Z.dtype)
     Z, Y = flat_copy(Z).reshape(Z.shape), flat_copy(Y).astype(Z.dtype, copy=False).reshape(Y.shape)
-    return float(LOSS(Z.dtype, code, Z, classes, Y, scale, D)) * scale, D
+    places = address(Z), address(classes), address(Y), scale, address(D)
+    return float(LOSS(Z.dtype, code, *places, *Z.shape, Z.dtype.type(0))) * scale, D
 
 
 @twin
@@ -343,9 +346,11 @@ def squared_error(A: Array, y: Array, reduction: str = "mean") -> tuple[float, A
 # --- Optimizer updates ------------------------------------------------------------------------------------------------
 
 
-def update_all(code, constants, w, g, m, v):  # type: ignore[no-untyped-def]
+def update_all(code, constants, w, g, m, v, n, like):  # type: ignore[no-untyped-def]
     """One step of an optimizer."""
-    e.update(code, constants, w, g, m, v)
+    e.update(
+        code, pointer(constants, 0.0), pointer(w, like), pointer(g, like), pointer(m, like), pointer(v, like), n
+    )  # fmt: skip
 
 
 UPDATE = Kernel(update_all)
@@ -368,7 +373,7 @@ def run_update(
         return
     code, constants = step_constants(optimizer, step - 1, np.array([optimizer.learning_rate]))
     m, v = [*copies, w, w][:2]
-    UPDATE(dtype, code, constants[0], w, g, m, v)
+    UPDATE(dtype, code, *map(address, (constants, w, g, m, v)), w.size, dtype.type(0))
     parameters[...] = w.reshape(parameters.shape)
     for slot, copy in zip(slots.values(), copies, strict=True):
         assert slot is not None

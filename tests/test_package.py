@@ -1,0 +1,76 @@
+"""The package as a whole: what importing it costs, what it offers, and that its examples are true."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastmlp
+
+PROJECT = Path(__file__).parent.parent
+HEAVY = ("numba", "llvmlite", "scipy", "matplotlib", "tensorflow", "tensorflow_datasets", "pandas", "sklearn", "tqdm")
+
+
+def imported_by(code: str) -> set[str]:
+    """Names of the heavy modules that a fresh interpreter has loaded after `code`."""
+    script = f"{code}\nimport sys\nprint(*[name for name in {HEAVY!r} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, check=True)
+    return set(run.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import fastmlp",
+        "import fastmlp; fastmlp.SGD(0.1); fastmlp.OneCycle(); fastmlp.History()",
+        "import fastmlp; fastmlp.reference.relu",
+        "import fastmlp; fastmlp.MLP([2, 3, 2], engine='numpy').fit([[0.0, 1.0]], [1], epochs=1)",
+        "import fastmlp; fastmlp.load_dataset",
+    ],
+)
+def test_nothing_heavy_is_imported_before_it_is_used(code: str) -> None:
+    assert imported_by(code) == set()
+
+
+def test_numba_comes_with_the_first_network_and_scipy_never() -> None:
+    loaded = imported_by("import fastmlp; fastmlp.MLP([2, 3, 2]).fit([[0.0, 1.0]], [1], epochs=1)")
+    assert loaded == {"numba", "llvmlite"}
+
+
+def test_public_names() -> None:
+    for name in fastmlp.__all__:
+        assert getattr(fastmlp, name) is not None
+    assert {"MLP", "SGD", "Adam", "AdamW", "RMSprop", "load_dataset", "kernels", "reference"} <= set(dir(fastmlp))
+    with pytest.raises(AttributeError, match=r"^module 'fastmlp' has no attribute 'MPL'$"):
+        fastmlp.MPL  # noqa: B018
+
+
+def test_version_is_the_projects() -> None:
+    (version,) = re.findall(r'^version = "(.*)"$', (PROJECT / "pyproject.toml").read_text(), flags=re.MULTILINE)
+    assert fastmlp.__version__ == version
+
+
+def modules() -> list[str]:
+    return [module.name for module in pkgutil.walk_packages(fastmlp.__path__, "fastmlp.")]
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (Path(fastmlp.__path__[0]) / "py.typed").exists()
+
+
+@pytest.mark.parametrize("name", ["fastmlp", *modules()])
+def test_examples_in_docstrings(name: str) -> None:
+    failed, _ = doctest.testmod(importlib.import_module(name))
+    assert failed == 0
+
+
+@pytest.mark.parametrize("name", modules())
+def test_every_module_says_what_it_is_for(name: str) -> None:
+    assert importlib.import_module(name).__doc__
