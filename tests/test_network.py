@@ -6,6 +6,7 @@ import copy
 import inspect
 import math
 import pickle
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -257,6 +258,19 @@ def test_nothing_given_is_modified(engine: str) -> None:
             net.gradients(inputs, y)
             assert_array_equal(inputs, kept_inputs)
             assert_array_equal(y, kept_y)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_samples_are_not_copied(engine: str, dtype: str) -> None:
+    samples = np.ones((20_000, 100), dtype=dtype)
+    y = np.zeros(20_000, dtype=np.int64)
+    net = MLP([100, 3], input_scale=1 / 255, engine=engine)
+    net.fit(samples[:100], y[:100], epochs=1)  # What is imported or compiled at first is not counted.
+    tracemalloc.start()
+    net.fit(samples, y, epochs=1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < samples.nbytes / 2
 
 
 def test_answers_are_the_callers_own(engine: str) -> None:

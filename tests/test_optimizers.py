@@ -256,6 +256,13 @@ def test_factors(schedule: Schedule, expected: list[float]) -> None:
     assert_array_equal(np.concatenate(pieces), schedule.factors(0, 8, 2, 4))
 
 
+@pytest.mark.parametrize("schedule", [Cosine(), OneCycle(), OneCycle(rise=0.45), Exponential(), InverseScaling()])
+def test_smooth_schedules_do_not_jump(schedule: Schedule) -> None:
+    factors = schedule.factors(0, 3000, steps_per_epoch=1000, epochs=3)
+    assert np.abs(np.diff(factors)).max() < 2e-3
+    assert factors.max() == pytest.approx(1, abs=1e-6)
+
+
 def test_defaults_by_name() -> None:
     assert [check_optimizer(name) for name in OPTIMIZERS] == [SGD(), Adam(), AdamW(), RMSprop()]
     assert [check_schedule(name) for name in SCHEDULES] == [

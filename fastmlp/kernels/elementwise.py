@@ -82,43 +82,51 @@ LEAKY_SLOPE = 0.01
 
 @inline
 def relu_value(z):
+    """``max(z, 0)``."""
     return real(0.0, z) if z < real(0.0, z) else z
 
 
 @inline
 def relu_slope(a):
+    """1 where a > 0, else 0."""
     return real(1.0, a) if a > real(0.0, a) else real(0.0, a)
 
 
 @inline
 def leaky_relu_value(z):
+    """``z``, or ``0.01 z`` below zero."""
     return z * real(LEAKY_SLOPE, z) if z < real(0.0, z) else z
 
 
 @inline
 def leaky_relu_slope(a):
+    """1 where a > 0, else 0.01."""
     return real(1.0, a) if a > real(0.0, a) else real(LEAKY_SLOPE, a)
 
 
 @inline
 def elu_value(z):
+    """``z``, or ``exp(z) - 1`` below zero."""
     below = expm1_negative(real(0.0, z) if z > real(0.0, z) else z)
     return z if z > real(0.0, z) else below
 
 
 @inline
 def elu_slope(a):
+    """1 where a > 0, else ``a + 1``."""
     return real(1.0, a) if a > real(0.0, a) else a + real(1.0, a)
 
 
 @inline
 def sigmoid_value(z):
+    """``1 / (1 + exp(-z))`` by ``exp(-|z|)``, which cannot overflow."""
     e = exp_negative(-abs(z))
     return (real(1.0, z) if z >= real(0.0, z) else e) / (real(1.0, z) + e)
 
 
 @inline
 def sigmoid_slope(a):
+    """``a (1 - a)``."""
     return a * (real(1.0, a) - a)
 
 
@@ -132,6 +140,7 @@ def tanh_value(z):
 
 @inline
 def tanh_slope(a):
+    """``1 - a²``."""
     return real(1.0, a) - a * a
 
 
@@ -143,6 +152,7 @@ def normal_cdf(z):
 
 @inline
 def gelu_value(z):
+    """``z Φ(z)``."""
     return z * normal_cdf(z)
 
 
@@ -155,6 +165,7 @@ def gelu_slope(z):
 
 @inline
 def silu_value(z):
+    """``z sigmoid(z)``."""
     return z * sigmoid_value(z)
 
 
@@ -167,12 +178,14 @@ def silu_slope(z):
 
 @inline
 def softplus_value(z):
+    """``max(z, 0) + log(1 + exp(-|z|))``."""
     e = exp_negative(-abs(z))
     return (real(0.0, z) if z < real(0.0, z) else z) + real(math.log1p(e), z)
 
 
 @inline
 def softplus_slope(a):
+    """``sigmoid(z) = 1 - exp(-a)``."""
     return -expm1_negative(-a)
 
 
@@ -253,7 +266,7 @@ SOFTMAX_CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY, SQUARED_ERROR = range(len(LOSSES))
 
 @inline
 def exp_row(z, n, p, stride):
-    """``p = exp(z - max z)`` over a row of n elements and its padding up to `stride`; return the maximum and the sum over the n."""
+    """``p = exp(z - max z)`` over a row of n and its padding up to `stride`; return the maximum, and the sum over the n."""
     top = z[0]
     for j in range(1, n):
         top = top if top >= z[j] else z[j]  # A NaN is taken, and then stays: it is never the smaller one.
@@ -277,7 +290,7 @@ def softmax_row(z, n, p):
 
 @inline
 def softmax_cross_entropy_row(z, n, y, scale, d, stride):
-    """The loss ``log Σ exp z - z[y]`` of a row, and ``d = scale (softmax(z) - onehot(y))``; the padding of d is zeroed."""
+    """The loss ``log Σ exp z - z[y]`` of a row, and ``d = scale (softmax(z) - onehot(y))``, with zeros in its padding."""
     at_class = z[y]
     top, total = exp_row(z, n, d, stride)
     factor = scale / total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,7 +34,7 @@ TRAIN = Kernel(train_steps)
 FORWARD = Kernel(forward_all)
 
 WORK_PER_THREAD = 2_000_000
-"""Multiply-adds of a step below which a second thread costs more than it brings: two barriers, 1 µs, and shared caches."""
+"""Multiply-adds of a step that are worth a thread: below, the barriers and the cold caches cost more than it brings."""
 
 
 class Scratch(NamedTuple):
@@ -76,7 +77,7 @@ class Engine:
     def choose_threads(self, batch_size: int, limit: int) -> int:
         """As many as have enough to do in a step."""
         sizes = self.layout.spec.layer_sizes
-        work = batch_size * sum(n_in * n_out for n_in, n_out in zip(sizes, sizes[1:], strict=False))
+        work = batch_size * sum(n_in * n_out for n_in, n_out in pairwise(sizes))
         return max(1, min(limit, work // WORK_PER_THREAD))
 
     def compile(self, X: Array, optimizer: Optimizer | None = None) -> None:

@@ -1,6 +1,6 @@
-"""Single instructions that Numba has no name for: pointers, fused multiply-add, bit masks, atomics, the pause of a spin.
+"""Single instructions that Numba has no name for: pointers, fused multiply-add, bit masks, prefetch, atomics.
 
-Each is an ``@intrinsic`` of a few lines of LLVM. None has a loop: what these are for is said in the rooms that use them.
+Each is an ``@intrinsic`` of a few lines of LLVM. None has a loop: what they are for is said in the rooms that use them.
 """
 
 from __future__ import annotations
@@ -101,7 +101,9 @@ def nonzero64(typing: Any, base: Any) -> Any:
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         element = context.get_data_type(base.dtype)
         vector = ir.VectorType(element, 64)
-        values = builder.load(builder.bitcast(arguments[0], vector.as_pointer()), align=8 if base.dtype.bitwidth == 64 else 4, typ=vector)
+        values = builder.load(
+            builder.bitcast(arguments[0], vector.as_pointer()), align=8 if base.dtype.bitwidth == 64 else 4, typ=vector
+        )
         flags = builder.fcmp_unordered("!=", values, ir.Constant(vector, [0.0] * 64))
         return builder.bitcast(flags, I64)
 
@@ -169,7 +171,7 @@ def floor(typing: Any, x: Any) -> Any:
 
 @intrinsic
 def power_of_two(typing: Any, n: Any) -> Any:
-    """``2 ** n`` for a float `n` that is a whole number in the range of normal numbers: n is put in the exponent's bits."""
+    """``2 ** n`` for a float `n` that is a whole number in the range of the exponent: n is put into its bits."""
     bits, mantissa, bias = (32, 23, 127) if n.bitwidth == 32 else (64, 52, 1023)
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:

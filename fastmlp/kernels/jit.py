@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -52,7 +53,9 @@ def detect_machine() -> Machine:
         return Machine(vector_bytes=32, registers=16, fused=True)
     if "+neon" in has or "aarch64" in llvm.get_default_triple() or "arm64" in llvm.get_default_triple():
         return Machine(vector_bytes=16, registers=32, fused=True)
-    return Machine(vector_bytes=16, registers=16, fused=False)  # SSE2 and everything else; LLVM makes these legal on any target
+    return Machine(
+        vector_bytes=16, registers=16, fused=False
+    )  # SSE2 and everything else; LLVM makes these legal on any target
 
 
 MACHINE = detect_machine()
@@ -73,7 +76,8 @@ def cache_key() -> str:
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
     environment = (
-        numba.__version__, llvmlite.__version__, sys.version_info[:2], numba.config.CPU_NAME or llvm.get_host_cpu_name(),
+        numba.__version__, llvmlite.__version__, sys.version_info[:2],
+        numba.config.CPU_NAME or llvm.get_host_cpu_name(),
         numba.config.CPU_FEATURES or sorted(llvm.get_host_cpu_features().items()), numba.config.OPT, MACHINE,
     )  # fmt: skip
     digest.update(repr(environment).encode())
@@ -108,18 +112,22 @@ class KernelLocator(caching._CacheLocator):  # type: ignore[misc]
         self._py_file = py_file
 
     def get_cache_path(self) -> str:
+        """Give the folder."""
         folder = cache_folder()
         assert folder is not None
         return folder
 
     def get_source_stamp(self) -> str:
+        """Give a stamp that never changes within the folder."""
         return cache_key()
 
     def get_disambiguator(self) -> str:
+        """Give a part of the file's name; function names are enough."""
         return "k"
 
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> KernelLocator:
+        """Serve every function."""
         return cls(py_func, py_file)
 
 
@@ -135,17 +143,19 @@ class KernelCache(caching.FunctionCache):  # type: ignore[misc]
     _impl_class = KernelCacheImpl
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Load a compiled function; None if there is none that can be read."""
         try:
             return super().load_overload(sig, target_context)
         except Exception as error:
-            warnings.warn(f"fastmlp's cached kernel cannot be read ({error}): compiling it", RuntimeWarning, stacklevel=2)
-            try:
+            warnings.warn(
+                f"fastmlp's cached kernel cannot be read ({error}): compiling it", RuntimeWarning, stacklevel=2
+            )
+            with contextlib.suppress(OSError):
                 self.flush()
-            except OSError:
-                pass
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep a compiled function if the disk lets us."""
         try:
             super().save_overload(sig, data)
         except OSError as error:
@@ -158,9 +168,6 @@ class KernelCache(caching.FunctionCache):  # type: ignore[misc]
 # error_model numpy: a division by zero gives inf or NaN like NumPy's, without a branch.
 inline: Callable[..., Any] = numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True)
 """Decorates what kernels are made of; it can be called from other kernels only."""
-
-
-in_place: Callable[..., Any] = numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, inline="always")
 
 
 class Kernel:

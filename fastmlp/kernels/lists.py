@@ -20,15 +20,14 @@ import numpy as np
 from fastmlp.kernels.instructions import advance, expand8, pointer_to
 from fastmlp.kernels.jit import inline
 
-POSITIONS = np.zeros((256, 8), dtype=np.uint8)
-"""Row b: the positions of the set bits of b, ascending, then zeros."""
+POSITIONS = np.zeros(256 * 8, dtype=np.uint8)
+"""From 8 b: the positions of the set bits of b, ascending, then zeros."""
 COUNTS = np.zeros(256, dtype=np.uint8)
 """How many bits of b are set."""
 for _byte in range(256):
     _set = [bit for bit in range(8) if _byte >> bit & 1]
-    POSITIONS[_byte, : len(_set)] = _set
+    POSITIONS[8 * _byte : 8 * _byte + len(_set)] = _set
     COUNTS[_byte] = len(_set)
-POSITIONS = POSITIONS.ravel()
 
 LIST_SLACK = 8
 """Elements that a list needs beyond its longest: eight are stored at a time."""

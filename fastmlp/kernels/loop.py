@@ -297,7 +297,11 @@ def backward_through_layers(net, memory, begin, end, like):
     width = lanes(like)
     for number in range(net.n_layers - 1, 0, -1):
         layer, below = layer_of(memory.layers, number), layer_of(memory.layers, number - 1)
-        D, transposed, dX = advance(workspace, layer.D), advance(workspace, layer.transposed), advance(workspace, below.D)
+        D, transposed, dX = (
+            advance(workspace, layer.D),
+            advance(workspace, layer.transposed),
+            advance(workspace, below.D),
+        )
         multiply_rows(
             D, layer.stride, transposed, below.stride, workspace, dX, below.stride, begin, end, layer.n_out,
             -(-layer.n_in // width), width, memory.indices,

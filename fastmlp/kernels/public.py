@@ -114,7 +114,9 @@ def affine_backward(X: Array, W: Array, dY: Array) -> tuple[Array, Array, Array]
     # A tile by columns reads whole tiles across: of the columns of X, here.
     wide_X = in_whole_tiles(np.pad(X, ((0, 0), (0, DENSE_COLUMNS.rows))), W.dtype)
     dW = run_product(BY_COLUMNS, wide_X, D, no_bias, n_in, n_samples, DENSE_COLUMNS.rows)
-    db = run_product(BY_COLUMNS, np.ones((n_samples, DENSE_COLUMNS.rows), W.dtype), D, no_bias, 1, n_samples, DENSE_COLUMNS.rows)
+    db = run_product(
+        BY_COLUMNS, np.ones((n_samples, DENSE_COLUMNS.rows), W.dtype), D, no_bias, 1, n_samples, DENSE_COLUMNS.rows
+    )
     return (
         np.ascontiguousarray(dX[:n_samples, :n_in]),
         np.ascontiguousarray(dW[:n_in, :n_out]),

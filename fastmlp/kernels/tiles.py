@@ -8,8 +8,8 @@ A tile is a small block of C = A B, held in the vector registers while it is sum
     A(1, p)   splat     [ c10 += a1 b0 ][ c11 += a1 b1 ][ c12  ]   }  MR x NV fused multiply-adds
     A(2, p)   splat     [ c20 += a2 b0 ][ c21 += a2 b1 ][ c22  ]  /
 
-For every p it loads NV vectors and MR scalars and does MR x NV multiply-adds, so the registers, not the memory, feed the
-multipliers. ``MR * NV`` sums, NV vectors of B and one splat must fit the register file; the sums must be enough to hide
+For every p it loads NV vectors and MR scalars and does MR x NV multiply-adds, so the registers, not the memory,
+feed the multipliers. ``MR * NV`` sums, NV vectors of B and one splat must fit the register file; the sums must be enough to hide
 the latency of a multiply-add (8 on current CPUs). LLVM's own vectoriser does not find this shape, so the tile is
 emitted here, instruction by instruction.
 
