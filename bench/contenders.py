@@ -1,24 +1,15 @@
-"""Who races: one small class a library, each the fastest plain way that a user of it would write.
-
-Run as a program, this file is one contender in a process of its own, which `compare.py` starts and tells, line by line
-over a pipe, to take its turns. Nothing heavy is imported before the process is bound to its CPUs, because libraries
-count the CPUs when they are loaded.
-"""
+"""Who races: one small class a library, each the fastest plain way that a user of it would write."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-import time
+import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from workloads import Samples, Workload
+import numpy as np
+from workloads import Samples, Workload, initial_parameters, learning_rates, make_network
 
-    Array = np.ndarray
+Array = np.ndarray
 
 
 class Contender:
@@ -29,11 +20,11 @@ class Contender:
     trains the epochs of a turn, and `predict` takes and gives NumPy arrays.
     """
 
+    title = ""
     packages: tuple[str, ...] = ()
+    """Distributions that it needs."""
 
     def __init__(self, work: Workload, samples: Samples, seed: int = 0) -> None:
-        from workloads import initial_parameters, learning_rates
-
         self.work, self.samples, self.seed = work, samples, seed
         self.n_samples = len(samples.X)
         self.weights, self.biases = initial_parameters(work, seed)
@@ -64,23 +55,22 @@ class Contender:
 
     def train_until(self, accuracy: float) -> tuple[float, int]:
         """Train the whole recipe, or until a test accuracy is reached; give the accuracy and the epochs it took."""
-        for n, rates in enumerate(self.rates, start=1):
+        for epochs, rates in enumerate(self.rates, start=1):  # noqa: B007
             self.epoch(rates)
             reached = float((self.predict(self.samples.X_test) == self.samples.y_test).mean())
             if reached >= accuracy:
                 break
-        return reached, n
+        return reached, epochs
 
 
 class FastMLP(Contender):
     """`fastmlp.MLP.fit` and `predict`, as anyone calls them."""
 
-    packages = ("fastmlp", "numba", "numpy")
+    title = "fastmlp"
+    packages = ("numba", "numpy")
     engine = "numba"
 
     def prepare(self) -> None:
-        from workloads import make_network
-
         self.net = make_network(self.work, self.seed, engine=self.engine)
 
     def restart(self) -> None:
@@ -110,6 +100,7 @@ class FastMLP(Contender):
 class NumPyEngine(FastMLP):
     """The same with ``engine="numpy"``: `fastmlp.reference`."""
 
+    title = "NumPy engine"
     packages = ("numpy",)
     engine = "numpy"
 
@@ -117,11 +108,10 @@ class NumPyEngine(FastMLP):
 class NumPy(Contender):
     """A loop written by hand: every array is allocated once, every call writes into one."""
 
+    title = "NumPy by hand"
     packages = ("numpy",)
 
     def prepare(self) -> None:
-        import numpy as np
-
         self.rng = np.random.default_rng(self.seed)
         shapes = [a.shape for pair in zip(self.weights, self.biases, strict=True) for a in pair]
         sizes = [int(np.prod(shape)) for shape in shapes]
@@ -146,8 +136,6 @@ class NumPy(Contender):
 
     def buffers_for(self, n: int) -> Any:
         """Arrays for a batch of `n`: the gathered X, each layer's A (the Z before it) and dZ, and a mask of it."""
-        import numpy as np
-
         if n not in self.buffers:
             sizes, dtype = self.work.layer_sizes, self.work.dtype
             A = [np.empty((n, size), dtype) for size in sizes]
@@ -165,8 +153,6 @@ class NumPy(Contender):
         return total / self.n_samples
 
     def forward(self, A: list[Array]) -> None:
-        import numpy as np
-
         last = len(self.W) - 1
         for layer, (W, b) in enumerate(zip(self.W, self.b, strict=True)):
             Z = A[layer + 1]
@@ -176,8 +162,6 @@ class NumPy(Contender):
                 np.maximum(Z, 0, out=Z) if self.work.activation == "relu" else np.tanh(Z, out=Z)
 
     def step(self, rows: Array, rate: float) -> float:
-        import numpy as np
-
         n = len(rows)
         A, D, masks, y, samples, column, ones = self.buffers_for(n)
         self.samples.X.take(rows, axis=0, out=A[0], mode="clip")  # "raise", the default, would gather into a copy.
@@ -213,8 +197,6 @@ class NumPy(Contender):
         return loss
 
     def update(self, rate: float) -> None:
-        import numpy as np
-
         optimizer = self.work.optimizer
         w, g, m, v, t = self.w, self.g, self.m, self.v, self.t
         self.steps_done += 1
@@ -244,8 +226,6 @@ class NumPy(Contender):
         w -= t
 
     def predict(self, X: Array) -> Array:
-        import numpy as np
-
         A = X
         for layer, (W, b) in enumerate(zip(self.W, self.b, strict=True)):
             A = A @ W
@@ -258,34 +238,29 @@ class NumPy(Contender):
 class SklearnMLP(Contender):
     """`MLPClassifier` or `MLPRegressor`, float32 as it takes it."""
 
-    packages = ("sklearn", "numpy")
+    title = "scikit-learn"
+    packages = ("scikit-learn",)
 
     @staticmethod
     def supports(work: Workload) -> bool:
         return work.kind != "start"  # It has no schedule by the step.
 
     def prepare(self) -> None:
-        import warnings
-
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.neural_network import MLPClassifier, MLPRegressor
 
         warnings.simplefilter("ignore", ConvergenceWarning)
         work, optimizer = self.work, self.work.optimizer
         is_classifier = work.loss == "softmax_cross_entropy"
-        # Its regression loss is a mean over the outputs, too.
-        rate = optimizer.learning_rate * (1 if is_classifier else work.layer_sizes[-1])
         self.estimator = (MLPClassifier if is_classifier else MLPRegressor)(
             hidden_layer_sizes=work.layer_sizes[1:-1], activation=work.activation, solver=optimizer.name, alpha=0.0,
-            batch_size=min(work.batch_size, self.n_samples), learning_rate_init=rate, max_iter=1,
+            batch_size=min(work.batch_size, self.n_samples), learning_rate_init=optimizer.learning_rate, max_iter=1,
             momentum=getattr(optimizer, "momentum", 0.0), nesterovs_momentum=False, warm_start=True, tol=0.0,
             n_iter_no_change=10**9, random_state=self.seed,
         )  # fmt: skip
         samples = self.samples
         X, y = samples.X, samples.y
         if is_classifier and len(set(y.tolist())) < work.layer_sizes[-1]:  # One row, of predict, has not all classes.
-            import numpy as np
-
             y = np.arange(work.layer_sizes[-1])
             X = np.resize(X, (len(y), X.shape[1]))
             self.estimator.batch_size = len(y)
@@ -300,7 +275,9 @@ class SklearnMLP(Contender):
             array[:] = initial
 
     def train(self) -> float:
-        return float(self.estimator.fit(self.samples.X, self.samples.y).loss_)
+        loss = float(self.estimator.fit(self.samples.X, self.samples.y).loss_)
+        # It says the mean of a squared error over the outputs, though it follows the gradient of the sum.
+        return loss if self.work.loss == "softmax_cross_entropy" else loss * self.work.layer_sizes[-1]
 
     def predict(self, X: Array) -> Array:
         return self.estimator.predict(X)
@@ -309,6 +286,7 @@ class SklearnMLP(Contender):
 class Torch(Contender):
     """PyTorch, eager: batches gathered from one tensor, a fused optimizer."""
 
+    title = "PyTorch"
     packages = ("torch",)
 
     def prepare(self) -> None:
@@ -366,6 +344,8 @@ class Torch(Contender):
 class TorchCompiled(Torch):
     """PyTorch with the forward and backward pass of a batch compiled."""
 
+    title = "PyTorch compiled"
+
     def prepare(self) -> None:
         super().prepare()
         self.batch_loss = self.torch.compile(self.batch_loss)
@@ -380,11 +360,11 @@ class TorchCompiled(Torch):
 class Jax(Contender):
     """JAX: all epochs of a turn are one jitted scan over the batches, the shuffled gather included."""
 
+    title = "JAX"
     packages = ("jax", "jaxlib")
 
     def prepare(self) -> None:
         import jax
-        import numpy as np
 
         jax.config.update("jax_enable_x64", self.work.dtype == "float64")
         self.jax = jax
@@ -460,8 +440,6 @@ class Jax(Contender):
         return state, losses[-1]
 
     def run_epochs(self, rates: Array) -> float:
-        import numpy as np
-
         orders = np.tile(np.arange(self.n_samples, dtype=np.int32), (len(rates), 1))
         orders = self.rng.permuted(orders, axis=1, out=orders)
         self.state, loss = self.run(self.state, self.X, self.y, orders, rates.astype(self.work.dtype))
@@ -471,8 +449,6 @@ class Jax(Contender):
         return self.run_epochs(rates[None])
 
     def train(self) -> float:
-        import numpy as np
-
         return self.run_epochs(np.stack(self.rates))
 
     def outputs(self, parameters: Any, X: Any) -> Any:
@@ -480,8 +456,6 @@ class Jax(Contender):
         return Z.argmax(1) if self.work.loss == "softmax_cross_entropy" else Z
 
     def predict(self, X: Array) -> Array:
-        import numpy as np
-
         return np.asarray(self.classify(self.state[0], X))
 
 
@@ -494,69 +468,3 @@ CONTENDERS: dict[str, type[Contender]] = {
     "torch-compile": TorchCompiled,
     "jax": Jax,
 }
-
-
-# --- A contender in a process of its own ------------------------------------------------------------------------------
-
-
-def serve(name: str, work_name: str, quick: bool, answer: Callable[..., None]) -> None:
-    """Take turns: one at each line of standard input."""
-    from importlib.metadata import version
-
-    from workloads import find_workload, load_samples, score
-
-    work = find_workload(work_name, quick)
-    samples = load_samples(work)
-    contender = CONTENDERS[name](work, samples)
-    X = samples.X_test[: work.rows]
-
-    def turn() -> tuple[float, float]:
-        if work.kind == "predict":
-            started = time.perf_counter()
-            for _ in range(work.calls):
-                contender.predict(X)
-            return (time.perf_counter() - started) / work.calls, 0.0
-        contender.restart()
-        started = time.perf_counter()
-        loss = contender.train()
-        return (time.perf_counter() - started) / work.epochs, loss
-
-    started = time.perf_counter()
-    turn()
-    first = time.perf_counter() - started
-    names = {"sklearn": "scikit-learn"}
-    versions = {package: version(names.get(package, package)) for package in contender.packages if package != "fastmlp"}
-    answer(first_seconds=first, versions=versions)
-    for _ in sys.stdin:
-        seconds, loss = turn()
-        answer(seconds=seconds, loss=loss, score=score(work, contender.predict(samples.X_test), samples.y_test))
-
-
-def run_once(name: str, work_name: str, seed: int, answer: Callable[..., None]) -> None:
-    """Train from nothing until the accuracy is reached."""
-    from workloads import TARGET_ACCURACY, find_workload, load_samples
-
-    work = find_workload(work_name)
-    accuracy, epochs = CONTENDERS[name](work, load_samples(work), seed).train_until(TARGET_ACCURACY)
-    answer(score=accuracy, epochs=epochs, loss=0.0)
-
-
-def main() -> None:
-    """Arguments: a contender, a workload, the CPUs to use, and "full" or "quick", or the seed of a whole process."""
-    name, work_name, cpus, how = sys.argv[1:]
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {int(cpu) for cpu in cpus.split(",")})
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # What libraries print must not come between the answers.
-
-    def answer(**values: Any) -> None:
-        print(json.dumps(values), file=answers, flush=True)
-
-    if how in ("full", "quick"):
-        serve(name, work_name, how == "quick", answer)
-    else:
-        run_once(name, work_name, int(how), answer)
-
-
-if __name__ == "__main__":
-    main()

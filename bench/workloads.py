@@ -14,6 +14,7 @@ Array = np.ndarray
 
 LAYER_SIZES = (784, 100, 64, 32, 10)
 TARGET_ACCURACY = 0.982
+PLAIN_SGD = fastmlp.SGD(0.1)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Workload:
     loss: str = "softmax_cross_entropy"
     dtype: str = "float32"
     batch_size: int = 100
-    optimizer: fastmlp.SGD | fastmlp.Adam = fastmlp.SGD(0.1)
+    optimizer: fastmlp.SGD | fastmlp.Adam = PLAIN_SGD
     schedule: str = "constant"
     epochs: int = 1
     calls: int = 1
@@ -71,7 +72,7 @@ WORKLOADS = {
         Workload("mnist", "MNIST epoch, plain SGD"),
         Workload("momentum", "MNIST epoch, momentum", optimizer=fastmlp.SGD(0.05, momentum=0.9)),
         Workload("adam", "MNIST epoch, Adam", optimizer=fastmlp.Adam(0.001)),
-        Workload("dense", "the same without zeros in the input", data="standardised mnist"),
+        Workload("dense", "MNIST epoch, no zeros in the input", data="standardised mnist"),
         Workload("float64", "MNIST epoch, float64", dtype="float64"),
         Workload(
             "small16", "4-32-16-4 tanh, 150 rows, batch 16", data="four values", layer_sizes=(4, 32, 16, 4),
@@ -107,13 +108,13 @@ def find_workload(name: str, quick: bool = False) -> Workload:
 
 
 def sweep_workload(width: int, batch_size: int) -> Workload:
-    """A network of one width on dense data, with as many steps as take NumPy about 50 ms."""
+    """Make a workload of one width on dense data, with so many steps that all around them takes little time."""
     parameters = width * width + 12 * width
-    step_seconds = 30e-6 + parameters * (6 * batch_size / 60e9 + 20 / 10e9)
-    steps = max(1, min(1000, round(0.05 / step_seconds)))
+    step_seconds = 30e-6 + parameters * (6 * batch_size / 60e9 + 20 / 10e9)  # NumPy's, roughly.
+    steps = max(round(0.1 / step_seconds), min(10, round(2.0 / step_seconds)), 1)
     return Workload(
         f"sweep-{width}-{batch_size}", f"width {width}, batch {batch_size}", data="normal",
-        layer_sizes=(width, width, 10), batch_size=batch_size, rows=steps * batch_size,
+        layer_sizes=(width, width, 10), batch_size=batch_size, rows=min(steps, 1000) * batch_size,
         optimizer=fastmlp.SGD(0.001),
     )  # fmt: skip
 
@@ -139,19 +140,19 @@ def load_samples(work: Workload) -> Samples:
 
 
 def mnist(work: Workload) -> tuple[Array, Array, Array, Array]:
-    """The digits, in [0, 1]."""
+    """Load the digits, in [0, 1]."""
     data = fastmlp.load_dataset("mnist")
     return data.X_train, data.y_train, data.X_test, data.y_test
 
 
 def standardised_mnist(work: Workload) -> tuple[Array, Array, Array, Array]:
-    """The digits with mean 0 and variance 1, as PyTorch's examples feed them: no pixel is zero."""
+    """Load the digits with mean 0 and variance 1, as PyTorch's examples feed them: no pixel is zero."""
     X, y, X_test, y_test = mnist(work)
     return (X - 0.1307) / 0.3081, y, (X_test - 0.1307) / 0.3081, y_test
 
 
 def four_values(work: Workload) -> tuple[Array, Array, Array, Array]:
-    """150 points of a smooth function from four values to four values."""
+    """Draw 150 points of a smooth function from four values to four values."""
     rng = np.random.default_rng(0)
     X = rng.uniform(-1.0, 1.0, (150, 4))
     y = np.stack([X[:, 0] * X[:, 1], np.sin(3.0 * X[:, 2]), X[:, 3] ** 2, X.mean(axis=1)], axis=1)
@@ -159,7 +160,7 @@ def four_values(work: Workload) -> tuple[Array, Array, Array, Array]:
 
 
 def normal(work: Workload) -> tuple[Array, Array, Array, Array]:
-    """Normal numbers in ten random classes."""
+    """Draw normal numbers in ten random classes."""
     rng = np.random.default_rng(0)
     X = rng.standard_normal((work.rows, work.layer_sizes[0]), dtype=np.float32)
     y = rng.integers(10, size=work.rows)
@@ -170,20 +171,20 @@ DATA = {"mnist": mnist, "standardised mnist": standardised_mnist, "four values":
 
 
 def make_network(work: Workload, seed: int = 0, **options: Any) -> fastmlp.MLP:
-    """The network as fastmlp's; all contenders begin with its parameters."""
+    """Build the network as fastmlp's; all contenders begin with its parameters."""
     return fastmlp.MLP(
         work.layer_sizes, activation=work.activation, loss=work.loss, dtype=work.dtype, seed=seed, **options
     )
 
 
 def initial_parameters(work: Workload, seed: int = 0) -> tuple[list[Array], list[Array]]:
-    """Weights ``(n_in, n_out)`` and biases, layer by layer, as contiguous copies."""
+    """Draw weights ``(n_in, n_out)`` and biases, layer by layer, as contiguous copies."""
     net = make_network(work, seed, engine="numpy")
     return [W.copy() for W in net.weights], [b.copy() for b in net.biases]
 
 
 def learning_rates(work: Workload, n_samples: int, epoch: int) -> Array:
-    """The learning rate of each step of an epoch."""
+    """Give the learning rate of each step of an epoch."""
     from fastmlp.optimizers import SCHEDULES
 
     steps = -(-n_samples // work.batch_size)
@@ -192,7 +193,7 @@ def learning_rates(work: Workload, n_samples: int, epoch: int) -> Array:
 
 
 def score(work: Workload, predictions: Array, y_test: Array) -> float:
-    """Accuracy, or the mean squared error."""
+    """Give the accuracy, or the mean squared error."""
     if work.loss == "softmax_cross_entropy":
         return float((predictions == y_test).mean())
     return float(((predictions - y_test) ** 2).mean())

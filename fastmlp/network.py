@@ -14,10 +14,11 @@ from fastmlp import reference
 from fastmlp.checkpoint import SavedNetwork, save_network
 from fastmlp.optimizers import SGD, Optimizer, Schedule, check_optimizer, check_schedule
 from fastmlp.parameters import ParameterLayout, initialise
-from fastmlp.shapes import check_class_targets
+from fastmlp.shapes import NotFiniteError, check_class_targets
 from fastmlp.spec import INITIALISERS, NetworkSpec, check_count, check_name, make_spec
 from fastmlp.training import (
     Callback,
+    DivergenceError,
     Engine,
     History,
     ProgressCallback,
@@ -184,7 +185,8 @@ class MLP:
         ValueError
             If X is not a finite numeric array of that shape.
         """
-        return self._activate_output(self._engine.forward(self._parameters, self._check_inputs(X)))
+        outputs = self._outputs(self._check_inputs(X))
+        return self._activate_logits(outputs) if self.spec.is_classifier else outputs
 
     def predict(self, X: ArrayLike) -> Array:
         """Predict the class of each sample, or its values.
@@ -200,8 +202,14 @@ class MLP:
             softmax_cross_entropy: class indices ``(n_samples,)``. sigmoid_cross_entropy: 0 or 1, ``(n_samples,)``
             with one output, else ``(n_samples, n_outputs)``. squared_error: values ``(n_samples, n_outputs)``.
         """
-        Z = self._engine.forward(self._parameters, self._check_inputs(X))
-        return self._decide(Z) if self.spec.is_classifier else self._activate_output(Z)
+        X = self._check_inputs(X)
+        if self.spec.loss != "softmax_cross_entropy":
+            outputs = self._outputs(X)
+            return self._decide(outputs) if self.spec.is_classifier else outputs
+        try:
+            return self._engine.classes(self._parameters, X)
+        except NotFiniteError:
+            raise not_finite("X", X) from None
 
     def predict_proba(self, X: ArrayLike) -> Array:
         """Probabilities of the classes (after softmax) or of the labels (after sigmoid).
@@ -235,7 +243,7 @@ class MLP:
             As in `fit`.
         """
         X = self._check_inputs(X)
-        return self._loss(self._engine.forward(self._parameters, X), self._check_targets(y, len(X)))
+        return self._loss(self._outputs(X), self._check_targets(y, len(X)))
 
     def accuracy(self, X: ArrayLike, y: ArrayLike) -> float:
         """Compute the fraction of samples whose prediction is right, in [0, 1]; with several labels, all must be right.
@@ -254,7 +262,7 @@ class MLP:
         """
         self._require_classifier("accuracy")
         X = self._check_inputs(X)
-        return self._accuracy(self._engine.forward(self._parameters, X), self._check_targets(y, len(X)))
+        return self._accuracy(self._outputs(X), self._check_targets(y, len(X)))
 
     def gradients(self, X: ArrayLike, y: ArrayLike) -> Gradients:
         """Compute the derivative of `loss` by every parameter.
@@ -272,7 +280,9 @@ class MLP:
             ``.weights`` and ``.biases``, shaped like the network's.
         """
         X = self._check_inputs(X)
-        _, flat = self._engine.gradients(self._parameters, X, self._check_targets(y, len(X)))
+        loss, flat = self._engine.gradients(self._parameters, X, self._check_targets(y, len(X)))
+        if not np.isfinite(loss) and not all_finite(X):
+            raise not_finite("X", X)
         return Gradients(self._layout.weights(flat), self._layout.biases(flat))
 
     # --- Training -----------------------------------------------------------------------------------------------------
@@ -348,11 +358,14 @@ class MLP:
         evaluate = None
         if validation_data is not None:
             X_validation = self._check_inputs(validation_data[0], "validation X")
+            if not all_finite(X_validation):
+                raise not_finite("validation X", X_validation)
             y_validation = self._check_targets(validation_data[1], len(X_validation), "validation y")
 
             def evaluate() -> tuple[float, float | None]:
-                Z = self._engine.forward(self._parameters, X_validation)
-                return self._loss(Z, y_validation), self._accuracy(Z, y_validation) if self.spec.is_classifier else None
+                outputs = self._outputs(X_validation)
+                accuracy = self._accuracy(outputs, y_validation) if self.spec.is_classifier else None
+                return self._loss(outputs, y_validation), accuracy
 
         if state is None:
             state = self.training_state(recipe.optimizer)
@@ -364,11 +377,19 @@ class MLP:
                 f"got {state.batch} batches of {recipe.batch_size} done in an epoch"
             )
         n_threads = self.threads(recipe.batch_size, threads)
-        self._fits += state.step == 0  # A run that goes on is not another one.
-        train(
-            self._engine, self._parameters, inputs, targets, self.spec.reduction == "mean", recipe, state,
-            n_threads, evaluate, callbacks, progress,
-        )  # fmt: skip
+        is_new = state.step == 0  # A run that goes on is not another one.
+        self._fits += is_new
+        try:
+            train(
+                self._engine, self._parameters, inputs, targets, self.spec.reduction == "mean", recipe, state,
+                n_threads, evaluate, callbacks, progress,
+            )  # fmt: skip
+        except DivergenceError:
+            # The kernels make the loss NaN where they meet a NaN or an infinity in X: that saves a pass over X.
+            if all_finite(inputs):
+                raise
+            self._fits -= is_new
+            raise not_finite("X", inputs) from None
         return state.history
 
     def training_state(self, optimizer: Optimizer) -> TrainingState:
@@ -446,7 +467,10 @@ class MLP:
     # --- What the methods above are made of ---------------------------------------------------------------------------
 
     def _check_inputs(self, X: ArrayLike, what: str = "X") -> Array:
-        """Return X as the engines take it: 2-D, C-ordered, of the network's dtype or uint8, finite, not empty."""
+        """Return X as the engines take it: 2-D, C-ordered, of the network's dtype or uint8, not empty.
+
+        And finite, unless the engine finds that out by itself: the first lines are all that a single sample costs.
+        """
         X = np.asarray(X)
         n_features = self.spec.layer_sizes[0]
         if X.ndim != 2 or X.shape[1] != n_features:
@@ -454,8 +478,8 @@ class MLP:
             raise ValueError(f"{what} must be (n_samples, {n_features}), got {X.shape}{hint}")
         if X.shape[0] == 0:
             raise ValueError(f"{what} must have at least one sample, got {X.shape}")
-        if X.dtype == np.uint8:
-            return np.ascontiguousarray(X)
+        if X.dtype == np.uint8 or (X.dtype == self._parameters.dtype and self._engine.finds_not_finite):
+            return X if X.flags.c_contiguous else np.ascontiguousarray(X)
         return as_finite(what, X, self.spec.dtype)
 
     def _check_targets(self, y: ArrayLike, n_samples: int, what: str = "y") -> Array:
@@ -489,22 +513,26 @@ class MLP:
         if not self.spec.is_classifier:
             raise ValueError(f"{what} needs a cross-entropy loss, this network has loss {self.spec.loss!r}")
 
-    def _activate_output(self, Z: Array) -> Array:
+    def _outputs(self, X: Array) -> Array:
+        try:
+            return self._engine.forward(self._parameters, X)
+        except NotFiniteError:
+            raise not_finite("X", X) from None
+
+    def _activate_logits(self, Z: Array) -> Array:
         A: Array = kernel(self._engine, self.spec.output_activation)(Z)
         return A
 
     def _decide(self, Z: Array) -> Array:
-        """Class indices, or 0/1 labels, from the last layer's Z."""
+        """Class indices, or 0/1 labels, from the logits."""
         if self.spec.loss == "softmax_cross_entropy":
             classes: Array = Z.argmax(axis=1)
             return classes
         labels = (Z > 0).astype(np.int64)
         return labels[:, 0] if labels.shape[1] == 1 else labels
 
-    def _loss(self, Z: Array, y: Array) -> float:
-        loss = kernel(self._engine, self.spec.loss)
-        outputs = self._activate_output(Z) if self.spec.loss == "squared_error" else Z
-        return float(loss(outputs, y, self.spec.reduction)[0])
+    def _loss(self, outputs: Array, y: Array) -> float:
+        return float(kernel(self._engine, self.spec.loss)(outputs, y, self.spec.reduction)[0])
 
     def _accuracy(self, Z: Array, y: Array) -> float:
         right = self._decide(Z).reshape(len(y), -1) == y.reshape(len(y), -1)
@@ -535,13 +563,25 @@ def as_finite(what: str, array: Array, dtype: str) -> Array:
         raise ValueError(f"{what} must be numeric, got dtype {array.dtype}")
     with np.errstate(over="ignore"):
         converted = np.ascontiguousarray(array, dtype=dtype)
+    if not all_finite(converted):
+        raise not_finite(what, array, converted)
+    return converted
+
+
+def all_finite(array: Array) -> bool:
+    """Whether all values are finite."""
+    if array.dtype == np.uint8:
+        return True
     # A sum is finite if all its terms are (and seldom overflows); it needs no array of flags.
     with np.errstate(over="ignore", invalid="ignore"):
-        suspicious = not np.isfinite(converted.sum())
-    if suspicious and not np.isfinite(converted).all():
-        position = tuple(int(i) for i in np.argwhere(~np.isfinite(converted))[0])
-        raise ValueError(f"{what} must be finite, got {array[position]} at {list(position)}")
-    return converted
+        return bool(np.isfinite(array.sum()) or np.isfinite(array).all())
+
+
+def not_finite(what: str, array: Array, converted: Array | None = None) -> ValueError:
+    """Say which value is the first that is not finite (once converted)."""
+    bad = ~np.isfinite(array if converted is None else converted)
+    position = tuple(int(i) for i in np.argwhere(bad)[0])
+    return ValueError(f"{what} must be finite, got {array[position]} at {list(position)}")
 
 
 def copy_checked(what: str, arrays: Sequence[ArrayLike], views: list[Array]) -> None:

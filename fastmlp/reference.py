@@ -954,6 +954,7 @@ class Engine:
     """
 
     name = "numpy"
+    finds_not_finite = False
 
     def __init__(self, layout: ParameterLayout) -> None:
         self.layout = layout
@@ -967,8 +968,14 @@ class Engine:
         """Do nothing: there is nothing to compile."""
 
     def forward(self, parameters: Array, X: Array) -> Array:
-        """Compute the last layer's ``Z (n_samples, n_out)``: the output before the output activation."""
-        return self._forward(parameters, self._scaled(X))[-1]
+        """Compute the outputs ``(n_samples, n_out)``: logits for a cross-entropy, which does its activation itself."""
+        Z = self._forward(parameters, self._scaled(X))[-1]
+        return ACTIVATIONS[self.spec.output_activation][0](Z) if self.spec.loss == "squared_error" else Z
+
+    def classes(self, parameters: Array, X: Array) -> NDArray[np.intp]:
+        """Compute the largest output of each sample."""
+        classes: NDArray[np.intp] = self.forward(parameters, X).argmax(axis=1)
+        return classes
 
     def gradients(self, parameters: Array, X: Array, y: Array) -> tuple[float, Array]:
         """Loss and its derivative by every parameter, as a flat buffer in the layout of `parameters`."""

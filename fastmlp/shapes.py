@@ -13,6 +13,10 @@ Array = NDArray[Any]
 REAL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
+class NotFiniteError(ValueError):
+    """An engine has met a NaN or an infinity in X. It does not know where; the network finds out and says so."""
+
+
 def check_real(Z: Array, what: str = "Z") -> Array:
     """Return `Z` if its dtype is float32 or float64, else raise ValueError."""
     if Z.dtype not in REAL_DTYPES:

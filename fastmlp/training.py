@@ -31,12 +31,15 @@ class Engine(Protocol):
     """What the loop and the network ask of an engine; `fastmlp.reference.Engine` documents the methods."""
 
     name: str
+    finds_not_finite: bool  # Whether it raises NotFiniteError, or gives a loss of NaN, if X is not finite.
 
     def choose_threads(self, batch_size: int, limit: int) -> int: ...  # noqa: D102
 
     def compile(self, X: Array, optimizer: Optimizer | None = None) -> None: ...  # noqa: D102
 
     def forward(self, parameters: Array, X: Array) -> Array: ...  # noqa: D102
+
+    def classes(self, parameters: Array, X: Array) -> Array: ...  # noqa: D102
 
     def gradients(self, parameters: Array, X: Array, y: Array) -> tuple[float, Array]: ...  # noqa: D102
 

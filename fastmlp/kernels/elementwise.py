@@ -266,7 +266,7 @@ SOFTMAX_CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY, SQUARED_ERROR = range(len(LOSSES))
 
 @inline
 def exp_row(z, n, p, stride):
-    """``p = exp(z - max z)`` over a row of n and its padding up to `stride`; return the maximum, and the sum over the n."""
+    """``p = exp(z - max z)`` over n elements and the padding up to `stride`; return the maximum, and the n's sum."""
     top = z[0]
     for j in range(1, n):
         top = top if top >= z[j] else z[j]  # A NaN is taken, and then stays: it is never the smaller one.
@@ -290,7 +290,7 @@ def softmax_row(z, n, p):
 
 @inline
 def softmax_cross_entropy_row(z, n, y, scale, d, stride):
-    """The loss ``log Σ exp z - z[y]`` of a row, and ``d = scale (softmax(z) - onehot(y))``, with zeros in its padding."""
+    """The loss ``log Σ exp z - z[y]`` of a row, and ``d = scale (softmax(z) - onehot(y))`` with zeros as padding."""
     at_class = z[y]
     top, total = exp_row(z, n, d, stride)
     factor = scale / total

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
+import numba
 import numpy as np
+from numba import types
 from numpy.typing import NDArray
 
 from fastmlp.kernels import elementwise as e
@@ -16,10 +18,9 @@ from fastmlp.kernels.loop import (
     BLOCK_ROWS,
     MASK_SLACK,
     WEIGHT_ROWS,
-    Buffers,
     Layer,
-    Network,
     Samples,
+    State,
     Steps,
     forward_all,
     train_steps,
@@ -27,29 +28,33 @@ from fastmlp.kernels.loop import (
 from fastmlp.kernels.products import DENSE_COLUMNS
 from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
 from fastmlp.parameters import ParameterLayout, aligned_zeros, padded
+from fastmlp.shapes import NotFiniteError
 
 Array = NDArray[Any]
 
 TRAIN = Kernel(train_steps)
 FORWARD = Kernel(forward_all)
 
+NO_CLASSES = np.empty(0, np.int64)
+
 WORK_PER_THREAD = 2_000_000
 """Multiply-adds of a step that are worth a thread: below, the barriers and the cold caches cost more than it brings."""
 
 
-class Scratch(NamedTuple):
-    """Memory of one call that means nothing after it: the arrays, and where `Buffers` is to find them."""
+class Scratch:
+    """Memory of one call that means nothing after it, and the `State` that says where it is."""
 
-    arrays: tuple[Array, ...]
-    workspace: int
-    masks: int
-    row_losses: int
-    barrier: int
-    weight_rows: int
-    weight_rows_size: int
-    indices: int
-    indices_size: int
-    turned: int
+    def __init__(self, network: dict[str, int], sizes: dict[str, tuple[int, str]]) -> None:
+        self.arrays = {name: aligned_zeros(size, dtype) for name, (size, dtype) in sizes.items()}
+        self.state = np.zeros(len(State._fields), dtype=np.int64)
+        self.place = address(self.state)
+        self.parameters: Array | None = None
+        self.set(**network, **{name: address(array) for name, array in self.arrays.items()})
+
+    def set(self, **fields: int) -> None:
+        """Write fields of the state."""
+        for name, value in fields.items():
+            self.state[State._fields.index(name)] = value
 
 
 class Engine:
@@ -62,13 +67,16 @@ class Engine:
     """
 
     name = "numba"
+    finds_not_finite = True
 
     def __init__(self, layout: ParameterLayout) -> None:
         self.layout = layout
         self.dtype = np.dtype(layout.spec.dtype)
         self._like = self.dtype.type(0)
         self._layers, self._workspace_size = plan(layout)
-        self._network = network_of(layout, self._layers)
+        self._n_outputs = layout.spec.layer_sizes[-1]
+        self._no_outputs = np.empty((0, self._n_outputs), self.dtype)
+        self._forward_entries: dict[Any, Any] = {}
         self._spare: dict[int, list[Scratch]] = {}  # By threads: scratch memory that no call is using now.
 
     def __reduce__(self) -> Any:
@@ -82,28 +90,47 @@ class Engine:
 
     def compile(self, X: Array, optimizer: Optimizer | None = None) -> None:
         """Compile the training loop for this dtype, or load it from the cache."""
-        buffers, samples = Buffers(*[0] * len(Buffers._fields)), Samples(0, False, 0, 0, 0, 1, 1)
-        TRAIN.entry(self.dtype, self._network, buffers, samples, Steps(0, 0, 1, 0, 0), 0, self._like, 0, 1)
+        self._train_entry()
 
     def forward(self, parameters: Array, X: Array) -> Array:
-        """Compute the last layer's ``Z (n_samples, n_out)``."""
-        outputs = np.empty((len(X), self.layout.spec.layer_sizes[-1]), self.dtype)
-        orders = np.arange(len(X))
-        scratch = self._take(1)
-        buffers = Buffers(address(parameters), 0, 0, 0, *scratch[1:])
-        FORWARD(self.dtype, self._network, buffers, samples_of(X, X, orders), address(outputs), self._like)
-        self._spare[1].append(scratch)
+        """Compute the outputs: logits for a cross-entropy."""
+        outputs = np.empty((X.shape[0], self._n_outputs), self.dtype)
+        self._forward(parameters, X, outputs, NO_CLASSES)
         return outputs
+
+    def classes(self, parameters: Array, X: Array) -> NDArray[np.int64]:
+        """Compute the largest output of each sample."""
+        classes = np.empty(X.shape[0], np.int64)
+        self._forward(parameters, X, self._no_outputs, classes)
+        return classes
+
+    def _forward(self, parameters: Array, X: Array, outputs: Array, classes: NDArray[np.int64]) -> None:
+        scratch = self._take(1, parameters)
+        doubt = self._forward_entry(X.dtype)(scratch.place, X, outputs, classes, self._like)
+        self._spare[1].append(scratch)
+        if doubt != 0.0:
+            raise NotFiniteError
+
+    def _forward_entry(self, dtype: Any) -> Any:
+        """The compiled code for an X of this dtype; X may be read-only."""
+        try:
+            return self._forward_entries[dtype]
+        except KeyError:
+            X = types.Array(numba.from_dtype(dtype), 2, "A", readonly=True)
+            arguments = (0, X, self._no_outputs, NO_CLASSES, self._like)
+            return self._forward_entries.setdefault(dtype, FORWARD.entry((self.dtype, dtype), *arguments))
+
+    def _train_entry(self) -> Any:
+        samples, steps = Samples(0, False, 0, 0, 0, 1, 1), Steps(0, 0, 1, 0, 0)
+        return TRAIN.entry(self.dtype, 0, samples, steps, 0, self._like, 0, 1)
 
     def gradients(self, parameters: Array, X: Array, y: Array) -> tuple[float, Array]:
         """Loss and its derivative by every parameter."""
         gradient, losses, orders = self.layout.allocate(), np.empty(1), np.arange(len(X))
-        scratch = self._take(1)
-        buffers = Buffers(address(parameters), address(gradient), 0, 0, *scratch[1:])
+        scratch = self._take(1, parameters)
+        scratch.set(gradient=address(gradient))
         steps = Steps(e.NO_UPDATE, 0, len(X), 0, 1)
-        TRAIN(
-            self.dtype, self._network, buffers, samples_of(X, y, orders), steps, address(losses), self._like, 0, 1
-        )  # fmt: skip
+        self._train_entry()(scratch.place, samples_of(X, y, orders), steps, address(losses), self._like, 0, 1)
         self._spare[1].append(scratch)
         return float(losses[0]), gradient
 
@@ -126,17 +153,17 @@ class Engine:
         losses = np.empty(len(learning_rates))
         gradient = self.layout.allocate() if batch_size > BLOCK_ROWS else losses  # Used by larger batches only.
         slot1, slot2 = [*map(address, slots), 0, 0][:2]
-        scratch = self._take(threads)
-        scratch.arrays[0][0] = 0  # The barrier's counter.
+        scratch = self._take(threads, parameters)
+        scratch.arrays["barrier"][0] = 0
+        scratch.set(gradient=address(gradient), slot1=slot1, slot2=slot2)
         arguments = (
-            self._network,
-            Buffers(address(parameters), address(gradient), slot1, slot2, *scratch[1:]),
+            scratch.place,
             samples_of(X, y, orders),
             Steps(code, address(constants), batch_size, first_batch, len(losses)),
             address(losses),
             self._like,
         )
-        run = TRAIN.entry(self.dtype, *arguments, 0, threads)
+        run = self._train_entry()
         helpers = [threading.Thread(target=run, args=(*arguments, t, threads)) for t in range(1, threads)]
         for helper in helpers:
             helper.start()
@@ -146,38 +173,47 @@ class Engine:
         self._spare[threads].append(scratch)
         return losses[:done]
 
-    def _take(self, threads: int) -> Scratch:
-        """Scratch memory for one call: what an earlier call has given back, or new."""
+    def _take(self, threads: int, parameters: Array) -> Scratch:
+        """Scratch memory for one call on these parameters: what an earlier call has given back, or new."""
         try:
-            return self._spare.setdefault(threads, []).pop()
-        except IndexError:
-            return self._allocate(threads)
+            scratch = self._spare[threads].pop()
+        except (KeyError, IndexError):
+            self._spare.setdefault(threads, [])
+            scratch = self._allocate(threads)
+        if scratch.parameters is not parameters:
+            scratch.parameters = parameters
+            scratch.set(parameters=address(parameters))
+        return scratch
 
     def _allocate(self, threads: int) -> Scratch:
-        n_words = self._network.n_words
-        dtype = self.dtype.name
+        spec, dtype = self.layout.spec, self.dtype.name
+        n_words = n_words_of(self.layout)
         # Whole tiles of rows, so up to a tile more than WEIGHT_ROWS.
         rows_size = (WEIGHT_ROWS + DENSE_COLUMNS.rows) * max(self.layout.row_strides)
         indices_size = max(n_words * 64, BLOCK_ROWS) + LIST_SLACK
-        barrier = aligned_zeros(8, "int64")
-        workspace = aligned_zeros(self._workspace_size, dtype)
-        masks = aligned_zeros((BLOCK_ROWS + MASK_SLACK) * n_words, "uint64")
-        row_losses = aligned_zeros(BLOCK_ROWS, "float64")
-        weight_rows = aligned_zeros(threads * rows_size, dtype)
-        indices = aligned_zeros(threads * indices_size, "int32")
-        turned = aligned_zeros(threads * 2 * BLOCK_ROWS, "uint8")
-        return Scratch(
-            arrays=(barrier, workspace, masks, row_losses, weight_rows, indices, turned),
-            workspace=address(workspace),
-            masks=address(masks),
-            row_losses=address(row_losses),
-            barrier=address(barrier),
-            weight_rows=address(weight_rows),
-            weight_rows_size=rows_size,
-            indices=address(indices),
-            indices_size=indices_size,
-            turned=address(turned),
-        )
+        network = {
+            "layers": address(self._layers),
+            "n_layers": len(self._layers),
+            "inputs": inputs_of(self.layout),
+            "n_words": n_words,
+            "loss": e.LOSSES.index(spec.loss),
+            "mean": spec.reduction == "mean",
+            "bias": spec.bias,
+            "input_scale": int(np.float64(spec.input_scale).view(np.int64)),
+            "weight_rows_size": rows_size,
+            "indices_size": indices_size,
+        }
+        sizes = {
+            "workspace": (self._workspace_size, dtype),
+            "masks": ((BLOCK_ROWS + MASK_SLACK) * n_words, "uint64"),
+            "row_losses": (BLOCK_ROWS, "float64"),
+            "barrier": (8, "int64"),
+            "order": (BLOCK_ROWS, "int64"),
+            "weight_rows": (threads * rows_size, dtype),
+            "indices": (threads * indices_size, "int32"),
+            "turned": (threads * 2 * BLOCK_ROWS, "uint8"),
+        }
+        return Scratch(network, sizes)
 
 
 def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], int]:
@@ -194,7 +230,8 @@ def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], int]:
 
     place(BLOCK_ROWS * input_stride)
     layers = []
-    activations = (*spec.activations, spec.output_activation)
+    # The activation of a cross-entropy is part of the loss.
+    activations = (*spec.activations, "identity" if spec.is_classifier else spec.output_activation)
     for layer, (n_in, n_out) in enumerate(zip(spec.layer_sizes, spec.layer_sizes[1:], strict=False)):
         stride = layout.row_strides[layer]
         name = activations[layer]
@@ -207,7 +244,7 @@ def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], int]:
                 input_stride=input_stride if layer == 0 else layout.row_strides[layer - 1],
                 weights=layout.weight_offsets[layer],
                 bias=layout.bias_offsets[layer],
-                activation=e.ACTIVATIONS.index(name) if name in e.ACTIVATIONS else e.IDENTITY,
+                activation=e.ACTIVATIONS.index(name),
                 Z=Z,
                 A=place(BLOCK_ROWS * stride) if name in e.TAKES_INPUT else Z,
                 D=place(BLOCK_ROWS * stride),
@@ -231,21 +268,6 @@ def n_words_of(layout: ParameterLayout) -> int:
 def input_stride_of(layout: ParameterLayout) -> int:
     """Elements between two rows of the gathered X: whole words of masks."""
     return padded(n_words_of(layout) * 64, np.dtype(layout.spec.dtype).itemsize)
-
-
-def network_of(layout: ParameterLayout, layers: NDArray[np.int64]) -> Network:
-    """Say to the loop what the network is; the caller keeps `layers` alive."""
-    spec = layout.spec
-    return Network(
-        layers=address(layers),
-        n_layers=len(layers),
-        inputs=inputs_of(layout),
-        n_words=n_words_of(layout),
-        loss=e.LOSSES.index(spec.loss),
-        mean=spec.reduction == "mean",
-        bias=spec.bias,
-        input_scale=spec.input_scale,
-    )
 
 
 def address(array: Array) -> int:

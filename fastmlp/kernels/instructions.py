@@ -94,17 +94,31 @@ def prefetch(typing: Any, base: Any) -> Any:
     return types.void(base), codegen
 
 
+def load_64(builder: ir.IRBuilder, base: Any, element: ir.Type) -> Any:
+    """Load 64 elements as one vector, which LLVM cuts into the machine's."""
+    vector = ir.VectorType(element, 64)
+    return builder.load(builder.bitcast(base, vector.as_pointer()), align=4, typ=vector)
+
+
 @intrinsic
 def nonzero64(typing: Any, base: Any) -> Any:
     """A mask of 64 bits: bit k says whether the k-th element from `base` is not zero."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        element = context.get_data_type(base.dtype)
-        vector = ir.VectorType(element, 64)
-        values = builder.load(
-            builder.bitcast(arguments[0], vector.as_pointer()), align=8 if base.dtype.bitwidth == 64 else 4, typ=vector
-        )
-        flags = builder.fcmp_unordered("!=", values, ir.Constant(vector, [0.0] * 64))
+        values = load_64(builder, arguments[0], context.get_data_type(base.dtype))
+        flags = builder.fcmp_unordered("!=", values, ir.Constant(values.type, [0.0] * 64))
+        return builder.bitcast(flags, I64)
+
+    return types.uint64(base), codegen
+
+
+@intrinsic
+def not_finite64(typing: Any, base: Any) -> Any:
+    """The same for elements that are NaN or infinite: x - x is not zero then."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        values = load_64(builder, arguments[0], context.get_data_type(base.dtype))
+        flags = builder.fcmp_unordered("!=", builder.fsub(values, values), ir.Constant(values.type, [0.0] * 64))
         return builder.bitcast(flags, I64)
 
     return types.uint64(base), codegen

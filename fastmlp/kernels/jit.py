@@ -166,7 +166,7 @@ class KernelCache(caching.FunctionCache):  # type: ignore[misc]
 
 # No fastmath: the order of every sum is part of the contract (equal bits at every thread count), and NaN must survive.
 # error_model numpy: a division by zero gives inf or NaN like NumPy's, without a branch.
-inline: Callable[..., Any] = numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True)
+inline: Callable[..., Any] = numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 """Decorates what kernels are made of; it can be called from other kernels only."""
 
 
@@ -187,7 +187,7 @@ class Kernel:
         self._entries: dict[Any, Callable[..., Any]] = {}
 
     def entry(self, dtype: Any, *arguments: Any) -> Callable[..., Any]:
-        """Give the code compiled for a dtype, of which these are typical arguments."""
+        """Give the code compiled for a dtype, of which these are typical arguments, or their Numba types."""
         try:
             return self._entries[dtype]
         except KeyError:
@@ -195,7 +195,7 @@ class Kernel:
         dispatcher = numba.njit(nogil=True, error_model="numpy")(self.function)
         if cache_folder() is not None:
             dispatcher._cache = KernelCache(self.function)
-        entry = dispatcher.compile(tuple(numba.typeof(argument) for argument in arguments))
+        entry = dispatcher.compile(tuple(a if isinstance(a, numba.types.Type) else numba.typeof(a) for a in arguments))
         self._entries[dtype] = entry
         return entry  # type: ignore[no-any-return]
 

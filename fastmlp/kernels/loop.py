@@ -23,6 +23,7 @@ from fastmlp.kernels.instructions import (
     give_way,
     is_double,
     nonzero64,
+    not_finite64,
     pointer,
     prefetch,
     real,
@@ -78,35 +79,35 @@ class Layer(NamedTuple):
 FIELDS = len(Layer._fields)
 
 
-class Network(NamedTuple):
-    """What the loop knows of a network. Here and below, memory is given by its address."""
+class State(NamedTuple):
+    """What the loop knows of a network, and the memory that it writes, given by its address here and below.
+
+    Python writes it as one row of int64, and a kernel reads it from there: one argument instead of twenty, each of
+    which would cost a call some 20 ns. Threads share the memory, but for the last three, of which each has a part.
+    """
 
     layers: int  # int64 (n_layers, FIELDS)
     n_layers: int
     inputs: int  # Offset of the gathered X in the workspace.
     n_words: int  # Words of a row's mask: inputs / 64.
     loss: int
-    mean: bool
-    bias: bool
-    input_scale: float
-
-
-class Buffers(NamedTuple):
-    """Memory that the loop writes. Threads share it, but for the last three, of which each has its own part."""
-
-    parameters: int
-    gradient: int
-    slot1: int
-    slot2: int
+    mean: int
+    bias: int
+    input_scale: float  # Its bits.
     workspace: int  # A row of zeros at 0; the gathered X; Z, A, D of the layers; transposed weights.
     masks: int  # uint64 (BLOCK_ROWS + MASK_SLACK, n_words)
     row_losses: int  # float64 (BLOCK_ROWS,)
     barrier: int  # int64
+    order: int  # int64 (BLOCK_ROWS,), for samples in their own order
     weight_rows: int  # Rows of dW, or db, before they are used.
     weight_rows_size: int
     indices: int  # int32, a list.
     indices_size: int
     turned: int  # uint8 (2 * BLOCK_ROWS,), the masks of 64 inputs, turned.
+    parameters: int
+    gradient: int
+    slot1: int
+    slot2: int
 
 
 class Samples(NamedTuple):
@@ -145,6 +146,7 @@ class Memory(NamedTuple):
     weight_rows: Any
     indices: Any
     turned: Any
+    order: Any
 
 
 FIRST = np.int64(0)
@@ -155,20 +157,31 @@ MASK_SLACK = 8
 
 
 @inline
-def memory_of(net, buffers, like, thread):
+def state_at(place):
+    """Read a `State`."""
+    row, reals = pointer(place, np.int64(0)), pointer(place, 0.0)
+    return State(
+        row[0], row[1], row[2], row[3], row[4], row[5], row[6], reals[7], row[8], row[9], row[10], row[11], row[12],
+        row[13], row[14], row[15], row[16], row[17], row[18], row[19], row[20], row[21],
+    )  # fmt: skip
+
+
+@inline
+def memory_of(net, like, thread):
     """Turn addresses into pointers; `like` has the dtype of the parameters."""
     return Memory(
         pointer(net.layers, np.int64(0)),
-        pointer(buffers.parameters, like),
-        pointer(buffers.gradient, like),
-        pointer(buffers.slot1, like),
-        pointer(buffers.slot2, like),
-        pointer(buffers.workspace, like),
-        pointer(buffers.masks, np.uint64(0)),
-        pointer(buffers.row_losses, 0.0),
-        advance(pointer(buffers.weight_rows, like), thread * buffers.weight_rows_size),
-        advance(pointer(buffers.indices, np.int32(0)), thread * buffers.indices_size),
-        advance(pointer(buffers.turned, np.uint8(0)), thread * 2 * BLOCK_ROWS),
+        pointer(net.parameters, like),
+        pointer(net.gradient, like),
+        pointer(net.slot1, like),
+        pointer(net.slot2, like),
+        pointer(net.workspace, like),
+        pointer(net.masks, np.uint64(0)),
+        pointer(net.row_losses, 0.0),
+        advance(pointer(net.weight_rows, like), thread * net.weight_rows_size),
+        advance(pointer(net.indices, np.int32(0)), thread * net.indices_size),
+        advance(pointer(net.turned, np.uint8(0)), thread * 2 * BLOCK_ROWS),
+        pointer(net.order, np.int64(0)),
     )
 
 
@@ -229,8 +242,12 @@ def gather(net, memory, samples, order, begin, end, like):
             values = pointer(address, like)
             for j in range(n_in):
                 x[j] = values[j] * scale
+        doubtful = np.uint64(0)
         for word in range(net.n_words):
             memory.masks[row * net.n_words + word] = nonzero64(advance(x, word * 64))
+            doubtful |= not_finite64(advance(x, word * 64))
+        # The row's loss begins here: a NaN or infinity in X makes it NaN, even where an activation would hide it.
+        memory.row_losses[row] = np.nan if doubtful != 0 else 0.0
 
 
 @inline
@@ -242,7 +259,7 @@ def clear_masks(net, memory, begin, end):
 
 @inline
 def forward(net, memory, begin, end, like):
-    """All layers for the rows begin ... end; the last layer's Z has no activation yet."""
+    """All layers for the rows begin ... end. A cross-entropy's activation is part of the loss, and not done here."""
     workspace = memory.workspace
     width = lanes(like)
     X = advance(workspace, net.inputs)
@@ -261,56 +278,53 @@ def forward(net, memory, begin, end, like):
                 X, layer.input_stride, W, layer.stride, b, Z, layer.stride, begin, end, layer.n_in, n_vectors, width,
                 memory.indices,
             )  # fmt: skip
-        if number < net.n_layers - 1 and layer.activation != e.IDENTITY:
+        if layer.activation != e.IDENTITY:
             at = begin * layer.stride
             e.activate(layer.activation, advance(Z, at), advance(A, at), (end - begin) * layer.stride)
         X = A
 
 
 @inline
-def loss_and_last_gradient(net, memory, samples, order, begin, end, scale, like):
-    """The losses of the rows begin ... end, and dZ of the last layer, times `scale`: the division by the batch size."""
+def loss_and_output_gradient(net, memory, samples, order, begin, end, scale, like):
+    """The losses of the rows begin ... end, and their derivative, times `scale`: the division by the batch size.
+
+    It is dA of the last layer, which is dZ already for a cross-entropy.
+    """
     last = layer_of(memory.layers, net.n_layers - 1)
-    stride, n_out, activation = last.stride, last.n_out, last.activation
+    stride, n_out = last.stride, last.n_out
     scale = real(scale, like)
     for row in range(begin, end):
-        z = advance(memory.workspace, last.Z + row * stride)
         a = advance(memory.workspace, last.A + row * stride)
         d = advance(memory.workspace, last.D + row * stride)
         if net.loss == e.SOFTMAX_CROSS_ENTROPY:
             y = pointer(samples.y, np.int64(0))[order[row]]
-            memory.row_losses[row] = e.softmax_cross_entropy_row(z, n_out, y, scale, d, stride)
+            memory.row_losses[row] += e.softmax_cross_entropy_row(a, n_out, y, scale, d, stride)
         else:
             targets = advance(pointer(samples.y, like), order[row] * n_out)
             if net.loss == e.SIGMOID_CROSS_ENTROPY:
-                memory.row_losses[row] = e.sigmoid_cross_entropy_row(z, n_out, targets, scale, d)
+                memory.row_losses[row] += e.sigmoid_cross_entropy_row(a, n_out, targets, scale, d)
             else:
-                e.activate(activation, z, a, n_out)
-                memory.row_losses[row] = e.squared_error_row(a, n_out, targets, scale, d)
-                e.multiply_by_slope(activation, d, z if takes_input(activation) else a, n_out)
+                memory.row_losses[row] += e.squared_error_row(a, n_out, targets, scale, d)
 
 
 @inline
 def backward_through_layers(net, memory, begin, end, like):
-    """``dX = dY Wᵀ``, times the activation's slope, from the last layer down to the first layer's dZ."""
+    """From the last layer's dA down to the first layer's dZ: times the activation's slope, then ``dX = dY Wᵀ``."""
     workspace = memory.workspace
     width = lanes(like)
-    for number in range(net.n_layers - 1, 0, -1):
-        layer, below = layer_of(memory.layers, number), layer_of(memory.layers, number - 1)
-        D, transposed, dX = (
-            advance(workspace, layer.D),
-            advance(workspace, layer.transposed),
-            advance(workspace, below.D),
-        )
-        multiply_rows(
-            D, layer.stride, transposed, below.stride, workspace, dX, below.stride, begin, end, layer.n_out,
-            -(-layer.n_in // width), width, memory.indices,
-        )  # fmt: skip
-        kept = below.Z if takes_input(below.activation) else below.A
-        at = begin * below.stride
-        e.multiply_by_slope(
-            below.activation, advance(dX, at), advance(workspace, kept + at), (end - begin) * below.stride
-        )  # fmt: skip
+    for number in range(net.n_layers - 1, -1, -1):
+        layer = layer_of(memory.layers, number)
+        D = advance(workspace, layer.D)
+        if layer.activation != e.IDENTITY:
+            kept = advance(workspace, layer.Z if takes_input(layer.activation) else layer.A)
+            at = begin * layer.stride
+            e.multiply_by_slope(layer.activation, advance(D, at), advance(kept, at), (end - begin) * layer.stride)
+        if number > 0:
+            dX = advance(workspace, layer_of(memory.layers, number - 1).D)
+            multiply_rows(
+                D, layer.stride, advance(workspace, layer.transposed), layer.input_stride, workspace, dX,
+                layer.input_stride, begin, end, layer.n_out, -(-layer.n_in // width), width, memory.indices,
+            )  # fmt: skip
 
 
 @inline
@@ -396,9 +410,10 @@ def sum_of_rows(D, n_rows, stride, db, like):
             db[j] += D[i * stride + j]
 
 
-def train_steps(net, buffers, samples, steps, losses_at, like, thread, threads):
+def train_steps(place, samples, steps, losses_at, like, thread, threads):
     """Take the steps; return how many were. Every one of `threads` threads calls this once, with its own number."""
-    memory = memory_of(net, buffers, like, thread)
+    net = state_at(place)
+    memory = memory_of(net, like, thread)
     losses = pointer(losses_at, 0.0)
     arrived = np.int64(1)
     n_batches = -(-samples.n_samples // steps.batch_size)
@@ -406,12 +421,12 @@ def train_steps(net, buffers, samples, steps, losses_at, like, thread, threads):
         for number in range(1, net.n_layers):
             layer = layer_of(memory.layers, number)
             transpose_weights(memory, layer, FIRST, layer.n_in)
-    wait_for_all(buffers.barrier, threads, arrived)
+    wait_for_all(net.barrier, threads, arrived)
     for step in range(steps.n_steps):
         epoch = (steps.first_batch + step) // n_batches
         first = (steps.first_batch + step) % n_batches * steps.batch_size
         n_batch = min(steps.batch_size, samples.n_samples - first)
-        scale = 1.0 / n_batch if net.mean else 1.0
+        scale = 1.0 / n_batch if net.mean != 0 else 1.0
         constants = advance(pointer(steps.constants, 0.0), step * e.N_CONSTANTS)
         order = advance(pointer(samples.orders, np.int64(0)), epoch % samples.n_orders * samples.n_samples + first)
         loss = 0.0
@@ -423,10 +438,10 @@ def train_steps(net, buffers, samples, steps, losses_at, like, thread, threads):
             if end == n_rows:
                 clear_masks(net, memory, n_rows, n_rows + MASK_SLACK)
             forward(net, memory, begin, end, like)
-            loss_and_last_gradient(net, memory, samples, rows, begin, end, scale, like)
+            loss_and_output_gradient(net, memory, samples, rows, begin, end, scale, like)
             backward_through_layers(net, memory, begin, end, like)
             arrived += 1
-            wait_for_all(buffers.barrier, threads, arrived)
+            wait_for_all(net.barrier, threads, arrived)
             for row in range(n_rows):  # Each thread sums all rows, in one order: all come to the same loss.
                 loss += memory.row_losses[row] * scale
             if not np.isfinite(loss):
@@ -437,23 +452,38 @@ def train_steps(net, buffers, samples, steps, losses_at, like, thread, threads):
                 like,
             )  # fmt: skip
             arrived += 1
-            wait_for_all(buffers.barrier, threads, arrived)
+            wait_for_all(net.barrier, threads, arrived)
         losses[step] = loss
     return steps.n_steps
 
 
-def forward_all(net, buffers, samples, outputs_at, like):
-    """The last layer's Z of all samples, in order, a block at a time, on one thread."""
-    memory = memory_of(net, buffers, like, FIRST)
+def forward_all(place, X, outputs, classes, like):
+    """Write the outputs for all samples of X to `outputs` or, unless it is empty, their argmax to `classes`.
+
+    Return a number that is 0, or NaN if X is not finite.
+    """
+    net = state_at(place)
+    memory = memory_of(net, like, FIRST)
     last = layer_of(memory.layers, net.n_layers - 1)
-    outputs = pointer(outputs_at, like)
-    order = pointer(samples.orders, np.int64(0))
+    samples = Samples(X.ctypes.data, X.itemsize == 1, X.strides[0], 0, 0, 0, X.shape[0])
+    doubt = 0.0
     for block in range(0, samples.n_samples, BLOCK_ROWS):
         n_rows = min(BLOCK_ROWS, samples.n_samples - block)
-        gather(net, memory, samples, advance(order, block), FIRST, n_rows, like)
+        for row in range(n_rows):
+            memory.order[row] = block + row
+        gather(net, memory, samples, memory.order, FIRST, n_rows, like)
         clear_masks(net, memory, n_rows, n_rows + MASK_SLACK)
         forward(net, memory, FIRST, n_rows, like)
         for row in range(n_rows):
-            z = advance(memory.workspace, last.Z + row * last.stride)
-            for j in range(last.n_out):
-                outputs[(block + row) * last.n_out + j] = z[j]
+            doubt += memory.row_losses[row]
+            a = advance(memory.workspace, last.A + row * last.stride)
+            if classes.size > 0:
+                best = 0
+                for j in range(1, last.n_out):
+                    if a[j] > a[best]:
+                        best = j
+                classes[block + row] = best
+            else:
+                for j in range(last.n_out):
+                    outputs[block + row, j] = a[j]
+    return doubt

@@ -14,11 +14,12 @@ import numpy as np
 from fastmlp.kernels.instructions import advance
 from fastmlp.kernels.jit import inline
 from fastmlp.kernels.lists import backward_list, forward_list
-from fastmlp.kernels.tiles import SHAPES, dense_columns, dense_rows, listed_columns, listed_rows
+from fastmlp.kernels.tiles import SHAPES, dense_columns, dense_row, dense_rows, listed_columns, listed_row, listed_rows
 
 DENSE = SHAPES["dense", "rows"]
 DENSE_COLUMNS = SHAPES["dense", "columns"]
 LISTED = SHAPES["listed", "rows"]
+SINGLE = SHAPES["listed", "row"].vectors
 LISTED_COLUMNS = SHAPES["listed", "columns"]
 assert LISTED_COLUMNS.rows == 4  # What `turn_masks` prepares.
 
@@ -35,16 +36,18 @@ def panel_edge(panel, n_panels, n_vectors):
 @inline
 def multiply_rows(A, lda, B, ldb, initial, C, ldc, first_row, last_row, depth, n_vectors, lanes, no_list):
     """``C[i, :] = initial + A[i, :depth] B[:depth, :]`` for the rows from `first_row` up to `last_row`."""
-    n_panels = -(-n_vectors // DENSE.vectors)
+    single = last_row - first_row == 1
+    n_panels = -(-n_vectors // (SINGLE if single else DENSE.vectors))
     for panel in range(n_panels):
         v = panel_edge(panel, n_panels, n_vectors)
         count = panel_edge(panel + 1, n_panels, n_vectors) - v
         column = v * lanes
         for row in range(first_row, last_row, DENSE.rows):
-            dense_rows(
-                count, advance(A, row * lda), lda, advance(B, column), ldb, advance(initial, column), 0,
-                advance(C, row * ldc + column), ldc, no_list, depth,
-            )  # fmt: skip
+            a, b, c = advance(A, row * lda), advance(B, column), advance(C, row * ldc + column)
+            if single:
+                dense_row(count, a, lda, b, ldb, advance(initial, column), 0, c, ldc, no_list, depth)
+            else:
+                dense_rows(count, a, lda, b, ldb, advance(initial, column), 0, c, ldc, no_list, depth)
 
 
 @inline
@@ -52,17 +55,19 @@ def multiply_listed_rows(
     A, lda, masks, n_words, B, ldb, initial, C, ldc, first_row, last_row, n_vectors, lanes, indices
 ):
     """The same for an A with masks, over the inputs that are not zero."""
-    n_panels = -(-n_vectors // LISTED.vectors)
+    single = last_row - first_row == 1
+    n_panels = -(-n_vectors // (SINGLE if single else LISTED.vectors))
     for panel in range(n_panels):
         v = panel_edge(panel, n_panels, n_vectors)
         count = panel_edge(panel + 1, n_panels, n_vectors) - v
         column = v * lanes
         for row in range(first_row, last_row, LISTED.rows):
-            length = forward_list(masks, n_words, row, LISTED.rows, indices)
-            listed_rows(
-                count, advance(A, row * lda), lda, advance(B, column), ldb, advance(initial, column), 0,
-                advance(C, row * ldc + column), ldc, indices, length,
-            )  # fmt: skip
+            a, b, c = advance(A, row * lda), advance(B, column), advance(C, row * ldc + column)
+            length = forward_list(masks, n_words, row, 1 if single else LISTED.rows, indices)
+            if single:
+                listed_row(count, a, lda, b, ldb, advance(initial, column), 0, c, ldc, indices, length)
+            else:
+                listed_rows(count, a, lda, b, ldb, advance(initial, column), 0, c, ldc, indices, length)
 
 
 @inline

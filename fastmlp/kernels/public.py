@@ -49,8 +49,8 @@ def product_by_rows(A, lda, B, ldb, initial, C, n_rows, depth, like):  # type: i
     """``C = initial + A B`` of matrices in whole tiles; the row strides of B and C are one."""
     width = lanes(like)
     multiply_rows(
-        pointer(A, like), lda, pointer(B, like), ldb, pointer(initial, like), pointer(C, like), ldb, np.int64(0), n_rows, depth,
-        ldb // width, width, pointer(0, np.int32(0)),
+        pointer(A, like), lda, pointer(B, like), ldb, pointer(initial, like), pointer(C, like), ldb, np.int64(0),
+        n_rows, depth, ldb // width, width, pointer(0, np.int32(0)),
     )  # fmt: skip
 
 

@@ -9,9 +9,9 @@ A tile is a small block of C = A B, held in the vector registers while it is sum
     A(2, p)   splat     [ c20 += a2 b0 ][ c21 += a2 b1 ][ c22  ]  /
 
 For every p it loads NV vectors and MR scalars and does MR x NV multiply-adds, so the registers, not the memory,
-feed the multipliers. ``MR * NV`` sums, NV vectors of B and one splat must fit the register file; the sums must be enough to hide
-the latency of a multiply-add (8 on current CPUs). LLVM's own vectoriser does not find this shape, so the tile is
-emitted here, instruction by instruction.
+feed the multipliers. ``MR * NV`` sums, NV vectors of B and one splat must fit the register file; the sums must be
+enough to hide the latency of a multiply-add (8 on current CPUs). LLVM's own vectoriser does not find this shape, so the
+tile is emitted here, instruction by instruction.
 
 Four kinds, from two choices:
 
@@ -49,19 +49,24 @@ class Shape(NamedTuple):
 
 # The shapes, by kind and by the size of the register file. Dense tiles are as square as fits, for the fewest loads. A
 # listed tile by rows is flat and wide: the fewer rows share a list, the shorter it is (MNIST: 35 % of the pixels are in
-# the union of 3 digits). A listed tile by columns has 4 rows, because four inputs share half a byte of the masks.
+# the union of 3 digits). A listed tile by columns has 4 rows, because four inputs share half a byte of the masks. Tiles
+# of a single row are for single samples.
 SHAPES: dict[tuple[str, str], Shape] = {
     32: {
         ("dense", "rows"): Shape(6, 4),
         ("dense", "columns"): Shape(6, 4),
         ("listed", "rows"): Shape(3, 7),
         ("listed", "columns"): Shape(4, 4),
+        ("dense", "row"): Shape(1, 8),
+        ("listed", "row"): Shape(1, 8),
     },
     16: {
         ("dense", "rows"): Shape(4, 3),
         ("dense", "columns"): Shape(4, 3),
         ("listed", "rows"): Shape(4, 3),
         ("listed", "columns"): Shape(4, 3),
+        ("dense", "row"): Shape(1, 8),
+        ("listed", "row"): Shape(1, 8),
     },
 }[MACHINE.registers]
 
@@ -200,3 +205,5 @@ dense_rows = tile_family(("dense", "rows"))
 dense_columns = tile_family(("dense", "columns"))
 listed_rows = tile_family(("listed", "rows"))
 listed_columns = tile_family(("listed", "columns"))
+dense_row = tile_family(("dense", "row"))
+listed_row = tile_family(("listed", "row"))
