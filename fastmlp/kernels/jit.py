@@ -169,6 +169,11 @@ class KernelCache(caching.FunctionCache):  # type: ignore[misc]
 inline: Callable[..., Any] = numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 """Decorates what kernels are made of; it can be called from other kernels only."""
 
+scalar: Callable[..., Any] = numba.njit(
+    nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True
+)
+"""The same for functions of one element: LLVM makes vector code of a loop only if no call is left in it."""
+
 
 class Kernel:
     """A function that Python calls, compiled once for each dtype when it is first needed, and kept on disk.

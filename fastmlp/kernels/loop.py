@@ -279,8 +279,11 @@ def forward(net, memory, begin, end, like):
                 memory.indices,
             )  # fmt: skip
         if layer.activation != e.IDENTITY:
-            at = begin * layer.stride
-            e.activate(layer.activation, advance(Z, at), advance(A, at), (end - begin) * layer.stride)
+            at, n = begin * layer.stride, (end - begin) * layer.stride
+            if takes_input(layer.activation):  # Z is kept for the derivative.
+                for i in range(at, at + n):
+                    A[i] = Z[i]
+            e.activate(layer.activation, advance(A, at), n)
         X = A
 
 

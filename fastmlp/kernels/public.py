@@ -127,9 +127,9 @@ def affine_backward(X: Array, W: Array, dY: Array) -> tuple[Array, Array, Array]
 # --- Activations ------------------------------------------------------------------------------------------------------
 
 
-def activate_all(code, Z, A, n, like):  # type: ignore[no-untyped-def]
-    """``A = f(Z)``."""
-    e.activate(code, pointer(Z, like), pointer(A, like), n)
+def activate_all(code, A, n, like):  # type: ignore[no-untyped-def]
+    """``A = f(A)``."""
+    e.activate(code, pointer(A, like), n)
 
 
 def multiply_all_by_slope(code, D, A, n, like):  # type: ignore[no-untyped-def]
@@ -149,7 +149,7 @@ def flat_copy(Z: Array) -> Array:
 def activation(code: int, Z: Array, out: Array | None) -> Array:
     """Run one activation on an array of any shape and layout."""
     A = flat_copy(check_real(Z))
-    ACTIVATE(Z.dtype, code, address(A), address(A), A.size, Z.dtype.type(0))
+    ACTIVATE(Z.dtype, code, address(A), A.size, Z.dtype.type(0))
     if out is None:
         return A.reshape(Z.shape)
     out[...] = A.reshape(Z.shape)
@@ -273,11 +273,10 @@ def softplus_backward(dA: Array, A: Array) -> Array:
     return activation_backward(e.SOFTPLUS, dA, A)
 
 
-def softmax_rows(P, n_rows, n, like):  # type: ignore[no-untyped-def]
-    """Softmax of each row, in place."""
+def softmax_rows(Z, P, n_rows, n, like):  # type: ignore[no-untyped-def]
+    """Softmax of each row."""
     for row in range(n_rows):
-        p = advance(pointer(P, like), row * n)
-        e.softmax_row(p, n, p)
+        e.softmax_row(advance(pointer(Z, like), row * n), n, advance(pointer(P, like), row * n))
 
 
 SOFTMAX = Kernel(softmax_rows)
@@ -286,8 +285,9 @@ SOFTMAX = Kernel(softmax_rows)
 @twin
 def softmax(Z: Array, out: Array | None = None) -> Array:
     """See `twin`."""
-    P = flat_copy(check_real(Z)).reshape(-1, Z.shape[-1])
-    SOFTMAX(Z.dtype, address(P), P.shape[0], P.shape[1], Z.dtype.type(0))
+    logits = flat_copy(check_real(Z)).reshape(-1, Z.shape[-1])
+    P = np.empty_like(logits)
+    SOFTMAX(Z.dtype, address(logits), address(P), *P.shape, Z.dtype.type(0))
     if out is None:
         return P.reshape(Z.shape)
     out[...] = P.reshape(Z.shape)
