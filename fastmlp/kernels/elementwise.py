@@ -11,8 +11,8 @@ import math
 
 import numpy as np
 
-from fastmlp.kernels.instructions import floor, fma, is_double, power_of_two, real
-from fastmlp.kernels.jit import inline, scalar
+from fastmlp.kernels.instructions import floor, fma, is_double, pointer, power_of_two, real
+from fastmlp.kernels.jit import inline, kernel, scalar
 
 # --- exp and expm1 ----------------------------------------------------------------------------------------------------
 
@@ -214,13 +214,14 @@ TAKES_INPUT = ("gelu", "silu")
 """Activations whose derivative is told by the input Z, not by the output A."""
 
 
-@inline
-def activate(code, A, n):
-    """``A = f(A)`` for the n elements from the pointer A.
+@kernel
+def activate(code, place, n, like):
+    """``A = f(A)`` for the n elements at an address.
 
     In place always: LLVM guards vector code that reads here and writes there with a check that the two do not overlap,
     and falls back to scalar code, 10 times as slow, if they are one.
     """
+    A = pointer(place, like)
     if code == RELU:
         for i in range(n):
             A[i] = relu_value(A[i])
@@ -245,11 +246,13 @@ def activate(code, A, n):
     elif code == SOFTPLUS:
         for i in range(n):
             A[i] = softplus_value(A[i])
+    return 0
 
 
-@inline
-def multiply_by_slope(code, D, A, n):
+@kernel
+def multiply_by_slope(code, D_place, A_place, n, like):
     """``D *= f'``, which turns dA into dZ; A is the activation's output, or its input for `TAKES_INPUT`."""
+    D, A = pointer(D_place, like), pointer(A_place, like)
     if code == RELU:
         for i in range(n):
             D[i] *= relu_slope(A[i])
@@ -274,6 +277,7 @@ def multiply_by_slope(code, D, A, n):
     elif code == SOFTPLUS:
         for i in range(n):
             D[i] *= softplus_slope(A[i])
+    return 0
 
 
 # --- Losses, a row at a time ------------------------------------------------------------------------------------------
@@ -351,9 +355,9 @@ RATE, DECAY, SHRINK, FIRST, SECOND, EPSILON, ROOT_SCALE = range(7)
 N_CONSTANTS = 7
 
 
-@inline
-def update(code, constants, w, g, m, v, n):
-    """One optimizer step over n parameters: `w` and the slots `m`, `v` change in place. All are pointers.
+@kernel
+def update(code, constants_place, w_place, g_place, m_place, v_place, n, like):
+    """One optimizer step over n parameters: `w` and the slots `m`, `v` change in place. All are given by address.
 
     `constants` are float64 and become the dtype of `w` once, before the loop: ``g' = g + DECAY w`` for all, then
 
@@ -362,7 +366,8 @@ def update(code, constants, w, g, m, v, n):
       ``w -= RATE m / (ROOT_SCALE √v + EPSILON)``, with RATE and ROOT_SCALE bias-corrected
     - RMSprop: ``m = SECOND m + (1 - SECOND) g'²``, ``w -= RATE g' / (√m + EPSILON)``
     """
-    like = w[0]
+    constants = pointer(constants_place, 0.0)
+    w, g, m, v = pointer(w_place, like), pointer(g_place, like), pointer(m_place, like), pointer(v_place, like)
     rate, decay = real(constants[RATE], like), real(constants[DECAY], like)
     first, second = real(constants[FIRST], like), real(constants[SECOND], like)
     rest_first, rest_second = real(1.0 - constants[FIRST], like), real(1.0 - constants[SECOND], like)
@@ -391,3 +396,4 @@ def update(code, constants, w, g, m, v, n):
             gradient = g[i] + decay * w[i]
             m[i] = second * m[i] + rest_second * gradient * gradient
             w[i] -= rate * gradient / (math.sqrt(m[i]) + epsilon)
+    return 0

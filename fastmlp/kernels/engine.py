@@ -6,25 +6,15 @@ import threading
 from itertools import pairwise
 from typing import Any
 
-import numba
 import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
 from fastmlp.kernels import elementwise as e
+from fastmlp.kernels import loop
 from fastmlp.kernels.jit import Kernel
 from fastmlp.kernels.lists import LIST_SLACK
-from fastmlp.kernels.loop import (
-    BLOCK_ROWS,
-    MASK_SLACK,
-    WEIGHT_ROWS,
-    Layer,
-    Samples,
-    State,
-    Steps,
-    forward_all,
-    train_steps,
-)
+from fastmlp.kernels.loop import BLOCK_ROWS, MASK_SLACK, WEIGHT_ROWS, Layer, Samples, State
 from fastmlp.kernels.products import DENSE_COLUMNS
 from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
 from fastmlp.parameters import ParameterLayout, aligned_zeros, padded
@@ -32,8 +22,19 @@ from fastmlp.shapes import NotFiniteError
 
 Array = NDArray[Any]
 
-TRAIN = Kernel(train_steps)
-FORWARD = Kernel(forward_all)
+FORWARD_PARTS = (loop.gather, loop.forward, e.activate)
+TRAINING_PARTS = (
+    loop.loss_and_output_gradient, loop.backward_through_layers, loop.backward_to_weights, e.multiply_by_slope, e.update
+)  # fmt: skip
+"""The kernels that the loop calls by address; the fields of `State` bear their names."""
+
+FORWARD_ALL = Kernel(
+    loop.forward_all,
+    lambda T, X_type: (
+        types.int64, types.int64, types.Array(X_type, 2, "A", readonly=True), types.Array(T, 2, "C"),
+        types.Array(types.int64, 1, "C"), T,
+    ),
+)  # fmt: skip
 
 NO_CLASSES = np.empty(0, np.int64)
 
@@ -49,6 +50,8 @@ class Scratch:
         self.state = np.zeros(len(State._fields), dtype=np.int64)
         self.place = address(self.state)
         self.parameters: Array | None = None
+        self.samples = np.zeros(len(Samples._fields), dtype=np.int64)
+        self.samples_place = address(self.samples)
         self.set(**network, **{name: address(array) for name, array in self.arrays.items()})
 
     def set(self, **fields: int) -> None:
@@ -90,7 +93,8 @@ class Engine:
 
     def compile(self, X: Array, optimizer: Optimizer | None = None) -> None:
         """Compile the training loop for this dtype, or load it from the cache."""
-        self._train_entry()
+        for part in (loop.train_steps, *FORWARD_PARTS, *TRAINING_PARTS):
+            part.compiled(self.dtype)
 
     def forward(self, parameters: Array, X: Array) -> Array:
         """Compute the outputs: logits for a cross-entropy."""
@@ -106,7 +110,8 @@ class Engine:
 
     def _forward(self, parameters: Array, X: Array, outputs: Array, classes: NDArray[np.int64]) -> None:
         scratch = self._take(1, parameters)
-        doubt = self._forward_entry(X.dtype)(scratch.place, X, outputs, classes, self._like)
+        entry = self._forward_entry(X.dtype)
+        doubt = entry(scratch.place, scratch.samples_place, X, outputs, classes, self._like)
         self._spare[1].append(scratch)
         if doubt != 0.0:
             raise NotFiniteError
@@ -116,21 +121,15 @@ class Engine:
         try:
             return self._forward_entries[dtype]
         except KeyError:
-            X = types.Array(numba.from_dtype(dtype), 2, "A", readonly=True)
-            arguments = (0, X, self._no_outputs, NO_CLASSES, self._like)
-            return self._forward_entries.setdefault(dtype, FORWARD.entry((self.dtype, dtype), *arguments))
-
-    def _train_entry(self) -> Any:
-        samples, steps = Samples(0, False, 0, 0, 0, 1, 1), Steps(0, 0, 1, 0, 0)
-        return TRAIN.entry(self.dtype, 0, samples, steps, 0, self._like, 0, 1)
+            return self._forward_entries.setdefault(dtype, FORWARD_ALL.entry(self.dtype, dtype))
 
     def gradients(self, parameters: Array, X: Array, y: Array) -> tuple[float, Array]:
         """Loss and its derivative by every parameter."""
         gradient, losses, orders = self.layout.allocate(), np.empty(1), np.arange(len(X))
         scratch = self._take(1, parameters)
-        scratch.set(gradient=address(gradient))
-        steps = Steps(e.NO_UPDATE, 0, len(X), 0, 1)
-        self._train_entry()(scratch.place, samples_of(X, y, orders), steps, address(losses), self._like, 0, 1)
+        self._set_up_training(scratch, X, y, orders, gradient=address(gradient))
+        run = loop.train_steps.entry(self.dtype)
+        run(scratch.place, scratch.samples_place, e.NO_UPDATE, 0, len(X), 0, address(losses), 1, 0, 1, self._like)
         self._spare[1].append(scratch)
         return float(losses[0]), gradient
 
@@ -154,24 +153,29 @@ class Engine:
         gradient = self.layout.allocate() if batch_size > BLOCK_ROWS else losses  # Used by larger batches only.
         slot1, slot2 = [*map(address, slots), 0, 0][:2]
         scratch = self._take(threads, parameters)
-        scratch.arrays["barrier"][0] = 0
-        scratch.set(gradient=address(gradient), slot1=slot1, slot2=slot2)
+        self._set_up_training(scratch, X, y, orders, gradient=address(gradient), slot1=slot1, slot2=slot2)
+        run = loop.train_steps.entry(self.dtype)
         arguments = (
-            scratch.place,
-            samples_of(X, y, orders),
-            Steps(code, address(constants), batch_size, first_batch, len(losses)),
-            address(losses),
-            self._like,
-        )
-        run = self._train_entry()
-        helpers = [threading.Thread(target=run, args=(*arguments, t, threads)) for t in range(1, threads)]
+            scratch.place, scratch.samples_place, code, address(constants), batch_size, first_batch, address(losses),
+            len(losses),
+        )  # fmt: skip
+        helpers = [threading.Thread(target=run, args=(*arguments, t, threads, self._like)) for t in range(1, threads)]
         for helper in helpers:
             helper.start()
-        done = run(*arguments, 0, threads)
+        done = run(*arguments, 0, threads, self._like)
         for helper in helpers:
             helper.join()
         self._spare[threads].append(scratch)
         return losses[:done]
+
+    def _set_up_training(self, scratch: Scratch, X: Array, y: Array, orders: NDArray[np.int64], **fields: int) -> None:
+        """Say to the loop where the samples are and what else it needs; the caller keeps the arrays alive."""
+        n_orders = 1 if orders.ndim == 1 else len(orders)
+        scratch.samples[:] = Samples(
+            address(X), X.dtype == np.uint8, X.strides[0], address(y), address(orders), n_orders, len(X)
+        )
+        scratch.arrays["barrier"][0] = 0
+        scratch.set(**fields, **{part.function.__name__: part.address(self.dtype) for part in TRAINING_PARTS})
 
     def _take(self, threads: int, parameters: Array) -> Scratch:
         """Scratch memory for one call on these parameters: what an earlier call has given back, or new."""
@@ -202,6 +206,7 @@ class Engine:
             "input_scale": int(np.float64(spec.input_scale).view(np.int64)),
             "weight_rows_size": rows_size,
             "indices_size": indices_size,
+            **{part.function.__name__: part.address(self.dtype) for part in FORWARD_PARTS},
         }
         sizes = {
             "workspace": (self._workspace_size, dtype),
@@ -273,12 +278,6 @@ def input_stride_of(layout: ParameterLayout) -> int:
 def address(array: Array) -> int:
     """Where an array's memory begins; the caller keeps it alive."""
     return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
-
-
-def samples_of(X: Array, y: Array, orders: NDArray[np.int64]) -> Samples:
-    """Say where X, y and the orders lie; the caller keeps them alive."""
-    n_orders = 1 if orders.ndim == 1 else len(orders)
-    return Samples(address(X), X.dtype == np.uint8, X.strides[0], address(y), address(orders), n_orders, len(X))
 
 
 def step_constants(

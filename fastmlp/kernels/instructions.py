@@ -71,6 +71,28 @@ def pointer_to(typing: Any, array: Any) -> Any:
 
 
 @intrinsic
+def address_of(typing: Any, base: Any) -> Any:
+    """The address that a pointer holds, as an integer."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return builder.ptrtoint(arguments[0], I64)
+
+    return types.int64(base), codegen
+
+
+@intrinsic
+def call(typing: Any, address: Any, arguments: Any) -> Any:
+    """Call the kernel at an address with a tuple of scalars; it returns an int64."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
+        scalars = cgutils.unpack_tuple(builder, values[1], len(arguments))
+        function = ir.FunctionType(I64, [scalar.type for scalar in scalars])
+        return builder.call(builder.inttoptr(values[0], function.as_pointer()), scalars)
+
+    return types.int64(types.int64, arguments), codegen
+
+
+@intrinsic
 def advance(typing: Any, base: Any, offset: Any) -> Any:
     """The address `offset` elements after `base`."""
 

@@ -17,9 +17,11 @@ import numpy as np
 
 from fastmlp.kernels import elementwise as e
 from fastmlp.kernels.instructions import (
+    address_of,
     advance,
     atomic_add,
     atomic_load,
+    call,
     give_way,
     is_double,
     nonzero64,
@@ -28,7 +30,7 @@ from fastmlp.kernels.instructions import (
     prefetch,
     real,
 )
-from fastmlp.kernels.jit import inline
+from fastmlp.kernels.jit import inline, kernel
 from fastmlp.kernels.lists import turn_masks
 from fastmlp.kernels.products import (
     ROW_UNIT,
@@ -108,28 +110,27 @@ class State(NamedTuple):
     gradient: int
     slot1: int
     slot2: int
+    # The kernels that the loop is made of.
+    gather: int
+    forward: int
+    loss_and_output_gradient: int
+    backward_through_layers: int
+    backward_to_weights: int
+    activate: int
+    multiply_by_slope: int
+    update: int
 
 
 class Samples(NamedTuple):
-    """Where X and y lie, whatever kind of arrays they are."""
+    """Where X and y lie, whatever kind of arrays they are. Written by Python as one row of int64, like `State`."""
 
     X: int
-    X_is_uint8: bool
+    X_is_uint8: int
     X_stride: int  # Bytes.
     y: int
     orders: int  # int64 (n_orders, n_samples)
     n_orders: int
     n_samples: int
-
-
-class Steps(NamedTuple):
-    """Which steps to take, and how."""
-
-    optimizer: int
-    constants: int  # float64 (n_steps, N_CONSTANTS)
-    batch_size: int
-    first_batch: int
-    n_steps: int
 
 
 class Memory(NamedTuple):
@@ -162,8 +163,16 @@ def state_at(place):
     row, reals = pointer(place, np.int64(0)), pointer(place, 0.0)
     return State(
         row[0], row[1], row[2], row[3], row[4], row[5], row[6], reals[7], row[8], row[9], row[10], row[11], row[12],
-        row[13], row[14], row[15], row[16], row[17], row[18], row[19], row[20], row[21],
+        row[13], row[14], row[15], row[16], row[17], row[18], row[19], row[20], row[21], row[22], row[23],
+        row[24], row[25], row[26], row[27], row[28], row[29],
     )  # fmt: skip
+
+
+@inline
+def samples_at(place):
+    """Read a `Samples`."""
+    row = pointer(place, np.int64(0))
+    return Samples(row[0], row[1], row[2], row[3], row[4], row[5], row[6])
 
 
 @inline
@@ -220,13 +229,15 @@ def share_of_rows(n_rows, thread, threads):
     return first, min(end, n_rows)
 
 
-@inline
-def gather(net, memory, samples, order, begin, end, like):
+@kernel
+def gather(place, samples_place, order_place, begin, end, like):
     """Copy the samples ``order[begin:end]`` to the rows begin ... end: converted, scaled, with masks."""
+    net, samples, order = state_at(place), samples_at(samples_place), pointer(order_place, np.int64(0))
+    memory = memory_of(net, like, FIRST)
     layer = layer_of(memory.layers, FIRST)
     n_in, stride = layer.n_in, layer.input_stride
     scale = real(net.input_scale, like)
-    sample_bytes = n_in if samples.X_is_uint8 else n_in * (8 if is_double(like) else 4)
+    sample_bytes = n_in if samples.X_is_uint8 != 0 else n_in * (8 if is_double(like) else 4)
     for row in range(begin, end):
         x = advance(memory.workspace, net.inputs + row * stride)
         address = samples.X + order[row] * samples.X_stride
@@ -234,7 +245,7 @@ def gather(net, memory, samples, order, begin, end, like):
         ahead = pointer(samples.X + order[min(row + AHEAD, end - 1)] * samples.X_stride, np.uint8(0))
         for line in range(0, sample_bytes, 64):
             prefetch(advance(ahead, line))
-        if samples.X_is_uint8:
+        if samples.X_is_uint8 != 0:
             pixels = pointer(address, np.uint8(0))
             for j in range(n_in):
                 x[j] = real(pixels[j], like) * scale
@@ -248,6 +259,7 @@ def gather(net, memory, samples, order, begin, end, like):
             doubtful |= not_finite64(advance(x, word * 64))
         # The row's loss begins here: a NaN or infinity in X makes it NaN, even where an activation would hide it.
         memory.row_losses[row] = np.nan if doubtful != 0 else 0.0
+    return 0
 
 
 @inline
@@ -257,9 +269,11 @@ def clear_masks(net, memory, begin, end):
         memory.masks[i] = np.uint64(0)
 
 
-@inline
-def forward(net, memory, begin, end, like):
+@kernel
+def forward(place, begin, end, thread, like):
     """All layers for the rows begin ... end. A cross-entropy's activation is part of the loss, and not done here."""
+    net = state_at(place)
+    memory = memory_of(net, like, thread)
     workspace = memory.workspace
     width = lanes(like)
     X = advance(workspace, net.inputs)
@@ -283,16 +297,19 @@ def forward(net, memory, begin, end, like):
             if takes_input(layer.activation):  # Z is kept for the derivative.
                 for i in range(at, at + n):
                     A[i] = Z[i]
-            e.activate(layer.activation, advance(A, at), n)
+            call(net.activate, (layer.activation, address_of(advance(A, at)), n, like))
         X = A
+    return 0
 
 
-@inline
-def loss_and_output_gradient(net, memory, samples, order, begin, end, scale, like):
+@kernel
+def loss_and_output_gradient(place, samples_place, order_place, begin, end, scale, like):
     """The losses of the rows begin ... end, and their derivative, times `scale`: the division by the batch size.
 
     It is dA of the last layer, which is dZ already for a cross-entropy.
     """
+    net, samples, order = state_at(place), samples_at(samples_place), pointer(order_place, np.int64(0))
+    memory = memory_of(net, like, FIRST)
     last = layer_of(memory.layers, net.n_layers - 1)
     stride, n_out = last.stride, last.n_out
     scale = real(scale, like)
@@ -308,30 +325,35 @@ def loss_and_output_gradient(net, memory, samples, order, begin, end, scale, lik
                 memory.row_losses[row] += e.sigmoid_cross_entropy_row(a, n_out, targets, scale, d)
             else:
                 memory.row_losses[row] += e.squared_error_row(a, n_out, targets, scale, d)
+    return 0
 
 
-@inline
-def backward_through_layers(net, memory, begin, end, like):
+@kernel
+def backward_through_layers(place, begin, end, thread, like):
     """From the last layer's dA down to the first layer's dZ: times the activation's slope, then ``dX = dY Wᵀ``."""
+    net = state_at(place)
+    memory = memory_of(net, like, thread)
     workspace = memory.workspace
     width = lanes(like)
     for number in range(net.n_layers - 1, -1, -1):
         layer = layer_of(memory.layers, number)
         D = advance(workspace, layer.D)
         if layer.activation != e.IDENTITY:
-            kept = advance(workspace, layer.Z if takes_input(layer.activation) else layer.A)
-            at = begin * layer.stride
-            e.multiply_by_slope(layer.activation, advance(D, at), advance(kept, at), (end - begin) * layer.stride)
+            at, n = begin * layer.stride, (end - begin) * layer.stride
+            kept = advance(workspace, at + (layer.Z if takes_input(layer.activation) else layer.A))
+            D_place, kept_place = address_of(advance(D, at)), address_of(kept)
+            call(net.multiply_by_slope, (layer.activation, D_place, kept_place, n, like))
         if number > 0:
             dX = advance(workspace, layer_of(memory.layers, number - 1).D)
             multiply_rows(
                 D, layer.stride, advance(workspace, layer.transposed), layer.input_stride, workspace, dX,
                 layer.input_stride, begin, end, layer.n_out, -(-layer.n_in // width), width, memory.indices,
             )  # fmt: skip
+    return 0
 
 
 @inline
-def use_gradient(memory, layer, row, n_rows, first_block, last_block, optimizer, constants):
+def use_gradient(net, memory, layer, row, n_rows, first_block, last_block, optimizer, constants, like):
     """Do with some rows of dW what is to be done: keep or add them in the gradient buffer, update the weights, or both.
 
     Rows with their padding are contiguous, here and in the parameters, so this is one loop over all of them.
@@ -339,18 +361,19 @@ def use_gradient(memory, layer, row, n_rows, first_block, last_block, optimizer,
     begin = layer.weights + row * layer.stride
     n = n_rows * layer.stride
     g = memory.weight_rows
-    if not (first_block and last_block) or optimizer == e.NO_UPDATE:
+    if first_block == 0 or last_block == 0 or optimizer == e.NO_UPDATE:
         kept = advance(memory.gradient, begin)
-        if first_block:
+        if first_block != 0:
             for i in range(n):
                 kept[i] = g[i]
         else:
             for i in range(n):
                 kept[i] += g[i]
         g = kept
-    if last_block and optimizer != e.NO_UPDATE:
-        w, m, v = advance(memory.parameters, begin), advance(memory.slot1, begin), advance(memory.slot2, begin)
-        e.update(optimizer, constants, w, g, m, v, n)
+    if last_block != 0 and optimizer != e.NO_UPDATE:
+        w, g_place = address_of(advance(memory.parameters, begin)), address_of(g)
+        m, v = address_of(advance(memory.slot1, begin)), address_of(advance(memory.slot2, begin))
+        call(net.update, (optimizer, constants, w, g_place, m, v, n, like))
         if layer.transposed > 0 and row < layer.n_in:
             transpose_weights(memory, layer, row, n_rows)  # dX of the next step needs them.
 
@@ -365,9 +388,11 @@ def transpose_weights(memory, layer, first_row, n_rows):
             T[j * layer.input_stride + i] = W[i * layer.stride + j]
 
 
-@inline
-def backward_to_weights(net, memory, n_rows, first_block, last_block, optimizer, constants, thread, threads, like):
+@kernel
+def backward_to_weights(place, n_rows, first_block, last_block, optimizer, constants, thread, threads, like):
     """``dW = Xᵀ dY`` and ``db = Σ dY`` of every layer over `n_rows` rows, and their use, for this thread's share."""
+    net = state_at(place)
+    memory = memory_of(net, like, thread)
     workspace = memory.workspace
     width = lanes(like)
     turned_word = -1
@@ -400,7 +425,8 @@ def backward_to_weights(net, memory, n_rows, first_block, last_block, optimizer,
                     advance(X, row), layer.input_stride, D, layer.stride, workspace, memory.weight_rows, layer.stride,
                     n_weight_rows, n_rows, n_vectors, width, memory.indices,
                 )  # fmt: skip
-            use_gradient(memory, layer, row, n_weight_rows, first_block, last_block, optimizer, constants)
+            use_gradient(net, memory, layer, row, n_weight_rows, first_block, last_block, optimizer, constants, like)
+    return 0
 
 
 @inline
@@ -413,36 +439,52 @@ def sum_of_rows(D, n_rows, stride, db, like):
             db[j] += D[i * stride + j]
 
 
-def train_steps(place, samples, steps, losses_at, like, thread, threads):
-    """Take the steps; return how many were. Every one of `threads` threads calls this once, with its own number."""
-    net = state_at(place)
+@kernel
+def train_steps(
+    place,
+    samples_place,
+    optimizer,
+    constants_place,
+    batch_size,
+    first_batch,
+    losses_place,
+    n_steps,
+    thread,
+    threads,
+    like,
+):
+    """Take the steps; return how many were. Every one of `threads` threads calls this once, with its own number.
+
+    `constants` is float64 (n_steps, N_CONSTANTS), `losses` float64 (n_steps,), written.
+    """
+    net, samples = state_at(place), samples_at(samples_place)
     memory = memory_of(net, like, thread)
-    losses = pointer(losses_at, 0.0)
+    losses = pointer(losses_place, 0.0)
     arrived = np.int64(1)
-    n_batches = -(-samples.n_samples // steps.batch_size)
+    n_batches = -(-samples.n_samples // batch_size)
     if thread == 0:
         for number in range(1, net.n_layers):
             layer = layer_of(memory.layers, number)
             transpose_weights(memory, layer, FIRST, layer.n_in)
     wait_for_all(net.barrier, threads, arrived)
-    for step in range(steps.n_steps):
-        epoch = (steps.first_batch + step) // n_batches
-        first = (steps.first_batch + step) % n_batches * steps.batch_size
-        n_batch = min(steps.batch_size, samples.n_samples - first)
+    for step in range(n_steps):
+        epoch = (first_batch + step) // n_batches
+        first = (first_batch + step) % n_batches * batch_size
+        n_batch = min(batch_size, samples.n_samples - first)
         scale = 1.0 / n_batch if net.mean != 0 else 1.0
-        constants = advance(pointer(steps.constants, 0.0), step * e.N_CONSTANTS)
-        order = advance(pointer(samples.orders, np.int64(0)), epoch % samples.n_orders * samples.n_samples + first)
+        constants = constants_place + step * e.N_CONSTANTS * 8
+        order = samples.orders + (epoch % samples.n_orders * samples.n_samples + first) * 8
         loss = 0.0
         for block in range(0, n_batch, BLOCK_ROWS):
             n_rows = min(BLOCK_ROWS, n_batch - block)
-            rows = advance(order, block)
+            rows = order + block * 8
             begin, end = share_of_rows(n_rows, thread, threads)
-            gather(net, memory, samples, rows, begin, end, like)
+            call(net.gather, (place, samples_place, rows, begin, end, like))
             if end == n_rows:
                 clear_masks(net, memory, n_rows, n_rows + MASK_SLACK)
-            forward(net, memory, begin, end, like)
-            loss_and_output_gradient(net, memory, samples, rows, begin, end, scale, like)
-            backward_through_layers(net, memory, begin, end, like)
+            call(net.forward, (place, begin, end, thread, like))
+            call(net.loss_and_output_gradient, (place, samples_place, rows, begin, end, scale, like))
+            call(net.backward_through_layers, (place, begin, end, thread, like))
             arrived += 1
             wait_for_all(net.barrier, threads, arrived)
             for row in range(n_rows):  # Each thread sums all rows, in one order: all come to the same loss.
@@ -450,17 +492,18 @@ def train_steps(place, samples, steps, losses_at, like, thread, threads):
             if not np.isfinite(loss):
                 losses[step] = loss
                 return step + 1
-            backward_to_weights(
-                net, memory, n_rows, block == 0, block + n_rows == n_batch, steps.optimizer, constants, thread, threads,
-                like,
-            )  # fmt: skip
+            is_first, is_last = np.int64(block == 0), np.int64(block + n_rows == n_batch)
+            call(
+                net.backward_to_weights,
+                (place, n_rows, is_first, is_last, optimizer, constants, thread, threads, like),
+            )
             arrived += 1
             wait_for_all(net.barrier, threads, arrived)
         losses[step] = loss
-    return steps.n_steps
+    return n_steps
 
 
-def forward_all(place, X, outputs, classes, like):
+def forward_all(place, samples_place, X, outputs, classes, like):
     """Write the outputs for all samples of X to `outputs` or, unless it is empty, their argmax to `classes`.
 
     Return a number that is 0, or NaN if X is not finite.
@@ -468,15 +511,17 @@ def forward_all(place, X, outputs, classes, like):
     net = state_at(place)
     memory = memory_of(net, like, FIRST)
     last = layer_of(memory.layers, net.n_layers - 1)
-    samples = Samples(X.ctypes.data, X.itemsize == 1, X.strides[0], 0, 0, 0, X.shape[0])
+    n_samples = X.shape[0]
+    samples = pointer(samples_place, np.int64(0))
+    samples[0], samples[1], samples[2] = X.ctypes.data, np.int64(X.itemsize == 1), X.strides[0]
     doubt = 0.0
-    for block in range(0, samples.n_samples, BLOCK_ROWS):
-        n_rows = min(BLOCK_ROWS, samples.n_samples - block)
+    for block in range(0, n_samples, BLOCK_ROWS):
+        n_rows = min(BLOCK_ROWS, n_samples - block)
         for row in range(n_rows):
             memory.order[row] = block + row
-        gather(net, memory, samples, memory.order, FIRST, n_rows, like)
+        call(net.gather, (place, samples_place, net.order, FIRST, n_rows, like))
         clear_masks(net, memory, n_rows, n_rows + MASK_SLACK)
-        forward(net, memory, FIRST, n_rows, like)
+        call(net.forward, (place, FIRST, n_rows, FIRST, like))
         for row in range(n_rows):
             doubt += memory.row_losses[row]
             a = advance(memory.workspace, last.A + row * last.stride)

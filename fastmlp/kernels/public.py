@@ -17,7 +17,7 @@ from fastmlp import reference
 from fastmlp.kernels import elementwise as e
 from fastmlp.kernels.engine import address, step_constants
 from fastmlp.kernels.instructions import advance, pointer, real
-from fastmlp.kernels.jit import Kernel
+from fastmlp.kernels.jit import Kernel, kernel
 from fastmlp.kernels.products import DENSE as DENSE_ROWS
 from fastmlp.kernels.products import DENSE_COLUMNS, multiply_columns, multiply_rows
 from fastmlp.kernels.tiles import lanes
@@ -45,6 +45,7 @@ def twin(function: Function) -> Function:
 # --- The affine layer -------------------------------------------------------------------------------------------------
 
 
+@kernel
 def product_by_rows(A, lda, B, ldb, initial, C, n_rows, depth, like):  # type: ignore[no-untyped-def]
     """``C = initial + A B`` of matrices in whole tiles; the row strides of B and C are one."""
     width = lanes(like)
@@ -54,6 +55,7 @@ def product_by_rows(A, lda, B, ldb, initial, C, n_rows, depth, like):  # type: i
     )  # fmt: skip
 
 
+@kernel
 def product_by_columns(A, lda, B, ldb, initial, C, n_rows, depth, like):  # type: ignore[no-untyped-def]
     """``C = initial + Aᵀ B`` of matrices in whole tiles; the row strides of B and C are one."""
     width = lanes(like)
@@ -61,10 +63,6 @@ def product_by_columns(A, lda, B, ldb, initial, C, n_rows, depth, like):  # type
         pointer(A, like), lda, pointer(B, like), ldb, pointer(initial, like), pointer(C, like), ldb, n_rows, depth,
         ldb // width, width, pointer(0, np.int32(0)),
     )  # fmt: skip
-
-
-BY_ROWS = Kernel(product_by_rows)
-BY_COLUMNS = Kernel(product_by_columns)
 
 
 def in_whole_tiles(A: Array, dtype: Any, tile_rows: int = 1) -> Array:
@@ -77,12 +75,13 @@ def in_whole_tiles(A: Array, dtype: Any, tile_rows: int = 1) -> Array:
     return copy
 
 
-def run_product(kernel: Kernel, A: Array, B: Array, initial: Array, n_rows: int, depth: int, tile_rows: int) -> Array:
+def run_product(product: Kernel, A: Array, B: Array, initial: Array, n_rows: int, depth: int, tile_rows: int) -> Array:
     """Run a product kernel on padded matrices; give the whole padded C."""
     rows = -(-n_rows // tile_rows) * tile_rows
     C = aligned_zeros(rows * B.shape[1], B.dtype.name).reshape(rows, B.shape[1])
     like = B.dtype.type(0)
-    kernel(B.dtype, address(A), A.shape[1], address(B), B.shape[1], address(initial), address(C), n_rows, depth, like)
+    run = product.entry(B.dtype)
+    run(address(A), A.shape[1], address(B), B.shape[1], address(initial), address(C), n_rows, depth, like)
     return C
 
 
@@ -95,7 +94,7 @@ def affine_forward(X: Array, W: Array, b: Array | None = None, out: Array | None
     if b is not None:
         initial[: len(b)] = b
     tiles_of_X = in_whole_tiles(X, W.dtype, DENSE_ROWS.rows)
-    Y = run_product(BY_ROWS, tiles_of_X, padded_W, initial, len(X), W.shape[0], DENSE_ROWS.rows)
+    Y = run_product(product_by_rows, tiles_of_X, padded_W, initial, len(X), W.shape[0], DENSE_ROWS.rows)
     Y = Y[: len(X), : W.shape[1]]
     if out is None:
         return np.ascontiguousarray(Y)
@@ -110,12 +109,18 @@ def affine_backward(X: Array, W: Array, dY: Array) -> tuple[Array, Array, Array]
     n_samples, (n_in, n_out) = len(X), W.shape
     D = in_whole_tiles(dY, W.dtype, DENSE_ROWS.rows)
     no_bias = aligned_zeros(max(D.shape[1], padded(n_in, W.dtype.itemsize)), W.dtype.name)
-    dX = run_product(BY_ROWS, D, in_whole_tiles(W.T, W.dtype), no_bias, n_samples, n_out, DENSE_ROWS.rows)
+    dX = run_product(product_by_rows, D, in_whole_tiles(W.T, W.dtype), no_bias, n_samples, n_out, DENSE_ROWS.rows)
     # A tile by columns reads whole tiles across: of the columns of X, here.
     wide_X = in_whole_tiles(np.pad(X, ((0, 0), (0, DENSE_COLUMNS.rows))), W.dtype)
-    dW = run_product(BY_COLUMNS, wide_X, D, no_bias, n_in, n_samples, DENSE_COLUMNS.rows)
+    dW = run_product(product_by_columns, wide_X, D, no_bias, n_in, n_samples, DENSE_COLUMNS.rows)
     db = run_product(
-        BY_COLUMNS, np.ones((n_samples, DENSE_COLUMNS.rows), W.dtype), D, no_bias, 1, n_samples, DENSE_COLUMNS.rows
+        product_by_columns,
+        np.ones((n_samples, DENSE_COLUMNS.rows), W.dtype),
+        D,
+        no_bias,
+        1,
+        n_samples,
+        DENSE_COLUMNS.rows,
     )
     return (
         np.ascontiguousarray(dX[:n_samples, :n_in]),
@@ -127,20 +132,6 @@ def affine_backward(X: Array, W: Array, dY: Array) -> tuple[Array, Array, Array]
 # --- Activations ------------------------------------------------------------------------------------------------------
 
 
-def activate_all(code, A, n, like):  # type: ignore[no-untyped-def]
-    """``A = f(A)``."""
-    e.activate(code, pointer(A, like), n)
-
-
-def multiply_all_by_slope(code, D, A, n, like):  # type: ignore[no-untyped-def]
-    """``D *= f'``."""
-    e.multiply_by_slope(code, pointer(D, like), pointer(A, like), n)
-
-
-ACTIVATE = Kernel(activate_all)
-SLOPE = Kernel(multiply_all_by_slope)
-
-
 def flat_copy(Z: Array) -> Array:
     """The elements in C order, in writable memory of their own."""
     return Z.flatten()
@@ -149,7 +140,7 @@ def flat_copy(Z: Array) -> Array:
 def activation(code: int, Z: Array, out: Array | None) -> Array:
     """Run one activation on an array of any shape and layout."""
     A = flat_copy(check_real(Z))
-    ACTIVATE(Z.dtype, code, address(A), A.size, Z.dtype.type(0))
+    e.activate.entry(Z.dtype)(code, address(A), A.size, Z.dtype.type(0))
     if out is None:
         return A.reshape(Z.shape)
     out[...] = A.reshape(Z.shape)
@@ -161,7 +152,7 @@ def activation_backward(code: int, dA: Array, kept: Array, kept_name: str = "A")
     check_same_shape("dA", check_real(dA, "dA"), kept_name, kept)
     dZ = flat_copy(dA)
     saved = flat_copy(kept).astype(dA.dtype, copy=False)
-    SLOPE(dA.dtype, code, address(dZ), address(saved), dZ.size, dA.dtype.type(0))
+    e.multiply_by_slope.entry(dA.dtype)(code, address(dZ), address(saved), dZ.size, dA.dtype.type(0))
     return dZ.reshape(dA.shape)
 
 
@@ -273,13 +264,11 @@ def softplus_backward(dA: Array, A: Array) -> Array:
     return activation_backward(e.SOFTPLUS, dA, A)
 
 
+@kernel
 def softmax_rows(Z, P, n_rows, n, like):  # type: ignore[no-untyped-def]
     """Softmax of each row."""
     for row in range(n_rows):
         e.softmax_row(advance(pointer(Z, like), row * n), n, advance(pointer(P, like), row * n))
-
-
-SOFTMAX = Kernel(softmax_rows)
 
 
 @twin
@@ -287,7 +276,7 @@ def softmax(Z: Array, out: Array | None = None) -> Array:
     """See `twin`."""
     logits = flat_copy(check_real(Z)).reshape(-1, Z.shape[-1])
     P = np.empty_like(logits)
-    SOFTMAX(Z.dtype, address(logits), address(P), *P.shape, Z.dtype.type(0))
+    softmax_rows.entry(Z.dtype)(address(logits), address(P), *P.shape, Z.dtype.type(0))
     if out is None:
         return P.reshape(Z.shape)
     out[...] = P.reshape(Z.shape)
@@ -297,6 +286,7 @@ def softmax(Z: Array, out: Array | None = None) -> Array:
 # --- Losses -----------------------------------------------------------------------------------------------------------
 
 
+@kernel
 def loss_rows(loss, Z, classes, Y, scale, D, n_rows, n, like):  # type: ignore[no-untyped-def]
     """The sum of the rows' losses; their derivatives, times `scale`, go to D."""
     total = 0.0
@@ -313,7 +303,6 @@ def loss_rows(loss, Z, classes, Y, scale, D, n_rows, n, like):  # type: ignore[n
     return total
 
 
-LOSS = Kernel(loss_rows)
 NO_CLASSES = np.zeros(0, dtype=np.int64)
 
 
@@ -323,7 +312,7 @@ def run_loss(code: int, Z: Array, classes: NDArray[np.int64], Y: Array, reductio
     D = np.empty(Z.shape, Z.dtype)
     Z, Y = flat_copy(Z).reshape(Z.shape), flat_copy(Y).astype(Z.dtype, copy=False).reshape(Y.shape)
     places = address(Z), address(classes), address(Y), scale, address(D)
-    return float(LOSS(Z.dtype, code, *places, *Z.shape, Z.dtype.type(0))) * scale, D
+    return float(loss_rows.entry(Z.dtype)(code, *places, *Z.shape, Z.dtype.type(0))) * scale, D
 
 
 @twin
@@ -348,16 +337,6 @@ def squared_error(A: Array, y: Array, reduction: str = "mean") -> tuple[float, A
 # --- Optimizer updates ------------------------------------------------------------------------------------------------
 
 
-def update_all(code, constants, w, g, m, v, n, like):  # type: ignore[no-untyped-def]
-    """One step of an optimizer."""
-    e.update(
-        code, pointer(constants, 0.0), pointer(w, like), pointer(g, like), pointer(m, like), pointer(v, like), n
-    )  # fmt: skip
-
-
-UPDATE = Kernel(update_all)
-
-
 def run_update(
     optimizer: Optimizer, step: int, parameters: Array, gradients: Array, slots: dict[str, Array | None]
 ) -> None:
@@ -375,7 +354,7 @@ def run_update(
         return
     code, constants = step_constants(optimizer, step - 1, np.array([optimizer.learning_rate]))
     m, v = [*copies, w, w][:2]
-    UPDATE(dtype, code, *map(address, (constants, w, g, m, v)), w.size, dtype.type(0))
+    e.update.entry(dtype)(code, *map(address, (constants, w, g, m, v)), w.size, dtype.type(0))
     parameters[...] = w.reshape(parameters.shape)
     for slot, copy in zip(slots.values(), copies, strict=True):
         assert slot is not None
