@@ -64,17 +64,16 @@ def draw_ratios(results: list[Result], path: Path, caption: str) -> None:
     plt.close(figure)
 
 
-def draw_sweep(
-    ratios: dict[int, np.ndarray], widths: list[int], batch_sizes: list[int], path: Path, caption: str
-) -> None:
-    """Draw a map for each thread count: NumPy's time by fastmlp's, over widths and batch sizes."""
+def draw_sweep(ratios: dict[int, list[list[float]]], sizes: tuple[int, ...], path: Path, caption: str) -> None:
+    """Draw a map for each thread count: NumPy's time by fastmlp's, over widths (upwards) and batch sizes."""
     figure, axes = plt.subplots(
         1, len(ratios), figsize=(1.2 + 5.0 * len(ratios), 5.2), squeeze=False, layout="constrained"
     )
     for axis, (threads, table) in zip(axes[0], ratios.items(), strict=True):
         axis.imshow(np.log2(table), cmap="RdYlGn", vmin=-3, vmax=3, origin="lower")
         for (y, x), ratio in np.ndenumerate(table):
-            axis.text(x, y, plain(ratio), ha="center", va="center", fontsize=9)
+            colour = "white" if abs(np.log2(ratio)) > 2.2 else "black"
+            axis.text(x, y, plain(ratio), ha="center", va="center", fontsize=9, color=colour)
         axis.set_xticks(range(len(sizes)), [str(n) for n in sizes])
         axis.set_yticks(range(len(sizes)), [str(n) for n in sizes])
         axis.set_xlabel("batch size")

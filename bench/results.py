@@ -6,6 +6,7 @@ import os
 import platform
 import statistics
 import sys
+import textwrap
 from dataclasses import dataclass, field
 from datetime import date
 from importlib.metadata import version
@@ -133,4 +134,4 @@ def write_readme(results: list[Result], measured: str) -> None:
     _, _, after = rest.partition(end)
     note = "fastmlp's own time, and how many times as long each peer takes for the same work: ratios of the minima of"
     note += f" interleaved turns. Measured {measured}."
-    README.write_text(f"{before}{begin}\n\n{markdown(results)}\n\n{note}\n\n{end}{after}")
+    README.write_text(f"{before}{begin}\n\n{markdown(results)}\n\n{textwrap.fill(note, 120)}\n\n{end}{after}")

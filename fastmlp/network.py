@@ -355,6 +355,7 @@ class MLP:
             schedule=check_schedule(schedule),
             shuffle=bool(shuffle),
         )
+        n_threads = self.threads(recipe.batch_size, threads)
         evaluate = None
         if validation_data is not None:
             X_validation = self._check_inputs(validation_data[0], "validation X")
@@ -363,7 +364,7 @@ class MLP:
             y_validation = self._check_targets(validation_data[1], len(X_validation), "validation y")
 
             def evaluate() -> tuple[float, float | None]:
-                outputs = self._outputs(X_validation)
+                outputs = self._outputs(X_validation, n_threads)
                 accuracy = self._accuracy(outputs, y_validation) if self.spec.is_classifier else None
                 return self._loss(outputs, y_validation), accuracy
 
@@ -376,7 +377,6 @@ class MLP:
                 f"state must come from a run on these {len(inputs)} samples with this batch_size, "
                 f"got {state.batch} batches of {recipe.batch_size} done in an epoch"
             )
-        n_threads = self.threads(recipe.batch_size, threads)
         is_new = state.step == 0  # A run that goes on is not another one.
         self._fits += is_new
         try:
@@ -513,9 +513,9 @@ class MLP:
         if not self.spec.is_classifier:
             raise ValueError(f"{what} needs a cross-entropy loss, this network has loss {self.spec.loss!r}")
 
-    def _outputs(self, X: Array) -> Array:
+    def _outputs(self, X: Array, threads: int | None = None) -> Array:
         try:
-            return self._engine.forward(self._parameters, X)
+            return self._engine.forward(self._parameters, X, threads)
         except NotFiniteError:
             raise not_finite("X", X) from None
 

@@ -967,12 +967,12 @@ class Engine:
     def compile(self, X: Array, optimizer: Optimizer | None = None) -> None:
         """Do nothing: there is nothing to compile."""
 
-    def forward(self, parameters: Array, X: Array) -> Array:
+    def forward(self, parameters: Array, X: Array, threads: int | None = None) -> Array:
         """Compute the outputs ``(n_samples, n_out)``: logits for a cross-entropy, which does its activation itself."""
         Z = self._forward(parameters, self._scaled(X))[-1]
         return ACTIVATIONS[self.spec.output_activation][0](Z) if self.spec.loss == "squared_error" else Z
 
-    def classes(self, parameters: Array, X: Array) -> NDArray[np.intp]:
+    def classes(self, parameters: Array, X: Array, threads: int | None = None) -> NDArray[np.intp]:
         """Compute the largest output of each sample."""
         classes: NDArray[np.intp] = self.forward(parameters, X).argmax(axis=1)
         return classes

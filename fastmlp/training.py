@@ -37,9 +37,9 @@ class Engine(Protocol):
 
     def compile(self, X: Array, optimizer: Optimizer | None = None) -> None: ...  # noqa: D102
 
-    def forward(self, parameters: Array, X: Array) -> Array: ...  # noqa: D102
+    def forward(self, parameters: Array, X: Array, threads: int | None = None) -> Array: ...  # noqa: D102
 
-    def classes(self, parameters: Array, X: Array) -> Array: ...  # noqa: D102
+    def classes(self, parameters: Array, X: Array, threads: int | None = None) -> Array: ...  # noqa: D102
 
     def gradients(self, parameters: Array, X: Array, y: Array) -> tuple[float, Array]: ...  # noqa: D102
 

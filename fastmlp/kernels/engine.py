@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +20,7 @@ from fastmlp.kernels.products import DENSE_COLUMNS
 from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
 from fastmlp.parameters import ParameterLayout, aligned_zeros, padded
 from fastmlp.shapes import NotFiniteError
+from fastmlp.training import available_cpus
 
 Array = NDArray[Any]
 
@@ -38,8 +40,10 @@ FORWARD_ALL = Kernel(
 
 NO_CLASSES = np.empty(0, np.int64)
 
-WORK_PER_THREAD = 2_000_000
+STEP_WORK = 2_000_000
 """Multiply-adds of a step that are worth a thread: below, the barriers and the cold caches cost more than it brings."""
+FORWARD_WORK = 20_000_000
+"""The same for a forward pass, which starts its threads anew."""
 
 
 class Scratch:
@@ -77,7 +81,9 @@ class Engine:
         self.dtype = np.dtype(layout.spec.dtype)
         self._like = self.dtype.type(0)
         self._layers, self._workspace_size = plan(layout)
-        self._n_outputs = layout.spec.layer_sizes[-1]
+        sizes = layout.spec.layer_sizes
+        self._n_outputs = sizes[-1]
+        self._work = sum(n_in * n_out for n_in, n_out in pairwise(sizes))  # Multiply-adds a sample.
         self._no_outputs = np.empty((0, self._n_outputs), self.dtype)
         self._forward_entries: dict[Any, Any] = {}
         self._spare: dict[int, list[Scratch]] = {}  # By threads: scratch memory that no call is using now.
@@ -87,41 +93,51 @@ class Engine:
 
     def choose_threads(self, batch_size: int, limit: int) -> int:
         """As many as have enough to do in a step."""
-        sizes = self.layout.spec.layer_sizes
-        work = batch_size * sum(n_in * n_out for n_in, n_out in pairwise(sizes))
-        return max(1, min(limit, work // WORK_PER_THREAD))
+        return max(1, min(limit, batch_size * self._work // STEP_WORK))
 
     def compile(self, X: Array, optimizer: Optimizer | None = None) -> None:
         """Compile the training loop for this dtype, or load it from the cache."""
         for part in (loop.train_steps, *FORWARD_PARTS, *TRAINING_PARTS):
             part.compiled(self.dtype)
 
-    def forward(self, parameters: Array, X: Array) -> Array:
+    def forward(self, parameters: Array, X: Array, threads: int | None = None) -> Array:
         """Compute the outputs: logits for a cross-entropy."""
         outputs = np.empty((X.shape[0], self._n_outputs), self.dtype)
-        self._forward(parameters, X, outputs, NO_CLASSES)
+        self._forward(parameters, X, outputs, NO_CLASSES, threads)
         return outputs
 
-    def classes(self, parameters: Array, X: Array) -> NDArray[np.int64]:
+    def classes(self, parameters: Array, X: Array, threads: int | None = None) -> NDArray[np.int64]:
         """Compute the largest output of each sample."""
         classes = np.empty(X.shape[0], np.int64)
-        self._forward(parameters, X, self._no_outputs, classes)
+        self._forward(parameters, X, self._no_outputs, classes, threads)
         return classes
 
-    def _forward(self, parameters: Array, X: Array, outputs: Array, classes: NDArray[np.int64]) -> None:
-        scratch = self._take(1, parameters)
-        entry = self._forward_entry(X.dtype)
-        doubt = entry(scratch.place, scratch.samples_place, X, outputs, classes, self._like)
-        self._spare[1].append(scratch)
-        if doubt != 0.0:
+    def _forward(
+        self, parameters: Array, X: Array, outputs: Array, classes: NDArray[np.int64], threads: int | None
+    ) -> None:
+        n = X.shape[0]
+        worth = n * self._work // FORWARD_WORK
+        if worth > 1 and threads != 1:
+            threads = min(worth, threads or available_cpus())
+            edges = [n * t // threads for t in range(threads + 1)]
+            parts = [(X[a:b], outputs[a:b], classes[a:b]) for a, b in pairwise(edges)]
+            with ThreadPoolExecutor(threads) as pool:
+                fine = all(pool.map(lambda part: self._forward_part(parameters, *part), parts))
+        else:
+            fine = self._forward_part(parameters, X, outputs, classes)
+        if not fine:
             raise NotFiniteError
 
-    def _forward_entry(self, dtype: Any) -> Any:
-        """The compiled code for an X of this dtype; X may be read-only."""
+    def _forward_part(self, parameters: Array, X: Array, outputs: Array, classes: NDArray[np.int64]) -> bool:
+        """Write the outputs, or the classes, of X; say whether X is finite."""
         try:
-            return self._forward_entries[dtype]
+            entry = self._forward_entries[X.dtype]
         except KeyError:
-            return self._forward_entries.setdefault(dtype, FORWARD_ALL.entry(self.dtype, dtype))
+            entry = self._forward_entries.setdefault(X.dtype, FORWARD_ALL.entry(self.dtype, X.dtype))
+        scratch = self._take(1, parameters)
+        doubt = entry(scratch.place, scratch.samples_place, X, outputs, classes, self._like)
+        self._spare[1].append(scratch)
+        return bool(doubt == 0.0)
 
     def gradients(self, parameters: Array, X: Array, y: Array) -> tuple[float, Array]:
         """Loss and its derivative by every parameter."""

@@ -34,11 +34,14 @@ LIST_SLACK = 8
 
 
 @inline
-def forward_list(masks, n_words, first_row, n_rows, indices):
-    """Write to `indices` every input that any of `n_rows` rows has; return how many."""
+def forward_list(masks, n_words, first_word, last_word, first_row, n_rows, indices):
+    """Write to `indices` every input, of the words from `first_word` up to `last_word`, that any of `n_rows` rows has.
+
+    Return how many.
+    """
     length = 0
     positions, counts = pointer_to(POSITIONS), pointer_to(COUNTS)
-    for w in range(n_words):
+    for w in range(first_word, last_word):
         word = masks[first_row * n_words + w]
         for r in range(1, n_rows):
             word |= masks[(first_row + r) * n_words + w]

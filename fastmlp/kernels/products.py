@@ -1,7 +1,8 @@
 """Whole matrix products out of tiles: which tile goes where, and in which order.
 
 Columns are cut into *panels* as wide as a tile; the panels of a matrix are as equal as can be. A panel is the outer
-loop, so that its slice of the right-hand matrix stays in the cache while all rows pass over it.
+loop, `DEPTH` rows of it at a time, so that this slice of the right-hand matrix stays in the cache while all rows of the
+left-hand one pass over it.
 
 Rows come in whole tiles: buffers have room for the rows that the last tile computes beyond the end, and nobody reads
 them. Sums are over ascending p always, so a row's result does not depend on the tile or the thread that computed it.
@@ -23,6 +24,10 @@ SINGLE = SHAPES["listed", "row"].vectors
 LISTED_COLUMNS = SHAPES["listed", "columns"]
 assert LISTED_COLUMNS.rows == 4  # What `turn_masks` prepares.
 
+DEPTH = 1024
+"""Rows of the right-hand matrix that a panel takes at a time: 448 KiB with 7 vectors across, which a level-2 cache holds.
+The sums go on from what the rows before have left in C: in the same order, so with the same bits."""
+
 ROW_UNIT = int(np.lcm(DENSE.rows, LISTED.rows))
 """Threads share the rows of a batch in multiples of this, so that no tile is cut."""
 
@@ -42,12 +47,16 @@ def multiply_rows(A, lda, B, ldb, initial, C, ldc, first_row, last_row, depth, n
         v = panel_edge(panel, n_panels, n_vectors)
         count = panel_edge(panel + 1, n_panels, n_vectors) - v
         column = v * lanes
-        for row in range(first_row, last_row, DENSE.rows):
-            a, b, c = advance(A, row * lda), advance(B, column), advance(C, row * ldc + column)
-            if single:
-                dense_row(count, a, lda, b, ldb, advance(initial, column), 0, c, ldc, no_list, depth)
-            else:
-                dense_rows(count, a, lda, b, ldb, advance(initial, column), 0, c, ldc, no_list, depth)
+        for p in range(0, depth, DEPTH):
+            n = min(DEPTH, depth - p)
+            b = advance(B, p * ldb + column)
+            for row in range(first_row, last_row, DENSE.rows):
+                a, c = advance(A, row * lda + p), advance(C, row * ldc + column)
+                start, ldi = (advance(initial, column), 0) if p == 0 else (c, ldc)
+                if single:
+                    dense_row(count, a, lda, b, ldb, start, ldi, c, ldc, no_list, n)
+                else:
+                    dense_rows(count, a, lda, b, ldb, start, ldi, c, ldc, no_list, n)
 
 
 @inline
@@ -61,13 +70,17 @@ def multiply_listed_rows(
         v = panel_edge(panel, n_panels, n_vectors)
         count = panel_edge(panel + 1, n_panels, n_vectors) - v
         column = v * lanes
-        for row in range(first_row, last_row, LISTED.rows):
-            a, b, c = advance(A, row * lda), advance(B, column), advance(C, row * ldc + column)
-            length = forward_list(masks, n_words, row, 1 if single else LISTED.rows, indices)
-            if single:
-                listed_row(count, a, lda, b, ldb, advance(initial, column), 0, c, ldc, indices, length)
-            else:
-                listed_rows(count, a, lda, b, ldb, advance(initial, column), 0, c, ldc, indices, length)
+        b = advance(B, column)
+        for word in range(0, n_words, DEPTH // 64):
+            end = min(word + DEPTH // 64, n_words)
+            for row in range(first_row, last_row, LISTED.rows):
+                a, c = advance(A, row * lda), advance(C, row * ldc + column)
+                start, ldi = (advance(initial, column), 0) if word == 0 else (c, ldc)
+                length = forward_list(masks, n_words, word, end, row, 1 if single else LISTED.rows, indices)
+                if single:
+                    listed_row(count, a, lda, b, ldb, start, ldi, c, ldc, indices, length)
+                else:
+                    listed_rows(count, a, lda, b, ldb, start, ldi, c, ldc, indices, length)
 
 
 @inline
