@@ -25,7 +25,7 @@ LISTED_COLUMNS = SHAPES["listed", "columns"]
 assert LISTED_COLUMNS.rows == 4  # What `turn_masks` prepares.
 
 DEPTH = 1024
-"""Rows of the right-hand matrix that a panel takes at a time: 448 KiB with 7 vectors across, which a level-2 cache holds.
+"""Rows of the right-hand matrix that a panel takes at a time: with 7 vectors across 448 KiB, which fit a level-2 cache.
 The sums go on from what the rows before have left in C: in the same order, so with the same bits."""
 
 ROW_UNIT = int(np.lcm(DENSE.rows, LISTED.rows))
