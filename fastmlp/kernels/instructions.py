@@ -116,34 +116,34 @@ def prefetch(typing: Any, base: Any) -> Any:
     return types.void(base), codegen
 
 
-def load_64(builder: ir.IRBuilder, base: Any, element: ir.Type) -> Any:
-    """Load 64 elements as one vector, which LLVM cuts into the machine's."""
-    vector = ir.VectorType(element, 64)
-    return builder.load(builder.bitcast(base, vector.as_pointer()), align=4, typ=vector)
-
-
 @intrinsic
-def nonzero64(typing: Any, base: Any) -> Any:
-    """A mask of 64 bits: bit k says whether the k-th element from `base` is not zero."""
+def scan_row(typing: Any, row: Any, n_words: Any, masks: Any) -> Any:
+    """Write a mask for each 64 elements of a row, whose bit k says whether the k-th is not zero; say whether all are finite.
+
+    A number is finite if its bits, without the sign, are below those of infinity: the scan keeps their largest.
+    """
+    bits = row.dtype.bitwidth
+    infinity = 0x7F800000 if bits == 32 else 0x7FF0000000000000
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        values = load_64(builder, arguments[0], context.get_data_type(base.dtype))
-        flags = builder.fcmp_unordered("!=", values, ir.Constant(values.type, [0.0] * 64))
-        return builder.bitcast(flags, I64)
+        base, count, target = arguments
+        vector, integers = ir.VectorType(context.get_data_type(row.dtype), 64), ir.VectorType(ir.IntType(bits), 64)
+        zeros, magnitude = ir.Constant(vector, [0.0] * 64), ir.Constant(integers, [2 ** (bits - 1) - 1] * 64)
+        largest = cgutils.alloca_once_value(builder, ir.Constant(integers, [0] * 64))
+        with cgutils.for_range(builder, count) as loop:
+            place = builder.gep(base, [builder.mul(loop.index, I64(64))], source_etype=vector.element)
+            values = builder.load(builder.bitcast(place, vector.as_pointer()), align=bits // 8, typ=vector)
+            mask = builder.bitcast(builder.fcmp_unordered("!=", values, zeros), I64)
+            builder.store(mask, builder.gep(target, [loop.index], source_etype=I64))
+            magnitudes, before = builder.and_(builder.bitcast(values, integers), magnitude), builder.load(largest)
+            above = builder.icmp_unsigned(">", magnitudes, before)
+            builder.store(builder.select(above, magnitudes, before), largest)
+        signature_ = ir.FunctionType(integers.element, [integers])
+        name = f"llvm.vector.reduce.umax.v64i{bits}"
+        top = builder.call(cgutils.get_or_insert_function(builder.module, signature_, name), [builder.load(largest)])
+        return builder.icmp_unsigned("<", top, integers.element(infinity))
 
-    return types.uint64(base), codegen
-
-
-@intrinsic
-def not_finite64(typing: Any, base: Any) -> Any:
-    """The same for elements that are NaN or infinite: x - x is not zero then."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        values = load_64(builder, arguments[0], context.get_data_type(base.dtype))
-        flags = builder.fcmp_unordered("!=", builder.fsub(values, values), ir.Constant(values.type, [0.0] * 64))
-        return builder.bitcast(flags, I64)
-
-    return types.uint64(base), codegen
+    return types.boolean(row, types.int64, masks), codegen
 
 
 @intrinsic

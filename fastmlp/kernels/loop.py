@@ -24,11 +24,10 @@ from fastmlp.kernels.instructions import (
     call,
     give_way,
     is_double,
-    nonzero64,
-    not_finite64,
     pointer,
     prefetch,
     real,
+    scan_row,
 )
 from fastmlp.kernels.jit import inline, kernel
 from fastmlp.kernels.lists import turn_masks
@@ -253,12 +252,9 @@ def gather(place, samples_place, order_place, begin, end, like):
             values = pointer(address, like)
             for j in range(n_in):
                 x[j] = values[j] * scale
-        doubtful = np.uint64(0)
-        for word in range(net.n_words):
-            memory.masks[row * net.n_words + word] = nonzero64(advance(x, word * 64))
-            doubtful |= not_finite64(advance(x, word * 64))
+        is_finite = scan_row(x, net.n_words, advance(memory.masks, row * net.n_words))
         # The row's loss begins here: a NaN or infinity in X makes it NaN, even where an activation would hide it.
-        memory.row_losses[row] = np.nan if doubtful != 0 else 0.0
+        memory.row_losses[row] = 0.0 if is_finite else np.nan
     return 0
 
 
