@@ -1,8 +1,8 @@
 """What is saved, and how a run is resumed. Files are safetensors with JSON metadata: data, never code.
 
-A model file holds the network (`save_network`); a checkpoint is the same file with the optimizer's buffers and the
-position of the run added (`save_state`), so that every checkpoint is also a model. Files are written beside their
-target and renamed, so that a reader never sees half of one.
+A model file holds the network; a checkpoint is the same file with the optimizer's buffers and the position of the run
+added, so that every checkpoint is also a model. `save_network` writes both, `SavedNetwork` reads both. Files are written
+beside their target and renamed, so that a reader never sees half of one.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ def save_network(
     state : TrainingState, optional
         Makes the file a checkpoint.
     notes : dict, optional
-        Anything JSON can hold, given back by `load_network`.
+        Anything JSON can hold, given back by `SavedNetwork`.
 
     Raises
     ------
     OSError
-        If the file cannot be written; an earlier file at `path` is then unharmed.
+        If the file cannot be written; it names `path`, and an earlier file there is unharmed.
     """
     tensors = {f"weights.{i}": np.ascontiguousarray(W) for i, W in enumerate(weights)}
     tensors |= {f"biases.{i}": np.ascontiguousarray(b) for i, b in enumerate(biases)}
@@ -78,7 +78,11 @@ def save_network(
             "seconds": float(state.seconds),
             "history": asdict(state.history),
         }
-    write_atomically(Path(path), save(tensors, metadata={"fastmlp": json.dumps(header)}))
+    data = save(tensors, metadata={"fastmlp": json.dumps(header)})
+    try:
+        write_atomically(Path(path), data)
+    except OSError as error:  # It names the temporary file, which means nothing to the user.
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmlp import reference
 from fastmlp.checkpoint import SavedNetwork, save_network
-from fastmlp.optimizers import SGD, Optimizer, Schedule, check_optimizer, check_schedule
+from fastmlp.optimizers import SGD, Optimizer, Schedule, check_epsilon, check_optimizer, check_schedule
 from fastmlp.parameters import ParameterLayout, initialise
 from fastmlp.shapes import NotFiniteError, check_class_targets
-from fastmlp.spec import INITIALISERS, NetworkSpec, check_count, check_name, make_spec
+from fastmlp.spec import INITIALISERS, NetworkSpec, check_count, check_flag, check_name, make_spec, shown
 from fastmlp.training import (
     Callback,
     DivergenceError,
@@ -104,17 +106,21 @@ class MLP:
         engine: str = "numba",
     ) -> None:
         spec = make_spec(layer_sizes, activation, output_activation, loss, reduction, bias, input_scale, dtype)
+        if not isinstance(init, str | None):
+            raise ValueError(f"init must be a name, got {type(init).__name__}; arrays go through set_parameters")
         if init is not None:
             check_name("init", init, INITIALISERS)
         self.seed = check_count("seed", seed, minimum=0)
         self._build(spec, engine)
-        initialise(self._layout, self._parameters, init, self.seed)
+        with explaining_lack_of_memory(spec):
+            initialise(self._layout, self._parameters, init, self.seed)
 
     def _build(self, spec: NetworkSpec, engine: str) -> None:
         check_name("engine", engine, ENGINES)
         self.spec = spec
         self._layout = ParameterLayout(spec)
-        self._parameters = self._layout.allocate()
+        with explaining_lack_of_memory(spec):
+            self._parameters = self._layout.allocate()
         self._engine = make_engine(engine, self._layout)
         self._fits = 0
 
@@ -353,15 +359,20 @@ class MLP:
             batch_size=min(check_count("batch_size", batch_size), len(inputs)),
             optimizer=check_optimizer(optimizer),
             schedule=check_schedule(schedule),
-            shuffle=bool(shuffle),
+            shuffle=check_flag("shuffle", shuffle),
         )
+        check_epsilon(recipe.optimizer, self.spec.dtype)
+        callbacks = check_callbacks(callbacks)
+        if progress is not None and not callable(progress):
+            raise ValueError(f"progress must be callable, got {shown(progress)}")
         n_threads = self.threads(recipe.batch_size, threads)
         evaluate = None
         if validation_data is not None:
-            X_validation = self._check_inputs(validation_data[0], "validation X")
+            X_validation, y_validation = check_pair("validation_data", validation_data)
+            X_validation = self._check_inputs(X_validation, "validation X")
             if not all_finite(X_validation):
                 raise not_finite("validation X", X_validation)
-            y_validation = self._check_targets(validation_data[1], len(X_validation), "validation y")
+            y_validation = self._check_targets(y_validation, len(X_validation), "validation y")
 
             def evaluate() -> tuple[float, float | None]:
                 outputs = self._outputs(X_validation, n_threads)
@@ -471,7 +482,7 @@ class MLP:
 
         And finite, unless the engine finds that out by itself: the first lines are all that a single sample costs.
         """
-        X = np.asarray(X)
+        X = as_array(what, X)
         n_features = self.spec.layer_sizes[0]
         if X.ndim != 2 or X.shape[1] != n_features:
             hint = f"; one sample is X.reshape(1, -1), of shape (1, {n_features})" if X.shape == (n_features,) else ""
@@ -484,21 +495,15 @@ class MLP:
 
     def _check_targets(self, y: ArrayLike, n_samples: int, what: str = "y") -> Array:
         """Return y as the engines take it: int64 ``(n,)`` for softmax, else ``(n, n_outputs)`` of the dtype."""
-        y = np.asarray(y)
+        y = as_array(what, y)
         n_outputs = self.spec.layer_sizes[-1]
         if y.ndim == 0 or len(y) != n_samples:
             raise ValueError(
                 f"{what} must have one entry for each of the {n_samples} samples of X, got shape {y.shape}"
             )
         if self.spec.loss == "softmax_cross_entropy":
-            logits_shape = np.broadcast_to(np.float32(0), (n_samples, n_outputs))
             classes = y.astype(np.int64) if y.dtype == np.bool_ and y.ndim == 1 else y
-            try:
-                return np.ascontiguousarray(check_class_targets(logits_shape, classes))
-            except ValueError as error:
-                raise ValueError(
-                    str(error).replace("y must", f"{what} must").replace(" for Z", " for outputs")
-                ) from None
+            return np.ascontiguousarray(check_class_targets((n_samples, n_outputs), classes, what))
         Y = as_finite(what, y, self.spec.dtype)
         if Y.ndim == 1 and n_outputs == 1:
             Y = Y[:, None]
@@ -557,6 +562,48 @@ def kernel(engine: Engine, name: str) -> Any:
     return getattr(kernels, name)
 
 
+@contextmanager
+def explaining_lack_of_memory(spec: NetworkSpec) -> Iterator[None]:
+    """Make a failed allocation a ValueError that says how many parameters the layer sizes make."""
+    try:
+        yield
+    except (MemoryError, OverflowError, ValueError):  # NumPy has three answers, by how far the size is beyond it.
+        n = sum((n_in + spec.bias) * n_out for n_in, n_out in pairwise(spec.layer_sizes))
+        raise ValueError(
+            f"layer_sizes must make a network that fits in memory, got {shown(list(spec.layer_sizes))}: {n} parameters"
+        ) from None
+
+
+def check_callbacks(callbacks: Any) -> tuple[Callback, ...]:
+    """Return the callbacks as a tuple, or raise ValueError."""
+    try:
+        callbacks = tuple(callbacks)
+    except TypeError:
+        raise ValueError(f"callbacks must be a sequence of callables, got {shown(callbacks)}") from None
+    for i, callback in enumerate(callbacks):
+        if not callable(callback):
+            raise ValueError(f"callbacks[{i}] must be callable, got {shown(callback)}")
+    return callbacks
+
+
+def check_pair(what: str, pair: Any) -> tuple[Any, Any]:
+    """Return the two members of ``(X, y)``, or raise ValueError."""
+    try:
+        X, y = pair
+    except (TypeError, ValueError):
+        got = f"{len(pair)} entries" if hasattr(pair, "__len__") else shown(pair)
+        raise ValueError(f"{what} must be a pair (X, y), got {got}") from None
+    return X, y
+
+
+def as_array(what: str, values: Any) -> Array:
+    """Return an array of what a user gave, or raise ValueError if its rows differ in length."""
+    try:
+        return np.asarray(values)
+    except ValueError:
+        raise ValueError(f"{what} must have rows of one length, got a ragged {type(values).__name__}") from None
+
+
 def as_finite(what: str, array: Array, dtype: str) -> Array:
     """Return a numeric array in C order and of `dtype`; raise ValueError, by position, if a value is not finite."""
     if array.dtype.kind not in "biuf":
@@ -581,15 +628,22 @@ def not_finite(what: str, array: Array, converted: Array | None = None) -> Value
     """Say which value is the first that is not finite (once converted)."""
     bad = ~np.isfinite(array if converted is None else converted)
     position = tuple(int(i) for i in np.argwhere(bad)[0])
-    return ValueError(f"{what} must be finite, got {array[position]} at {list(position)}")
+    got = f"got {array[position]} at {list(position)}"
+    if converted is not None and np.isfinite(array[position]):
+        return ValueError(f"{what} must not be too large for {converted.dtype}, {got}")
+    return ValueError(f"{what} must be finite, {got}")
 
 
 def copy_checked(what: str, arrays: Sequence[ArrayLike], views: list[Array]) -> None:
     """Copy each array into its view, or raise ValueError."""
+    try:
+        arrays = list(arrays)
+    except TypeError:
+        raise ValueError(f"{what} must be {len(views)} arrays, one a layer, got {shown(arrays)}") from None
     if len(arrays) != len(views):
         raise ValueError(f"{what} must be {len(views)} arrays, one a layer, got {len(arrays)}")
     for layer, (array, view) in enumerate(zip(arrays, views, strict=True)):
-        array = np.asarray(array)
+        array = as_array(f"{what}[{layer}]", array)
         if array.shape != view.shape:
             raise ValueError(f"{what}[{layer}] must be {view.shape}, got {array.shape}")
         view[:] = as_finite(f"{what}[{layer}]", array, view.dtype.name)

@@ -6,13 +6,14 @@ its constants and checks them. A schedule gives the factor by which the learning
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.spec import check_name, check_number
+from fastmlp.spec import check_flag, check_name, check_number, shown
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class SGD(Optimizer):
         super().__post_init__()
         check_number("momentum", self.momentum, minimum=0.0, below=1.0)
         check_number("weight_decay", self.weight_decay, minimum=0.0)
-        if self.nesterov and self.momentum == 0.0:
+        if check_flag("nesterov", self.nesterov) and self.momentum == 0.0:
             raise ValueError("nesterov must come with momentum > 0, got momentum 0")
 
     @property
@@ -447,8 +448,16 @@ def check_optimizer(optimizer: Any) -> Optimizer:
     if isinstance(optimizer, str):
         return OPTIMIZERS[check_name("optimizer", optimizer, OPTIMIZERS)]()  # type: ignore[call-arg]
     if not isinstance(optimizer, Optimizer) or getattr(optimizer, "name", None) not in OPTIMIZERS:
-        raise ValueError(f"optimizer must be SGD, Adam, AdamW or RMSprop, got {optimizer!r}")
+        hint = call_hint(optimizer, OPTIMIZERS)
+        raise ValueError(f"optimizer must be SGD, Adam, AdamW or RMSprop, got {shown(optimizer)}{hint}")
     return optimizer
+
+
+def check_epsilon(optimizer: Optimizer, dtype: Any) -> None:
+    """Raise ValueError if the optimizer's epsilon, where it has one, is 0 in the dtype of the parameters."""
+    epsilon = getattr(optimizer, "epsilon", 1.0)
+    if np.dtype(dtype).type(epsilon) == 0:
+        raise ValueError(f"epsilon must be > 0 in {np.dtype(dtype)}, got {epsilon:g}")
 
 
 def check_schedule(schedule: Any) -> Schedule:
@@ -456,5 +465,11 @@ def check_schedule(schedule: Any) -> Schedule:
     if isinstance(schedule, str):
         return SCHEDULES[check_name("schedule", schedule, SCHEDULES)]()
     if not isinstance(schedule, Schedule) or type(schedule) is Schedule:
-        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)} or a Schedule, got {schedule!r}")
+        hint = call_hint(schedule, SCHEDULES)
+        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)} or a Schedule, got {shown(schedule)}{hint}")
     return schedule
+
+
+def call_hint(given: Any, kinds: Mapping[str, type]) -> str:
+    """Say how to make an object of the class that was given in the place of one."""
+    return f" (did you mean {given.__name__}()?)" if isinstance(given, type) and given in kinds.values() else ""

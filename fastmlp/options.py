@@ -73,11 +73,15 @@ def parse_options(argv: Sequence[str]) -> Options:
     ]
     namespace, unknown = parser.parse_known_args(dashed)
     if unknown:
-        known = [name for action in parser._actions for name in action.option_strings]
-        near = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else "; --help lists the options"
+        # Without the dashes: what all names share is no likeness.
+        known = {name.lstrip("-"): name for action in parser._actions for name in action.option_strings}
+        near = difflib.get_close_matches(unknown[0].partition("=")[0].lstrip("-"), known, n=1)
+        hint = f" (did you mean {known[near[0]]}?)" if near else "; --help lists the options"
         raise UsageError(f"unknown argument {unknown[0]!r}{hint}")
     given = vars(namespace)
+    for name in ("dataset", "data_dir", "out", "resume"):
+        if given.get(name) == "":  # as a path it would be the current folder
+            raise UsageError(f"{name} must not be empty, got ''")
     return check_options(resumed_options(given["resume"], given) if "resume" in given else Options(**given))
 
 
@@ -207,6 +211,15 @@ def name_of(what: str, known: Sequence[str] | dict[str, Any]) -> Callable[[str],
     return checked(lambda text: check_name(what, text, known))
 
 
+def layers(text: str) -> tuple[int, ...]:
+    """Read the sizes of the hidden layers."""
+    if text == "none":
+        return ()
+    if not text:
+        raise UsageError("hidden must be whole numbers or none, got ''")
+    return tuple(count("hidden", 1)(size) for size in text.split(","))
+
+
 def to_int(text: str) -> Any:
     """Read a whole number; anything else stays as it is, for the check to refuse."""
     try:
@@ -215,9 +228,6 @@ def to_int(text: str) -> Any:
         return text
 
 
-layers = checked(
-    lambda text: tuple(check_count("hidden", to_int(size)) for size in text.split(",") if text not in ("", "none"))
-)
 activations = checked(
     lambda text: tuple(check_name("activation", name.strip(), ACTIVATIONS) for name in text.split(","))
 )

@@ -21,12 +21,17 @@ from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
 from fastmlp.parameters import ParameterLayout
 from fastmlp.shapes import (
     check_affine,
+    check_backward,
     check_class_targets,
+    check_forward,
+    check_out,
     check_real,
-    check_same_shape,
+    check_softmax,
+    check_update,
     check_value_targets,
     reduction_factor,
 )
+from fastmlp.spec import check_count
 
 Array = NDArray[Any]
 
@@ -67,6 +72,7 @@ def affine_forward(X: Array, W: Array, b: Array | None = None, out: Array | None
     array([[16.]])
     """
     check_affine(X, W, b)
+    check_out(out, (X.shape[0], W.shape[1]), W.dtype)
     Y: Array = np.matmul(X.astype(W.dtype, copy=False), W, out=out)
     if b is not None:
         Y += b
@@ -133,7 +139,7 @@ def identity(Z: Array, out: Array | None = None) -> Array:
     >>> identity(np.array([-1.0, 2.0]))
     array([-1.,  2.])
     """
-    return np.positive(check_real(Z), out=out)
+    return np.positive(check_forward(Z, out), out=out)
 
 
 def identity_backward(dA: Array, A: Array) -> Array:
@@ -159,7 +165,7 @@ def identity_backward(dA: Array, A: Array) -> Array:
     >>> identity_backward(np.array([3.0]), np.array([-1.0]))
     array([3.])
     """
-    check_same_shape("dA", dA, "A", A)
+    A = check_backward(dA, A)
     return np.positive(dA)
 
 
@@ -187,7 +193,7 @@ def relu(Z: Array, out: Array | None = None) -> Array:
     >>> relu(np.array([-1.0, 2.0]))
     array([0., 2.])
     """
-    A: Array = np.maximum(check_real(Z), Z.dtype.type(0), out=out)
+    A: Array = np.maximum(check_forward(Z, out), Z.dtype.type(0), out=out)
     return A
 
 
@@ -214,7 +220,7 @@ def relu_backward(dA: Array, A: Array) -> Array:
     >>> relu_backward(np.array([3.0, 3.0]), np.array([0.0, 2.0]))
     array([0., 3.])
     """
-    check_same_shape("dA", dA, "A", A)
+    A = check_backward(dA, A)
     return dA * (A > 0)
 
 
@@ -242,7 +248,7 @@ def leaky_relu(Z: Array, out: Array | None = None) -> Array:
     >>> leaky_relu(np.array([-1.0, 2.0]))
     array([-0.01,  2.  ])
     """
-    A: Array = np.maximum(check_real(Z), Z * Z.dtype.type(LEAKY_SLOPE), out=out)
+    A: Array = np.maximum(check_forward(Z, out), Z * Z.dtype.type(LEAKY_SLOPE), out=out)
     return A
 
 
@@ -269,7 +275,7 @@ def leaky_relu_backward(dA: Array, A: Array) -> Array:
     >>> leaky_relu_backward(np.array([3.0, 3.0]), np.array([-0.01, 2.0]))
     array([0.03, 3.  ])
     """
-    check_same_shape("dA", dA, "A", A)
+    A = check_backward(dA, A)
     return np.where(A > 0, dA, dA * dA.dtype.type(LEAKY_SLOPE))
 
 
@@ -298,7 +304,7 @@ def elu(Z: Array, out: Array | None = None) -> Array:
     >>> elu(np.array([-1.0, 2.0])).round(4)
     array([-0.6321,  2.    ])
     """
-    zero = check_real(Z).dtype.type(0)
+    zero = check_forward(Z, out).dtype.type(0)
     below = np.expm1(np.minimum(Z, zero))
     A: Array = np.add(np.maximum(Z, zero), below, out=out)
     return A
@@ -327,7 +333,7 @@ def elu_backward(dA: Array, A: Array) -> Array:
     >>> elu_backward(np.array([2.0, 2.0]), np.array([-0.5, 2.0]))
     array([1., 2.])
     """
-    check_same_shape("dA", dA, "A", A)
+    A = check_backward(dA, A)
     dZ: Array = dA * (np.minimum(A, A.dtype.type(0)) + A.dtype.type(1))
     return dZ
 
@@ -352,7 +358,7 @@ def sigmoid(Z: Array, out: Array | None = None) -> Array:
     >>> sigmoid(np.array([-1e4, 0.0, 1e4]))
     array([0. , 0.5, 1. ])
     """
-    e = np.exp(-np.abs(check_real(Z)))
+    e = np.exp(-np.abs(check_forward(Z, out)))
     A: Array = np.divide(np.where(Z >= 0, Z.dtype.type(1), e), e + Z.dtype.type(1), out=out)
     return A
 
@@ -380,7 +386,7 @@ def sigmoid_backward(dA: Array, A: Array) -> Array:
     >>> sigmoid_backward(np.array([4.0]), np.array([0.5]))
     array([1.])
     """
-    check_same_shape("dA", dA, "A", A)
+    A = check_backward(dA, A)
     dZ: Array = dA * A * (A.dtype.type(1) - A)
     return dZ
 
@@ -405,7 +411,7 @@ def tanh(Z: Array, out: Array | None = None) -> Array:
     >>> tanh(np.array([0.0, 1e4]))
     array([0., 1.])
     """
-    return np.tanh(check_real(Z), out=out)
+    return np.tanh(check_forward(Z, out), out=out)
 
 
 def tanh_backward(dA: Array, A: Array) -> Array:
@@ -431,7 +437,7 @@ def tanh_backward(dA: Array, A: Array) -> Array:
     >>> tanh_backward(np.array([4.0]), np.array([0.5]))
     array([3.])
     """
-    check_same_shape("dA", dA, "A", A)
+    A = check_backward(dA, A)
     dZ: Array = dA * (A.dtype.type(1) - A * A)
     return dZ
 
@@ -460,7 +466,7 @@ def gelu(Z: Array, out: Array | None = None) -> Array:
     >>> gelu(np.array([-1.0, 0.0, 1.0])).round(4)
     array([-0.1587,  0.    ,  0.8413])
     """
-    return np.multiply(check_real(Z), _normal_cdf(Z), out=out)
+    return np.multiply(check_forward(Z, out), _normal_cdf(Z), out=out)
 
 
 def gelu_backward(dA: Array, Z: Array) -> Array:
@@ -486,7 +492,7 @@ def gelu_backward(dA: Array, Z: Array) -> Array:
     >>> gelu_backward(np.array([2.0]), np.array([0.0]))
     array([1.])
     """
-    check_same_shape("dA", dA, "Z", Z)
+    Z = check_backward(dA, Z, "Z")
     density = np.exp(Z * Z * Z.dtype.type(-0.5)) * Z.dtype.type(1.0 / math.sqrt(2.0 * math.pi))
     dZ: Array = dA * (_normal_cdf(Z) + Z * density)
     return dZ
@@ -522,7 +528,7 @@ def silu(Z: Array, out: Array | None = None) -> Array:
     >>> silu(np.array([0.0, 1.0])).round(4)
     array([0.    , 0.7311])
     """
-    return np.multiply(Z, sigmoid(Z), out=out)
+    return np.multiply(check_forward(Z, out), sigmoid(Z), out=out)
 
 
 def silu_backward(dA: Array, Z: Array) -> Array:
@@ -548,7 +554,7 @@ def silu_backward(dA: Array, Z: Array) -> Array:
     >>> silu_backward(np.array([2.0]), np.array([0.0]))
     array([1.])
     """
-    check_same_shape("dA", dA, "Z", Z)
+    Z = check_backward(dA, Z, "Z")
     S = sigmoid(Z)
     one = Z.dtype.type(1)
     dZ: Array = dA * S * (one + Z * (one - S))
@@ -575,7 +581,7 @@ def softplus(Z: Array, out: Array | None = None) -> Array:
     >>> softplus(np.array([0.0, 1e4])).round(4)
     array([6.931e-01, 1.000e+04])
     """
-    positive = np.maximum(check_real(Z), Z.dtype.type(0))
+    positive = np.maximum(check_forward(Z, out), Z.dtype.type(0))
     A: Array = np.add(positive, np.log1p(np.exp(-np.abs(Z))), out=out)
     return A
 
@@ -603,7 +609,7 @@ def softplus_backward(dA: Array, A: Array) -> Array:
     >>> softplus_backward(np.array([2.0]), np.array([np.log(2.0)]))
     array([1.])
     """
-    check_same_shape("dA", dA, "A", A)
+    A = check_backward(dA, A)
     return dA * -np.expm1(-A)
 
 
@@ -627,7 +633,7 @@ def softmax(Z: Array, out: Array | None = None) -> Array:
     >>> softmax(np.array([[1e4, 1e4]]))
     array([[0.5, 0.5]])
     """
-    P: Array = np.subtract(check_real(Z), Z.max(axis=-1, keepdims=True), out=out)
+    P: Array = np.subtract(check_softmax(Z, out), Z.max(axis=-1, keepdims=True), out=out)
     np.exp(P, out=P)
     P /= P.sum(axis=-1, keepdims=True)
     return P
@@ -670,7 +676,7 @@ def softmax_cross_entropy(Z: Array, y: Array, reduction: str = "mean") -> tuple[
     >>> round(loss, 4), dZ.tolist()
     (0.6931, [[0.5, -0.5]])
     """
-    classes = check_class_targets(check_real(Z), y)
+    classes = check_class_targets(check_real(Z).shape, y)
     rows = np.arange(len(Z))
     dZ = Z - Z.max(axis=1, keepdims=True)
     at_class = dZ[rows, classes]
@@ -791,14 +797,14 @@ def sgd_update(
     gradients : ndarray
         Of that shape.
     learning_rate, momentum, weight_decay : float
-        As in `fastmlp.SGD`.
+        As in `fastmlp.SGD`; the rate may be 0.
     nesterov : bool
         As in `fastmlp.SGD`.
 
     Raises
     ------
     ValueError
-        If the shapes differ.
+        If shapes or dtypes differ, or a number is out of its bounds.
 
     Examples
     --------
@@ -807,13 +813,13 @@ def sgd_update(
     >>> w
     array([0.8])
     """
-    check_same_shape("parameters", parameters, "gradients", gradients)
+    optimizer = SGD(1.0, momentum, nesterov, weight_decay)
+    slots = {"velocity": velocity} if momentum else {}
+    gradients = check_update(optimizer, learning_rate, parameters, gradients, slots)
     T = parameters.dtype.type
     g = gradients + T(weight_decay) * parameters if weight_decay else gradients
     if momentum:
-        if velocity is None:
-            raise ValueError("velocity must be an array with momentum > 0, got None")
-        check_same_shape("parameters", parameters, "velocity", velocity)
+        assert velocity is not None
         velocity *= T(momentum)
         velocity += g
         g = g + T(momentum) * velocity if nesterov else velocity
@@ -844,14 +850,14 @@ def adam_update(
     step : int
         t >= 1, the number of this step, for the bias correction.
     learning_rate, beta1, beta2, epsilon, weight_decay : float
-        As in `fastmlp.Adam`.
+        As in `fastmlp.Adam`; the rate may be 0.
     decoupled : bool
         Weight decay as in AdamW.
 
     Raises
     ------
     ValueError
-        If the shapes differ.
+        If shapes or dtypes differ, or a number is out of its bounds.
 
     Examples
     --------
@@ -860,11 +866,11 @@ def adam_update(
     >>> w.round(6)
     array([0.9])
     """
-    check_same_shape("parameters", parameters, "gradients", gradients)
-    check_same_shape("parameters", parameters, "first_moment", first_moment)
-    check_same_shape("parameters", parameters, "second_moment", second_moment)
+    optimizer = Adam(1.0, beta1, beta2, epsilon, weight_decay)
+    slots = {"first_moment": first_moment, "second_moment": second_moment}
+    g = check_update(optimizer, learning_rate, parameters, gradients, slots)
+    check_count("step", step)
     T = parameters.dtype.type
-    g = gradients
     if weight_decay and decoupled:
         parameters *= T(1.0 - learning_rate * weight_decay)
     elif weight_decay:
@@ -897,12 +903,12 @@ def rmsprop_update(
     gradients : ndarray
         Of that shape.
     learning_rate, rho, epsilon, weight_decay : float
-        As in `fastmlp.RMSprop`.
+        As in `fastmlp.RMSprop`; the rate may be 0.
 
     Raises
     ------
     ValueError
-        If the shapes differ.
+        If shapes or dtypes differ, or a number is out of its bounds.
 
     Examples
     --------
@@ -911,8 +917,8 @@ def rmsprop_update(
     >>> w.round(6)
     array([0.8])
     """
-    check_same_shape("parameters", parameters, "gradients", gradients)
-    check_same_shape("parameters", parameters, "mean_square", mean_square)
+    optimizer = RMSprop(1.0, rho, epsilon, weight_decay)
+    gradients = check_update(optimizer, learning_rate, parameters, gradients, {"mean_square": mean_square})
     T = parameters.dtype.type
     g = gradients + T(weight_decay) * parameters if weight_decay else gradients
     mean_square *= T(rho)

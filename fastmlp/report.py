@@ -56,6 +56,8 @@ class Reporter:
         if self.quiet or self.closed:
             return
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        if self._bar is not None:
+            self._bar.clear()  # the line takes its place, and the bar goes on below
         try:
             print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
         except OSError as error:
@@ -63,6 +65,8 @@ class Reporter:
             if not isinstance(error, BrokenPipeError):
                 raise
             self.closed = True
+        if self._bar is not None:
+            self._bar.refresh()
 
     def begin(self, n_samples: int, epochs: int, done: int) -> None:
         """Show the bar, with `done` of the ``epochs * n_samples`` samples of the run behind it."""

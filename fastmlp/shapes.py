@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.spec import REDUCTIONS, check_count, check_name
+from fastmlp.optimizers import Optimizer, check_epsilon
+from fastmlp.spec import REDUCTIONS, check_count, check_name, check_number
 
 Array = NDArray[Any]
 REAL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
@@ -17,24 +19,41 @@ class NotFiniteError(ValueError):
     """An engine has met a NaN or an infinity in X. It does not know where; the network finds out and says so."""
 
 
+# --- One array --------------------------------------------------------------------------------------------------------
+
+
+def check_array(what: str, array: Any) -> Array:
+    """Return `array` if it is a NumPy array of numbers, else raise ValueError."""
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{what} must be a NumPy array, got {type(array).__name__}")
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{what} must be numeric, got dtype {array.dtype}")
+    return array
+
+
 def check_real(Z: Array, what: str = "Z") -> Array:
-    """Return `Z` if its dtype is float32 or float64, else raise ValueError."""
+    """Return `Z` if it is an array of float32 or float64, else raise ValueError."""
+    if not isinstance(Z, np.ndarray):
+        raise ValueError(f"{what} must be a NumPy array, got {type(Z).__name__}")
     if Z.dtype not in REAL_DTYPES:
         raise ValueError(f"{what} must be float32 or float64, got {Z.dtype}")
     return Z
 
 
-def check_affine(X: Array, W: Array, b: Array | None = None, dY: Array | None = None) -> None:
-    """Raise ValueError unless ``X W + b`` is defined and `dY` has its shape."""
-    check_real(W, "W")
-    if X.ndim != 2 or W.ndim != 2 or X.shape[1] != W.shape[0]:
-        raise ValueError(f"X (n_samples, n_in) and W (n_in, n_out) must align, got {X.shape} and {W.shape}")
-    if b is not None and b.shape != (W.shape[1],):
-        raise ValueError(f"b must be (n_out,) for W (n_in, n_out), got {b.shape} and {W.shape}")
-    if dY is not None and dY.shape != (X.shape[0], W.shape[1]):
-        raise ValueError(
-            f"dY must be (n_samples, n_out) = {(len(X), W.shape[1])} for X {X.shape} and W {W.shape}, got {dY.shape}"
-        )
+def check_writable(what: str, array: Array) -> None:
+    """Raise ValueError if `array`, which is to be changed, is read-only."""
+    if not array.flags.writeable:
+        raise ValueError(f"{what} must be writable, got a read-only array")
+
+
+def check_out(out: Array | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Raise ValueError unless a result of this shape and dtype can be written to `out`, where it is given."""
+    if out is None:
+        return
+    check_array("out", out)
+    if out.shape != shape or out.dtype != dtype:
+        raise ValueError(f"out must be {shape} of {dtype}, got {out.shape} of {out.dtype}")
+    check_writable("out", out)
 
 
 def check_same_shape(a_name: str, a: Array, b_name: str, b: Array) -> None:
@@ -43,23 +62,63 @@ def check_same_shape(a_name: str, a: Array, b_name: str, b: Array) -> None:
         raise ValueError(f"{a_name} and {b_name} must have one shape, got {a.shape} and {b.shape}")
 
 
-def check_class_targets(Z: Array, y: Array) -> NDArray[np.int64]:
-    """Return `y`, class indices or one-hot rows for the logits `Z`, as class indices."""
-    if Z.ndim != 2:
-        raise ValueError(f"Z must be (n_samples, n_classes), got {Z.shape}")
-    n_classes = Z.shape[1]
-    if y.shape == Z.shape and y.ndim == 2:
+# --- The arguments of the kernels -------------------------------------------------------------------------------------
+
+
+def check_affine(X: Array, W: Array, b: Array | None = None, dY: Array | None = None) -> None:
+    """Raise ValueError unless ``X W + b`` is defined and `dY` has its shape."""
+    check_array("X", X)
+    check_real(W, "W")
+    if X.ndim != 2 or W.ndim != 2 or X.shape[1] != W.shape[0]:
+        raise ValueError(f"X (n_samples, n_in) and W (n_in, n_out) must align, got {X.shape} and {W.shape}")
+    if b is not None and check_array("b", b).shape != (W.shape[1],):
+        raise ValueError(f"b must be (n_out,) for W (n_in, n_out), got {b.shape} and {W.shape}")
+    if dY is not None and check_real(dY, "dY").shape != (X.shape[0], W.shape[1]):
+        raise ValueError(
+            f"dY must be (n_samples, n_out) = {(len(X), W.shape[1])} for X {X.shape} and W {W.shape}, got {dY.shape}"
+        )
+
+
+def check_forward(Z: Array, out: Array | None) -> Array:
+    """Return `Z`, an activation's input, or raise ValueError if it or `out` does not fit."""
+    check_out(out, check_real(Z).shape, Z.dtype)
+    return Z
+
+
+def check_backward(dA: Array, kept: Array, kept_name: str = "A") -> Array:
+    """Return `kept`, what an activation's forward left to its backward, in the dtype of `dA`."""
+    check_same_shape("dA", check_real(dA, "dA"), kept_name, check_real(kept, kept_name))
+    return kept.astype(dA.dtype, copy=False)
+
+
+def check_softmax(Z: Array, out: Array | None) -> Array:
+    """Return `Z` if it has classes along its last axis, or raise ValueError."""
+    if check_real(Z).ndim == 0 or Z.shape[-1] == 0:
+        raise ValueError(f"Z must be (n_samples, n_classes) with n_classes >= 1, got {Z.shape}")
+    return check_forward(Z, out)
+
+
+def check_class_targets(shape: tuple[int, ...], y: Array, what: str = "y") -> NDArray[np.int64]:
+    """Return `y`, class indices or one-hot rows for logits of this shape, as class indices."""
+    if len(shape) != 2 or shape[1] == 0:
+        raise ValueError(f"Z must be (n_samples, n_classes) with n_classes >= 1, got {shape}")
+    if not isinstance(y, np.ndarray):
+        raise ValueError(f"{what} must be a NumPy array, got {type(y).__name__}")
+    if y.shape == shape:
         if not (np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all()):
-            raise ValueError("one-hot y must have a single 1 in each row and zeros elsewhere")
+            raise ValueError(f"one-hot {what} must have a single 1 in each row and zeros elsewhere")
         classes: NDArray[np.int64] = y.argmax(axis=1)
         return classes
-    if y.shape != Z.shape[:1]:
-        raise ValueError(f"y must be (n_samples,) or one-hot like Z, got {y.shape} for Z {Z.shape}")
+    if y.shape != shape[:1]:
+        remedy = "; y.ravel() makes it so" if y.shape == (shape[0], 1) else ""
+        raise ValueError(f"{what} must be (n_samples,) = {shape[:1]} or one-hot {shape}, got {y.shape}{remedy}")
     if not np.issubdtype(y.dtype, np.integer):
-        raise ValueError(f"y must hold whole-number classes, got {y.dtype}")
-    if y.size and (y.min() < 0 or y.max() >= n_classes):
-        wrong = int(y[(y < 0) | (y >= n_classes)][0])
-        raise ValueError(f"y must hold classes 0 to {n_classes - 1}, got {wrong}")
+        is_whole = y.dtype.kind == "f" and (y == np.floor(y)).all()
+        remedy = "y.astype(int) makes it so" if is_whole else "np.unique(y, return_inverse=True)[1] numbers them"
+        raise ValueError(f"{what} must hold whole-number classes, got {y.dtype}; {remedy}")
+    if y.size and (y.min() < 0 or y.max() >= shape[1]):
+        wrong = int(y[(y < 0) | (y >= shape[1])][0])
+        raise ValueError(f"{what} must hold classes 0 to {shape[1] - 1}, got {wrong}")
     return y.astype(np.int64, copy=False)
 
 
@@ -67,7 +126,7 @@ def check_value_targets(what: str, Z: Array, y: Array) -> Array:
     """Return `y` in the shape and dtype of the outputs `Z`; with one output, `y` may be ``(n_samples,)``."""
     if check_real(Z, what).ndim != 2:
         raise ValueError(f"{what} must be (n_samples, n_outputs), got {Z.shape}")
-    Y = y[:, None] if y.ndim == 1 and Z.shape[1] == 1 else y
+    Y = y[:, None] if check_array("y", y).ndim == 1 and Z.shape[1] == 1 else y
     if Y.shape != Z.shape:
         raise ValueError(f"{what} and y must have one shape, got {Z.shape} and {y.shape}")
     return Y.astype(Z.dtype, copy=False)
@@ -78,3 +137,29 @@ def reduction_factor(reduction: str, n_samples: int) -> float:
     check_name("reduction", reduction, REDUCTIONS)
     check_count("n_samples", n_samples)
     return 1.0 / n_samples if reduction == "mean" else 1.0
+
+
+def check_update(
+    optimizer: Optimizer,
+    learning_rate: float,
+    parameters: Array,
+    gradients: Array,
+    slots: Mapping[str, Array | None],
+) -> Array:
+    """Return `gradients` in the dtype of `parameters` if an update can be done with all these, else raise ValueError.
+
+    `optimizer` holds (and has checked) the other constants. Its own rate does not count: it is above zero, but that of
+    a step is zero where a schedule ends.
+    """
+    check_number("learning_rate", learning_rate, minimum=0.0)
+    check_writable("parameters", check_real(parameters, "parameters"))
+    check_same_shape("parameters", parameters, "gradients", check_real(gradients, "gradients"))
+    check_epsilon(optimizer, parameters.dtype)
+    for name, slot in slots.items():
+        if slot is None:
+            raise ValueError(f"{name} must be an array with these arguments, got None")
+        check_writable(name, check_real(slot, name))
+        check_same_shape("parameters", parameters, name, slot)
+        if slot.dtype != parameters.dtype:
+            raise ValueError(f"{name} must be {parameters.dtype} like parameters, got {slot.dtype}")
+    return gradients.astype(parameters.dtype, copy=False)

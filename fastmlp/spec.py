@@ -110,10 +110,16 @@ def make_spec(
         output_activation=output_activation,
         loss=loss,
         reduction=reduction,
-        bias=bool(bias),
+        bias=check_flag("bias", bias),
         input_scale=check_number("input_scale", input_scale, above=0.0),
         dtype=check_name("dtype", dtype_name(dtype), DTYPES),
     )
+
+
+def shown(value: Any) -> str:
+    """Give a value as a message shows it: on one line, and not a long one."""
+    text = " ".join(repr(value).split()) if isinstance(value, np.ndarray) else repr(value).replace("\n", " ")
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def dtype_name(dtype: Any) -> str:
@@ -129,7 +135,7 @@ def check_layer_sizes(layer_sizes: Sequence[int]) -> tuple[int, ...]:
     try:
         sizes = tuple(operator.index(size) for size in layer_sizes)
     except TypeError:
-        raise ValueError(f"layer_sizes must be a sequence of whole numbers, got {layer_sizes!r}") from None
+        raise ValueError(f"layer_sizes must be a sequence of whole numbers, got {shown(layer_sizes)}") from None
     if len(sizes) < 2:
         raise ValueError(f"layer_sizes must name at least inputs and outputs, got {list(sizes)}")
     if min(sizes) < 1:
@@ -142,9 +148,16 @@ def check_name(what: str, name: Any, known: Iterable[str]) -> str:
     known = tuple(known)
     if isinstance(name, str) and name in known:
         return name
-    near = difflib.get_close_matches(str(name), known, n=1)
+    near = difflib.get_close_matches(name.lower(), known, n=1) if isinstance(name, str) else []
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ValueError(f"{what} must be one of {', '.join(known)}, got {name!r}{hint}")
+    raise ValueError(f"{what} must be one of {', '.join(known)}, got {shown(name)}{hint}")
+
+
+def check_flag(what: str, value: Any) -> bool:
+    """Return `value` as a bool if it is one, or 0 or 1; else raise ValueError: the string "no" is true in Python."""
+    if isinstance(value, bool | np.bool_ | int) and value in (0, 1):
+        return bool(value)
+    raise ValueError(f"{what} must be True or False, got {shown(value)}")
 
 
 def check_count(what: str, value: Any, minimum: int = 1) -> int:
@@ -152,7 +165,7 @@ def check_count(what: str, value: Any, minimum: int = 1) -> int:
     try:
         number = operator.index(value)
     except TypeError:
-        raise ValueError(f"{what} must be a whole number, got {value!r}") from None
+        raise ValueError(f"{what} must be a whole number, got {shown(value)}") from None
     if number < minimum:
         raise ValueError(f"{what} must be >= {minimum}, got {number}")
     return number
@@ -170,7 +183,7 @@ def check_number(
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{what} must be a number, got {value!r}") from None
+        raise ValueError(f"{what} must be a number, got {shown(value)}") from None
     if not np.isfinite(number):
         raise ValueError(f"{what} must be finite, got {number}")
     if above is not None and not number > above:

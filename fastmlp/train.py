@@ -5,28 +5,34 @@ The arguments are read in `fastmlp.options`; what the run prints and draws is in
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
-import os
-import signal
 import sys
-import tempfile
-import threading
-import time
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
+try:
+    import csv
+    import io
+    import json
+    import math
+    import os
+    import signal
+    import tempfile
+    import threading
+    import time
+    from collections.abc import Callable, Sequence
+    from contextlib import suppress
+    from dataclasses import asdict, replace
+    from pathlib import Path
+    from typing import TYPE_CHECKING, Any
 
-from fastmlp import __version__
-from fastmlp.optimizers import Optimizer
-from fastmlp.options import CHECKPOINT, PROGRAM, Options, UsageError, located, make_optimizer, parse_options, spell
-from fastmlp.report import Reporter, draw_curves, draw_misclassified
+    import numpy as np
+
+    from fastmlp import __version__
+    from fastmlp.optimizers import Optimizer
+    from fastmlp.options import CHECKPOINT, PROGRAM, Options, UsageError, located, make_optimizer, parse_options, spell
+    from fastmlp.report import Reporter, draw_curves, draw_misclassified
+    from fastmlp.training import DivergenceError
+except KeyboardInterrupt:  # Ctrl-C in the first moments: `main` is not there yet to answer it
+    print("fastmlp.train: error: interrupted", file=sys.stderr)
+    sys.exit(130)
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -34,6 +40,9 @@ if TYPE_CHECKING:
     from fastmlp.datasets import Dataset
     from fastmlp.network import MLP
     from fastmlp.training import History, Progress, TrainingState
+
+FILES = ("model.safetensors", CHECKPOINT, "history.csv", "summary.json", "curves.png", "misclassified.png")
+"""What a run may leave in its folder."""
 
 CHECKPOINT_SECONDS = 1.0
 """Least time between two checkpoints of a run: epochs may be shorter than the time it takes to write one safely."""
@@ -73,10 +82,11 @@ def fail(message: str, status: int = 2) -> int:
 
 
 class StopRequest:
-    """Turns the first SIGINT or SIGTERM into a flag; the second does what it always does."""
+    """Turns the first SIGINT or SIGTERM into a flag and calls `then`; the second does what it always does."""
 
-    def __init__(self) -> None:
+    def __init__(self, then: Callable[[], None] = lambda: None) -> None:
         self.by = ""
+        self._then = then
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -92,6 +102,7 @@ class StopRequest:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.by = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
         self.__exit__()
+        self._then()
 
 
 def run(options: Options) -> None:
@@ -108,10 +119,16 @@ def run(options: Options) -> None:
         "n_train": len(data.X_train),
         "options": asdict(options) | {"dataset": located(options.dataset), "out": None, "resume": None},
     }
-    reporter, stop = Reporter(options.quiet), StopRequest()
+    reporter = Reporter(options.quiet)
     reporter.say(headline(net, data, options))
     latest: list[Progress] = []
-    saved_at = -math.inf
+    saved_at, saved_epoch = -math.inf, 0
+
+    def on_stop() -> None:
+        if not latest:  # compiling cannot be broken off, and may take a while
+            reporter.say("stopping after compilation and the first step")
+
+    stop = StopRequest(on_stop)
 
     def on_progress(progress: Progress) -> bool:
         latest[:] = [progress]
@@ -119,11 +136,13 @@ def run(options: Options) -> None:
         return bool(stop.by) or (reporter.closed and options.out is None)
 
     def on_epoch(history: History) -> None:
-        nonlocal saved_at
+        nonlocal saved_at, saved_epoch
         reporter.epoch(history, options.epochs)
         if options.out is not None and time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
+            if not saved_epoch:
+                set_earlier_run_aside(options, reporter)
             save(net, options.out, CHECKPOINT, state, notes)
-            saved_at = time.monotonic()
+            saved_at, saved_epoch = time.monotonic(), state.epoch
 
     n_train = len(data.X_train)
     with stop:
@@ -136,10 +155,19 @@ def run(options: Options) -> None:
                     validation_data=(data.X_test, data.y_test), threads=options.threads, callbacks=[on_epoch],
                     progress=on_progress, state=state,
                 )  # fmt: skip
+        except DivergenceError as error:
+            if options.out is None:
+                raise
+            left = f"only the checkpoint of epoch {saved_epoch}" if saved_epoch else "nothing"
+            raise UsageError(f"{error}; {left} was written to {options.out}") from None
         finally:
             reporter.end()
         summary = summarise(net, data, options, optimizer, state, latest[0].loss)
-        files = [] if options.out is None else write_files(options.out, net, data, state, summary, notes, reporter)
+        files = []
+        if options.out is not None:
+            if not saved_epoch:
+                set_earlier_run_aside(options, reporter)
+            files = write_files(options.out, net, data, state, summary, notes, reporter)
         reporter.table(summary, len(data.X_test), options.out, files)
         if summary["stopped"]:
             kept = f"; go on with --resume {options.out}" if options.out is not None else ""
@@ -233,7 +261,7 @@ def summarise(
         **asdict(optimizer),
         "schedule": options.schedule,
         "epochs": options.epochs,
-        "epochs_done": round(done / n_train, 3),
+        "epochs_done": done / n_train if done % n_train else done // n_train,
         "stopped": state.epoch < options.epochs,
         "batch_size": options.batch_size,
         "seed": options.seed,
@@ -255,6 +283,26 @@ def summarise(
 # --- Files ------------------------------------------------------------------------------------------------------------
 
 
+def set_earlier_run_aside(options: Options, reporter: Reporter) -> None:
+    """Move the files of an earlier run into ``previous``, in place of those there, unless it is the one to go on."""
+    out = str(options.out)
+    if options.resume is not None and os.path.samefile(options.resume, out):
+        return
+    if not any(os.path.lexists(os.path.join(out, name)) for name in FILES):
+        return
+    previous = os.path.join(out, "previous")
+    try:
+        os.makedirs(previous, exist_ok=True)
+        for name in FILES:
+            with suppress(FileNotFoundError):  # a file that the earlier run did not have
+                os.unlink(os.path.join(previous, name))
+            with suppress(FileNotFoundError):
+                os.replace(os.path.join(out, name), os.path.join(previous, name))
+    except OSError as error:
+        raise UsageError(f"out must be a writable folder, got {out!r}: {error.strerror}") from None
+    reporter.say(f"the files of the earlier run in {out} are now in {previous}")
+
+
 def save(net: MLP, out: str, name: str, state: TrainingState | None, notes: dict[str, Any]) -> None:
     """Write a model or a checkpoint."""
     try:
@@ -272,9 +320,9 @@ def write_files(
     save(net, out, CHECKPOINT, state, notes)
     write(out, "history.csv", history_table(state.history).encode())
     write(out, "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
-    files = ["model.safetensors", CHECKPOINT, "history.csv", "summary.json"]
-    for name in ("curves.png", "misclassified.png"):
-        with suppress(OSError):  # a picture of an earlier run in this folder would belong to another network
+    files = list(FILES[:4])
+    for name in FILES[4:]:
+        with suppress(OSError):  # a picture from before this run went on would belong to other weights
             os.unlink(os.path.join(out, name))
     try:
         write(out, "curves.png", draw_curves(state.history, summary))

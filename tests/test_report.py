@@ -142,6 +142,21 @@ def test_the_bar_shows_epoch_loss_accuracy_and_speed(
     assert capsys.readouterr().out == ""  # the bar stands for the lines
 
 
+def test_a_line_takes_the_place_of_the_bar_which_goes_on_below(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    reporter = report.Reporter(quiet=False)
+    reporter.begin(n_samples=1000, epochs=4, done=0)
+    shown = []
+    monkeypatch.setattr("builtins.print", lambda *_, **__: shown.append(terminal.getvalue()))
+    reporter.say("hello")
+    assert re.search(r"preparing [^\r]+\r +\r$", shown[0]), shown  # the bar is wiped away before the line
+    assert re.search(r"^\rpreparing [^\r]+$", terminal.getvalue().removeprefix(shown[0]))
+    reporter.end()
+
+
 # --- Pictures ---------------------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import fastmlp
-from fastmlp import options, report, train, training
+from fastmlp import options, reference, report, train, training
 from fastmlp.checkpoint import SavedNetwork
 from fastmlp.options import Options, make_optimizer, parse_options
 
@@ -93,12 +93,13 @@ def test_a_run_leaves_its_files(digits: Path, tmp_path: Path, engine: str, capsy
 
     summary = summary_of(out)
     expected = {
-        "dataset": str(digits), "layer_sizes": [16, 8, 4], "epochs": 3, "epochs_done": 3.0, "stopped": False,
+        "dataset": str(digits), "layer_sizes": [16, 8, 4], "epochs": 3, "epochs_done": 3, "stopped": False,
         "batch_size": 10, "seed": 5, "dtype": "float32", "engine": engine, "threads": 1, "optimizer": "sgd",
         "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 2e-4, "schedule": "one_cycle",
         "loss": "softmax_cross_entropy", "n_train": 200, "n_test": 60, "version": fastmlp.__version__,
     }  # fmt: skip
     assert {name: summary[name] for name in expected} == expected
+    assert isinstance(summary["epochs_done"], int)
     history = history_of(out)
     assert list(history[0]) == ["epoch", "train_loss", "test_loss", "test_accuracy", "learning_rate", "seconds"]
     assert [row["epoch"] for row in history] == ["1", "2", "3"]
@@ -287,6 +288,13 @@ def one_error(capsys: pytest.CaptureFixture[str]) -> str:
         ("--epochs", "argument --epochs: expected one argument"),
         ("--epoch 3", "unknown argument '--epoch' (did you mean --epochs?)"),
         ("mnist", "unknown argument 'mnist'; --help lists the options"),
+        ("--bogus", "unknown argument '--bogus'; --help lists the options"),
+        ("--batch 3", "unknown argument '--batch' (did you mean --batch-size?)"),
+        ("--dataset=", "dataset must not be empty, got ''"),
+        ("--data-dir=", "data_dir must not be empty, got ''"),
+        ("--out=", "out must not be empty, got ''"),
+        ("--resume=", "resume must not be empty, got ''"),
+        ("--hidden=", "hidden must be whole numbers or none, got ''"),
         ("-b 0", "batch_size must be >= 1, got 0"),
         ("--seed -1", "seed must be >= 0, got -1"),
         ("--threads 0", "threads must be >= 1, got 0"),
@@ -387,6 +395,41 @@ def test_divergence_is_one_line(values: Path, engine: str) -> None:
     assert re.match(r"fastmlp\.train: error: training diverged in epoch 2, .* try a learning_rate below", done.stderr)
 
 
+def test_divergence_says_what_it_left(
+    values: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    arguments = ("--dataset", values, "--target", "y", "--hidden", "none", "--engine", "numpy", "--out", out, "--quiet")
+    diverging = (*arguments, "--schedule", "constant", "--momentum", 0, "--epochs", 1000)
+    assert call(*arguments) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert call(*diverging, "--lr", "1e300") == 2  # in the first epoch
+    assert one_error(capsys).endswith(f"; nothing was written to {out}")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+    assert call(*diverging, "--lr", 10) == 2  # some epochs later
+    told = re.search(
+        r"the network keeps the weights of epoch (\d+); .*; only the checkpoint of epoch (\d+) was written to (.*)$",
+        one_error(capsys),
+    )
+    assert told is not None
+    assert told[1] == told[2] != "0"
+    assert told[3] == str(out)
+    state = SavedNetwork(out / options.CHECKPOINT).state
+    assert state is not None
+    assert state.epoch == int(told[2])
+    assert {path.name for path in out.iterdir()} == {options.CHECKPOINT, "previous"}
+
+
+def test_numba_without_its_compiler_is_one_line(digits: Path) -> None:
+    command = [*COMMAND, "--dataset", digits, *SMALL]
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 2
+    assert re.fullmatch(r"fastmlp\.train: error: .*NUMBA_DISABLE_JIT.*\n", done.stderr), done.stderr
+
+
 @pytest.mark.parametrize("place", ["file", "file/below"])
 def test_an_unwritable_out_is_refused_before_anything_is_done(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -416,6 +459,82 @@ def test_a_full_disk_under_standard_output_is_one_line(digits: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "No space left on device" in done.stderr
+
+
+# --- A folder that holds a run ----------------------------------------------------------------------------------------
+
+
+def test_a_new_run_sets_the_earlier_one_aside(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train, "draw_curves", lambda *_: b"")  # which takes most of the time
+    out = tmp_path / "run"
+    arguments = ("--dataset", digits, *SMALL, "--engine", "numpy", "--out", out)
+
+    def contents(folder: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+    told = f"the files of the earlier run in {out} are now in {out / 'previous'}"
+    assert call(*arguments) == 0
+    assert told not in capsys.readouterr().out
+    first = contents(out)
+    (out / "notes.txt").write_text("mine")
+    assert call(*arguments, "--seed", 1) == 0
+    assert capsys.readouterr().out.splitlines().count(told) == 1
+    assert contents(out / "previous") == first
+    assert summary_of(out)["seed"] == 1
+    assert (out / "notes.txt").read_text() == "mine"
+
+    # Even one that is stopped at once, without a word; and what was there is replaced, whatever it was.
+    (out / "curves.png").unlink()
+    second = {name: content for name, content in contents(out).items() if name != "notes.txt"}
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(1, patch)
+        assert call(*arguments, "--quiet") == 0
+    assert capsys.readouterr() == ("", "")
+    assert contents(out / "previous") == second
+
+    # A run that goes on is the same run.
+    assert call("--resume", out) == 0
+    assert told not in capsys.readouterr().out
+    assert contents(out / "previous") == second
+    # One that goes on elsewhere is not the run that is there.
+    assert call("--resume", out / "previous", "--epochs", 4, "--out", tmp_path / "other", "--quiet") == 0
+    there = contents(tmp_path / "other")
+    assert call("--resume", out, "--epochs", 4, "--out", tmp_path / "other", "--quiet") == 0
+    assert contents(tmp_path / "other" / "previous") == there
+
+
+def test_a_new_run_sets_the_earlier_one_aside_with_its_first_checkpoint(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    arguments = ("--dataset", digits, *SMALL, "--engine", "numpy", "--out", out, "--quiet")
+    assert call(*arguments) == 0
+    saved = (out / options.CHECKPOINT).read_bytes()
+    found = []
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(
+        report.Reporter, "progress",
+        lambda self, now: found.append((now.epoch, {path.name for path in out.iterdir() if path.is_file()})),
+    )  # fmt: skip
+    assert call(*arguments) == 0
+    assert next(names for epoch, names in found if epoch == 0) == set(train.FILES)
+    assert {frozenset(names) for epoch, names in found if epoch == 2} == {frozenset({options.CHECKPOINT})}
+    assert (out / "previous" / options.CHECKPOINT).read_bytes() == saved
+
+
+def test_an_earlier_run_that_cannot_be_set_aside_is_left_alone(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    arguments = ("--dataset", digits, *SMALL, "--engine", "numpy", "--out", out, "--quiet")
+    assert call(*arguments) == 0
+    (out / "previous").write_text("a file")
+    before = (out / "model.safetensors").read_bytes()
+    assert call(*arguments, "--seed", 1) == 2
+    assert "out must be a writable folder" in one_error(capsys)
+    assert (out / "model.safetensors").read_bytes() == before
 
 
 # --- Stopping and going on --------------------------------------------------------------------------------------------
@@ -553,6 +672,43 @@ def test_the_second_signal_does_what_it_always_does() -> None:
     with train.StopRequest():
         assert signal.getsignal(signal.SIGINT) != before[0]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_stop_while_compiling_is_answered_at_once(
+    quiet: bool, digits: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = []
+
+    def interrupted(*_: object) -> None:
+        capsys.readouterr()
+        os.kill(os.getpid(), signal.SIGINT)
+        answers.append(capsys.readouterr().out)
+
+    monkeypatch.setattr(reference.Engine, "compile", interrupted)
+    arguments = ("--dataset", digits, "--hidden", 8, "--batch-size", 1, "--engine", "numpy")
+    assert call(*arguments, *["--quiet"][: int(quiet)]) == 0
+    assert answers == ["" if quiet else "stopping after compilation and the first step\n"]
+    printed = capsys.readouterr().out
+    assert printed == "" if quiet else printed.endswith("stopped by Ctrl-C after 0.005 of 10 epochs\n")
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["csv", "numpy", "fastmlp.options", "fastmlp.datasets", "fastmlp.datasets.idx", "fastmlp.network", "numba"],
+)
+def test_a_stop_in_the_first_moments_is_one_line(module: str, digits: Path) -> None:
+    script = (
+        "import os, runpy, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        f"sys.argv[1:] = ['--dataset', {str(digits)!r}]\n"
+        "runpy.run_module('fastmlp.train', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "fastmlp.train: error: interrupted\n")
 
 
 def start(arguments: Sequence[object]) -> subprocess.Popen[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
@@ -175,12 +176,16 @@ class Engine:
             scratch.place, scratch.samples_place, code, address(constants), batch_size, first_batch, address(losses),
             len(losses),
         )  # fmt: skip
-        helpers = [threading.Thread(target=run, args=(*arguments, t, threads, self._like)) for t in range(1, threads)]
-        for helper in helpers:
-            helper.start()
-        done = run(*arguments, 0, threads, self._like)
-        for helper in helpers:
-            helper.join()
+        # A thread that outlives an interrupted call must not find its memory gone: its function holds all of it.
+        memory = (scratch, parameters, slots, X, y, orders, constants, gradient, losses)
+
+        def work(thread: int, memory: Any = memory) -> int:
+            return run(*arguments, thread, threads, self._like)  # type: ignore[no-any-return]
+
+        def call_off() -> None:
+            scratch.arrays["barrier"][1] = 1
+
+        done = run_together(work, threads, call_off)
         self._spare[threads].append(scratch)
         return losses[:done]
 
@@ -190,7 +195,7 @@ class Engine:
         scratch.samples[:] = Samples(
             address(X), X.dtype == np.uint8, X.strides[0], address(y), address(orders), n_orders, len(X)
         )
-        scratch.arrays["barrier"][0] = 0
+        scratch.arrays["barrier"][:] = 0
         scratch.set(**fields, **{part.function.__name__: part.address(self.dtype) for part in TRAINING_PARTS})
 
     def _take(self, threads: int, parameters: Array) -> Scratch:
@@ -235,6 +240,32 @@ class Engine:
             "turned": (threads * 2 * BLOCK_ROWS, "uint8"),
         }
         return Scratch(network, sizes)
+
+
+def run_together(work: Callable[[int], int], threads: int, call_off: Callable[[], None]) -> int:
+    """Run ``work(t)`` on `threads` threads, ``work(0)`` on this one, and give what that returns.
+
+    Whatever happens here meanwhile (Ctrl-C, no more threads to be had), no thread runs on when this returns: `call_off`
+    makes the others give up waiting.
+    """
+    helpers = [threading.Thread(target=work, args=(t,)) for t in range(1, threads)]
+    try:
+        for helper in helpers:
+            helper.start()
+        return work(0)
+    except BaseException:
+        call_off()
+        raise
+    finally:
+        interruption = None
+        for helper in helpers:
+            while helper.ident is not None and helper.is_alive():
+                try:
+                    helper.join()
+                except BaseException as error:  # noqa: PERF203 - Another Ctrl-C: first the thread, then the error.
+                    interruption = error
+        if interruption is not None:
+            raise interruption
 
 
 def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], int]:

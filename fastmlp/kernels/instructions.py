@@ -118,7 +118,7 @@ def prefetch(typing: Any, base: Any) -> Any:
 
 @intrinsic
 def scan_row(typing: Any, row: Any, n_words: Any, masks: Any) -> Any:
-    """Write a mask for each 64 elements of a row, whose bit k says whether the k-th is not zero; say whether all are finite.
+    """Write a mask for each 64 elements, whose bit k says whether the k-th is not zero; say whether all are finite.
 
     A number is finite if its bits, without the sign, are below those of infinity: the scan keeps their largest.
     """

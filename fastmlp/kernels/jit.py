@@ -9,6 +9,7 @@ import inspect
 import os
 import sys
 import tempfile
+import types
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,11 @@ import llvmlite.binding as llvm
 import numba
 import platformdirs
 from numba.core import caching
+
+if numba.config.DISABLE_JIT:
+    raise ImportError(
+        "engine 'numba' needs Numba's compiler, which NUMBA_DISABLE_JIT turns off: unset it, or use 'numpy'"
+    )
 
 
 class Machine(NamedTuple):
@@ -88,22 +94,20 @@ def cache_key() -> str:
 @functools.cache
 def cache_folder() -> str | None:
     """The folder of this key's machine code, made if need be; None if there is nowhere to write."""
-    roots = [numba.config.CACHE_DIR] if numba.config.CACHE_DIR else [platformdirs.user_cache_dir("fastmlp", False)]
-    for root in roots:
-        folder = os.path.join(root, f"kernels-{cache_key()}")
-        try:
-            os.makedirs(folder, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-            return folder
-        except OSError as error:
-            reason = error.strerror
-    warnings.warn(
-        f"fastmlp compiles its kernels at each start, because {roots[0]} cannot be written ({reason}); "
-        "set NUMBA_CACHE_DIR to a folder that can",
-        RuntimeWarning,
-        stacklevel=2,
-    )
-    return None
+    root = numba.config.CACHE_DIR or platformdirs.user_cache_dir("fastmlp", False)
+    folder = os.path.join(root, f"kernels-{cache_key()}")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        warnings.warn(
+            f"fastmlp compiles its kernels at each start, because {root} cannot be written ({error.strerror}); "
+            "set NUMBA_CACHE_DIR to a folder that can",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    return folder
 
 
 class KernelLocator(caching._CacheLocator):  # type: ignore[misc]
@@ -146,7 +150,8 @@ class KernelCache(caching.FunctionCache):  # type: ignore[misc]
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Load a compiled function; None if there is none that can be read."""
         try:
-            return super().load_overload(sig, target_context)
+            loaded = super().load_overload(sig, target_context)
+            return loaded if loaded is None or tuple(loaded.signature.args) == tuple(sig) else None
         except Exception as error:
             warnings.warn(
                 f"fastmlp's cached kernel cannot be read ({error}): compiling it", RuntimeWarning, stacklevel=2
@@ -200,9 +205,13 @@ class Kernel:
     def compiled(self, *dtypes: Any) -> Any:
         """Give Numba's result of compiling it for these dtypes."""
         if dtypes not in self._compiled:
-            dispatcher = numba.njit(nogil=True, error_model="numpy")(self.function)
+            # A function of its own for each dtype, because the cache's files bear its name: two processes that compile
+            # different dtypes at once must not write to one index.
+            function = types.FunctionType(self.function.__code__, self.function.__globals__, self.function.__name__)
+            function.__qualname__ = "_".join([self.function.__qualname__, *(str(dtype) for dtype in dtypes)])
+            dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
             if cache_folder() is not None:
-                dispatcher._cache = KernelCache(self.function)
+                dispatcher._cache = KernelCache(function)
             signature = self.signature(*map(numba.from_dtype, dtypes))
             dispatcher.compile(signature)
             self._compiled[dtypes] = dispatcher.overloads[signature]

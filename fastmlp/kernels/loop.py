@@ -98,7 +98,7 @@ class State(NamedTuple):
     workspace: int  # A row of zeros at 0; the gathered X; Z, A, D of the layers; transposed weights.
     masks: int  # uint64 (BLOCK_ROWS + MASK_SLACK, n_words)
     row_losses: int  # float64 (BLOCK_ROWS,)
-    barrier: int  # int64
+    barrier: int  # int64 (2,), see `all_arrived`
     order: int  # int64 (BLOCK_ROWS,), for samples in their own order
     weight_rows: int  # Rows of dW, or db, before they are used.
     weight_rows_size: int
@@ -207,16 +207,24 @@ def takes_input(activation):
 
 
 @inline
-def wait_for_all(barrier, threads, arrived):
-    """Wait until all threads have come here for the `arrived`-th time."""
+def all_arrived(barrier, threads, arrived):
+    """Wait until all threads have come here for the `arrived`-th time; or say that Python has called the work off.
+
+    The barrier is two numbers: how often a thread has arrived, and whether the work is off, which it is when Python
+    was interrupted before it had started all the threads.
+    """
     if threads > 1:
         counter = pointer(barrier, np.int64(0))
+        off = advance(counter, 1)
         atomic_add(counter, 1)
         spins = 0
         while atomic_load(counter) < threads * arrived:
+            if atomic_load(off) != 0:
+                return False
             spins += 1
             if spins > SPINS:
                 give_way()
+    return True
 
 
 @inline
@@ -405,6 +413,7 @@ def backward_to_weights(place, n_rows, first_block, last_block, optimizer, const
                 continue
             row = min(piece * WEIGHT_ROWS, layer.n_in)
             n_weight_rows = max(1, min(WEIGHT_ROWS, layer.n_in - row))
+            clear_columns(memory.weight_rows, n_weight_rows, n_vectors * width, layer.stride, like)
             if piece == n_pieces:
                 # The bias stands in the parameters as one more row of W, and its gradient is a sum over the samples.
                 sum_of_rows(D, n_rows, layer.stride, memory.weight_rows, like)
@@ -423,6 +432,14 @@ def backward_to_weights(place, n_rows, first_block, last_block, optimizer, const
                 )  # fmt: skip
             use_gradient(net, memory, layer, row, n_weight_rows, first_block, last_block, optimizer, constants, like)
     return 0
+
+
+@inline
+def clear_columns(G, n_rows, first, stride, like):
+    """Zero the columns from `first` up to `stride`, which no tile writes, so that the padding of W stays zero."""
+    for i in range(n_rows):
+        for j in range(first, stride):
+            G[i * stride + j] = real(0.0, like)
 
 
 @inline
@@ -462,7 +479,8 @@ def train_steps(
         for number in range(1, net.n_layers):
             layer = layer_of(memory.layers, number)
             transpose_weights(memory, layer, FIRST, layer.n_in)
-    wait_for_all(net.barrier, threads, arrived)
+    if not all_arrived(net.barrier, threads, arrived):
+        return 0
     for step in range(n_steps):
         epoch = (first_batch + step) // n_batches
         first = (first_batch + step) % n_batches * batch_size
@@ -482,7 +500,8 @@ def train_steps(
             call(net.loss_and_output_gradient, (place, samples_place, rows, begin, end, scale, like))
             call(net.backward_through_layers, (place, begin, end, thread, like))
             arrived += 1
-            wait_for_all(net.barrier, threads, arrived)
+            if not all_arrived(net.barrier, threads, arrived):
+                return step
             for row in range(n_rows):  # Each thread sums all rows, in one order: all come to the same loss.
                 loss += memory.row_losses[row] * scale
             if not np.isfinite(loss):
@@ -494,7 +513,8 @@ def train_steps(
                 (place, n_rows, is_first, is_last, optimizer, constants, thread, threads, like),
             )
             arrived += 1
-            wait_for_all(net.barrier, threads, arrived)
+            if not all_arrived(net.barrier, threads, arrived):
+                return step
         losses[step] = loss
     return n_steps
 

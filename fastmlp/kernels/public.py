@@ -25,12 +25,17 @@ from fastmlp.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 from fastmlp.parameters import aligned_zeros, padded
 from fastmlp.shapes import (
     check_affine,
+    check_backward,
     check_class_targets,
+    check_forward,
+    check_out,
     check_real,
-    check_same_shape,
+    check_softmax,
+    check_update,
     check_value_targets,
     reduction_factor,
 )
+from fastmlp.spec import check_count
 
 Array = NDArray[Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -89,6 +94,7 @@ def run_product(product: Kernel, A: Array, B: Array, initial: Array, n_rows: int
 def affine_forward(X: Array, W: Array, b: Array | None = None, out: Array | None = None) -> Array:
     """See `twin`."""
     check_affine(X, W, b)
+    check_out(out, (X.shape[0], W.shape[1]), W.dtype)
     padded_W = in_whole_tiles(W, W.dtype)
     initial = aligned_zeros(padded_W.shape[1], W.dtype.name)
     if b is not None:
@@ -139,7 +145,7 @@ def flat_copy(Z: Array) -> Array:
 
 def activation(code: int, Z: Array, out: Array | None) -> Array:
     """Run one activation on an array of any shape and layout."""
-    A = flat_copy(check_real(Z))
+    A = flat_copy(check_forward(Z, out))
     e.activate.entry(Z.dtype)(code, address(A), A.size, Z.dtype.type(0))
     if out is None:
         return A.reshape(Z.shape)
@@ -149,9 +155,8 @@ def activation(code: int, Z: Array, out: Array | None) -> Array:
 
 def activation_backward(code: int, dA: Array, kept: Array, kept_name: str = "A") -> Array:
     """Run one activation's backward on arrays of any shape and layout."""
-    check_same_shape("dA", check_real(dA, "dA"), kept_name, kept)
+    saved = flat_copy(check_backward(dA, kept, kept_name))
     dZ = flat_copy(dA)
-    saved = flat_copy(kept).astype(dA.dtype, copy=False)
     e.multiply_by_slope.entry(dA.dtype)(code, address(dZ), address(saved), dZ.size, dA.dtype.type(0))
     return dZ.reshape(dA.shape)
 
@@ -274,7 +279,7 @@ def softmax_rows(Z, P, n_rows, n, like):  # type: ignore[no-untyped-def]
 @twin
 def softmax(Z: Array, out: Array | None = None) -> Array:
     """See `twin`."""
-    logits = flat_copy(check_real(Z)).reshape(-1, Z.shape[-1])
+    logits = flat_copy(check_softmax(Z, out)).reshape(-1, Z.shape[-1])
     P = np.empty_like(logits)
     softmax_rows.entry(Z.dtype)(address(logits), address(P), *P.shape, Z.dtype.type(0))
     if out is None:
@@ -318,7 +323,7 @@ def run_loss(code: int, Z: Array, classes: NDArray[np.int64], Y: Array, reductio
 @twin
 def softmax_cross_entropy(Z: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
     """See `twin`."""
-    classes = np.array(check_class_targets(check_real(Z), y), order="C")
+    classes = np.array(check_class_targets(check_real(Z).shape, y), order="C")
     return run_loss(e.SOFTMAX_CROSS_ENTROPY, Z, classes, np.empty((0, 0), Z.dtype), reduction)
 
 
@@ -338,26 +343,26 @@ def squared_error(A: Array, y: Array, reduction: str = "mean") -> tuple[float, A
 
 
 def run_update(
-    optimizer: Optimizer, step: int, parameters: Array, gradients: Array, slots: dict[str, Array | None]
+    optimizer: Optimizer,
+    step: int,
+    learning_rate: float,
+    parameters: Array,
+    gradients: Array,
+    slots: dict[str, Array | None],
 ) -> None:
-    """Run one update on arrays of any shape and layout, in place."""
-    check_same_shape("parameters", check_real(parameters, "parameters"), "gradients", gradients)
-    dtype = parameters.dtype
-    copies = []
-    for name, slot in slots.items():
-        if slot is None:
-            raise ValueError(f"{name} must be an array with these arguments, got None")
-        check_same_shape("parameters", parameters, name, slot)
-        copies.append(flat_copy(slot))
-    w, g = flat_copy(parameters), flat_copy(gradients).astype(dtype, copy=False)
+    """Run one update on arrays of any shape and layout, in place; `optimizer` holds all constants but the rate."""
+    g = flat_copy(check_update(optimizer, learning_rate, parameters, gradients, slots))
+    check_count("step", step)
+    w, dtype = flat_copy(parameters), parameters.dtype
     if not w.size:
         return
-    code, constants = step_constants(optimizer, step - 1, np.array([optimizer.learning_rate]))
+    buffers = [slot for slot in slots.values() if slot is not None]
+    copies = [flat_copy(slot) for slot in buffers]
+    code, constants = step_constants(optimizer, step - 1, np.array([learning_rate], np.float64))
     m, v = [*copies, w, w][:2]
     e.update.entry(dtype)(code, *map(address, (constants, w, g, m, v)), w.size, dtype.type(0))
     parameters[...] = w.reshape(parameters.shape)
-    for slot, copy in zip(slots.values(), copies, strict=True):
-        assert slot is not None
+    for slot, copy in zip(buffers, copies, strict=True):
         slot[...] = copy.reshape(slot.shape)
 
 
@@ -372,8 +377,8 @@ def sgd_update(
     weight_decay: float = 0.0,
 ) -> None:
     """See `twin`."""
-    optimizer = SGD(learning_rate, momentum, nesterov, weight_decay)
-    run_update(optimizer, 1, parameters, gradients, {"velocity": velocity} if momentum else {})
+    optimizer = SGD(1.0, momentum, nesterov, weight_decay)
+    run_update(optimizer, 1, learning_rate, parameters, gradients, {"velocity": velocity} if momentum else {})
 
 
 @twin
@@ -392,9 +397,9 @@ def adam_update(
 ) -> None:
     """See `twin`."""
     kind = AdamW if decoupled else Adam
-    optimizer = kind(learning_rate, beta1, beta2, epsilon, weight_decay)
+    optimizer = kind(1.0, beta1, beta2, epsilon, weight_decay)
     slots: dict[str, Array | None] = {"first_moment": first_moment, "second_moment": second_moment}
-    run_update(optimizer, step, parameters, gradients, slots)
+    run_update(optimizer, step, learning_rate, parameters, gradients, slots)
 
 
 @twin
@@ -408,5 +413,5 @@ def rmsprop_update(
     weight_decay: float = 0.0,
 ) -> None:
     """See `twin`."""
-    optimizer = RMSprop(learning_rate, rho, epsilon, weight_decay)
-    run_update(optimizer, 1, parameters, gradients, {"mean_square": mean_square})
+    optimizer = RMSprop(1.0, rho, epsilon, weight_decay)
+    run_update(optimizer, 1, learning_rate, parameters, gradients, {"mean_square": mean_square})

@@ -13,7 +13,7 @@ feed the multipliers. ``MR * NV`` sums, NV vectors of B and one splat must fit t
 enough to hide the latency of a multiply-add (8 on current CPUs). LLVM's own vectoriser does not find this shape, so the
 tile is emitted here, instruction by instruction.
 
-Four kinds, from two choices:
+Four kinds, from two choices (and by rows, a shape for a single row):
 
 =============  ======================================  ==============================================
                A is read by *rows*                     A is read by *columns*

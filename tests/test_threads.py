@@ -1,0 +1,111 @@
+"""What threads must never do: run on after an interruption, lose their memory, or change a bit of the result."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import fastmlp
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(2000, 50)).astype(np.float32)
+y = rng.integers(0, 5, 2000)
+
+
+@pytest.fixture
+def two_cpus(monkeypatch):
+    """Let fit have two threads, on whatever machine."""
+    monkeypatch.setattr("fastmlp.network.available_cpus", lambda: 2)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that interrupts")
+def test_an_interrupted_fit_leaves_no_thread_behind(two_cpus):
+    class InterruptError(Exception):
+        pass
+
+    def interrupt(number, frame):
+        raise InterruptError
+
+    net = fastmlp.MLP([50, 64, 5])
+    net.fit(X, y, epochs=1, threads=2)
+    before = threading.active_count()
+    old = signal.signal(signal.SIGALRM, interrupt)
+    caught = 0
+    try:
+        for _ in range(30):
+            # An interruption can fall where Python itself swallows it (a weak reference's callback): the timer repeats.
+            signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.002, 0.02), 0.2)
+            try:
+                net.fit(X, y, epochs=1_000_000, threads=2, callbacks=[lambda history: False])
+            except InterruptError:
+                caught += 1
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+    except InterruptError:
+        caught += 1
+    finally:
+        signal.signal(signal.SIGALRM, old)
+    assert caught > 0
+    assert threading.active_count() == before
+    assert np.isfinite(net.fit(X, y, epochs=1, threads=2).train_loss[0])
+
+
+def test_a_thread_that_cannot_be_started_stops_the_others(monkeypatch):
+    from fastmlp.kernels.engine import run_together
+
+    start, started = threading.Thread.start, []
+
+    def fail_at_the_second(thread):
+        started.append(thread)
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    called_off = threading.Event()
+    monkeypatch.setattr(threading.Thread, "start", fail_at_the_second)
+    with pytest.raises(RuntimeError, match="can't start"):
+        run_together(lambda t: called_off.wait(20), 3, called_off.set)
+    assert called_off.is_set()
+    assert not started[0].is_alive()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("sizes", [[20, 256, 10], [20, 300, 256, 10], [20, 100, 64, 257, 3]])
+def test_padding_stays_zero_whatever_the_strides(two_cpus, sizes, threads):
+    X = rng.normal(size=(300, 20)).astype(np.float32)
+    y = rng.integers(0, sizes[-1], 300)
+    net = fastmlp.MLP(sizes)
+    net.fit(X, y, epochs=3, batch_size=50, optimizer=fastmlp.Adam(0.01), threads=threads)
+    rest = net._parameters.copy()
+    for view in (*net._layout.weights(rest), *net._layout.biases(rest)):
+        view[:] = 0
+    assert not rest.any()
+
+
+def test_padding_stays_zero_with_narrower_vectors():
+    code = (
+        "import numpy as np, fastmlp; rng = np.random.default_rng(0)\n"
+        "net = fastmlp.MLP([20, 100, 64, 32, 10])\n"
+        "net.fit(rng.normal(size=(100, 20)), rng.integers(0, 10, 100), epochs=2)\n"
+        "rest = net._parameters.copy()\n"
+        "for view in (*net._layout.weights(rest), *net._layout.biases(rest)): view[:] = 0\n"
+        "assert not rest.any()\n"
+    )
+    environment = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=300)
+
+
+def test_each_dtype_has_its_own_files_in_the_cache():
+    # Two processes that compile two dtypes at once must not write to one index.
+    from fastmlp.kernels import elementwise, jit
+
+    for dtype in (np.dtype("float32"), np.dtype("float64")):
+        elementwise.activate.compiled(dtype)
+    folder = jit.cache_folder()
+    assert folder is not None
+    indices = {name for name in os.listdir(folder) if "activate" in name and name.endswith(".nbi")}
+    assert len(indices) == 2
