@@ -1,8 +1,8 @@
 """What is saved, and how a run is resumed. Files are safetensors with JSON metadata: data, never code.
 
 A model file holds the network; a checkpoint is the same file with the optimizer's buffers and the position of the run
-added, so that every checkpoint is also a model. `save_network` writes both, `SavedNetwork` reads both. Files are written
-beside their target and renamed, so that a reader never sees half of one.
+added, so that every checkpoint is also a model. `save_network` writes both, `SavedNetwork` reads both. Files are
+written beside their target and renamed, so that a reader never sees half of one.
 """
 
 from __future__ import annotations

@@ -577,13 +577,13 @@ def explaining_lack_of_memory(spec: NetworkSpec) -> Iterator[None]:
 def check_callbacks(callbacks: Any) -> tuple[Callback, ...]:
     """Return the callbacks as a tuple, or raise ValueError."""
     try:
-        callbacks = tuple(callbacks)
+        checked: tuple[Callback, ...] = tuple(callbacks)
     except TypeError:
         raise ValueError(f"callbacks must be a sequence of callables, got {shown(callbacks)}") from None
-    for i, callback in enumerate(callbacks):
+    for i, callback in enumerate(checked):
         if not callable(callback):
             raise ValueError(f"callbacks[{i}] must be callable, got {shown(callback)}")
-    return callbacks
+    return checked
 
 
 def check_pair(what: str, pair: Any) -> tuple[Any, Any]:

@@ -105,6 +105,7 @@ def check_class_targets(shape: tuple[int, ...], y: Array, what: str = "y") -> ND
     if not isinstance(y, np.ndarray):
         raise ValueError(f"{what} must be a NumPy array, got {type(y).__name__}")
     if y.shape == shape:
+        check_array(what, y)
         if not (np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all()):
             raise ValueError(f"one-hot {what} must have a single 1 in each row and zeros elsewhere")
         classes: NDArray[np.int64] = y.argmax(axis=1)

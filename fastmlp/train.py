@@ -7,6 +7,16 @@ from __future__ import annotations
 
 import sys
 
+
+def interrupted() -> int:
+    """Answer a Ctrl-C that leaves nothing to keep."""
+    # CPython dies by SIGINT at its end if a KeyboardInterrupt came out of its last `exec` of a string, which dataclasses
+    # and Numba use: another `exec` makes it forget.
+    # exec("")
+    print("fastmlp.train: error: interrupted", file=sys.stderr)
+    return 130
+
+
 try:
     import csv
     import io
@@ -31,8 +41,7 @@ try:
     from fastmlp.report import Reporter, draw_curves, draw_misclassified
     from fastmlp.training import DivergenceError
 except KeyboardInterrupt:  # Ctrl-C in the first moments: `main` is not there yet to answer it
-    print("fastmlp.train: error: interrupted", file=sys.stderr)
-    sys.exit(130)
+    sys.exit(interrupted())
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -66,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run(parse_options(sys.argv[1:] if argv is None else argv))
         return 0
     except KeyboardInterrupt:
-        return fail("interrupted", 130)
+        return interrupted()
     except OSError as error:
         return fail(f"{error.filename}: {error.strerror}" if error.filename is not None else str(error))
     except MemoryError as error:
@@ -75,10 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(str(error))
 
 
-def fail(message: str, status: int = 2) -> int:
+def fail(message: str) -> int:
     """Print one line on standard error."""
     print(f"{PROGRAM}: error: {' '.join(message.split())}", file=sys.stderr)
-    return status
+    return 2
 
 
 class StopRequest:

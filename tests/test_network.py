@@ -330,6 +330,7 @@ def message_of(call: Callable[[], Any]) -> str:
     return message
 
 
+COLUMN = "y must be (n_samples,) = (2,) or one-hot (2, 2), got (2, 1); y.ravel() makes it so"
 KNOWN = "identity, relu, leaky_relu, elu, sigmoid, tanh, gelu, silu, softplus"
 
 
@@ -379,6 +380,23 @@ KNOWN = "identity, relu, leaky_relu, elu, sigmoid, tanh, gelu, silu, softplus"
         ({"dtype": "float16"}, "dtype must be one of float32, float64, got 'float16' (did you mean 'float64'?)"),
         ({"dtype": "int32"}, "dtype must be one of float32, float64, got 'int32'"),
         ({"dtype": "flaot32"}, "dtype must be one of float32, float64, got 'flaot32' (did you mean 'float32'?)"),
+        ({"activation": "ReLU"}, f"activation must be one of {KNOWN}, got 'ReLU' (did you mean 'relu'?)"),
+        ({"activation": np.eye(2)}, f"activation must be one of {KNOWN}, got array([1., 0.])"),
+        ({"init": [np.eye(30)]}, "init must be a name, got list; arrays go through set_parameters"),
+        ({"init": np.eye(30)}, "init must be a name, got ndarray; arrays go through set_parameters"),
+        ({"bias": "no"}, "bias must be True or False, got 'no'"),
+        ({"seed": np.eye(2)}, "seed must be a whole number, got array([[1., 0.], [0., 1.]])"),
+        ({"seed": "7" * 200}, f"seed must be a whole number, got '{'7' * 96}..."),
+        (
+            {"layer_sizes": [10**12, 10**12]},
+            "layer_sizes must make a network that fits in memory, got [1000000000000, 1000000000000]: "
+            "1000000000001000000000000 parameters",
+        ),
+        (
+            {"layer_sizes": [2**30, 2**30, 1], "bias": False},
+            "layer_sizes must make a network that fits in memory, got [1073741824, 1073741824, 1]: "
+            f"{2**60 + 2**30} parameters",
+        ),
         ({"seed": -1}, "seed must be >= 0, got -1"),
         ({"seed": 1.5}, "seed must be a whole number, got 1.5"),
         ({"engine": "Numba"}, "engine must be one of numba, numpy, got 'Numba' (did you mean 'numba'?)"),
@@ -400,7 +418,26 @@ def test_bad_constructor_arguments(arguments: dict[str, Any], message: str) -> N
         ({"threads": 0}, "threads must be >= 1, got 0"),
         ({"threads": -1}, "threads must be >= 1, got -1"),
         ({"optimizer": "sdg"}, "optimizer must be one of sgd, adam, adamw, rmsprop, got 'sdg' (did you mean 'sgd'?)"),
-        ({"optimizer": SGD}, f"optimizer must be SGD, Adam, AdamW or RMSprop, got {SGD!r}"),
+        (
+            {"optimizer": SGD},
+            f"optimizer must be SGD, Adam, AdamW or RMSprop, got {SGD!r} (did you mean SGD()?)",
+        ),
+        ({"optimizer": np.eye(2)}, "optimizer must be SGD, Adam, AdamW or RMSprop, got array([[1., 0.], [0., 1.]])"),
+        (
+            {"schedule": fastmlp.Cosine},
+            "schedule must be one of constant, step, exponential, cosine, one_cycle, inverse_scaling or a Schedule, "
+            f"got {fastmlp.Cosine!r} (did you mean Cosine()?)",
+        ),
+        ({"shuffle": "no"}, "shuffle must be True or False, got 'no'"),
+        ({"callbacks": print}, "callbacks must be a sequence of callables, got <built-in function print>"),
+        ({"callbacks": [print, 3]}, "callbacks[1] must be callable, got 3"),
+        ({"progress": 3}, "progress must be callable, got 3"),
+        ({"validation_data": (X, [0, 1], 3)}, "validation_data must be a pair (X, y), got 3 entries"),
+        ({"validation_data": (X,)}, "validation_data must be a pair (X, y), got 1 entries"),
+        ({"validation_data": 3}, "validation_data must be a pair (X, y), got 3"),
+        ({"validation_data": (X, [[0], [1]])}, f"validation {COLUMN}"),
+        ({"X": [[1.0, 2.0], [3.0]]}, "X must have rows of one length, got a ragged list"),
+        ({"y": [[1, 0], [1]]}, "y must have rows of one length, got a ragged list"),
         (
             {"schedule": "one-cycle"},
             "schedule must be one of constant, step, exponential, cosine, one_cycle, inverse_scaling, got 'one-cycle' "
@@ -422,6 +459,14 @@ def test_bad_fit_arguments(engine: str, arguments: dict[str, Any], message: str)
     assert message_of(lambda: net.fit(**{"X": X, "y": [0, 1], **arguments})) == message
     for a, b in zip((*net.weights, *net.biases), before, strict=True):
         assert_array_equal(a, b)
+
+
+def test_epsilon_that_the_dtype_rounds_to_zero(engine: str) -> None:
+    for optimizer in (fastmlp.Adam(epsilon=1e-50), fastmlp.AdamW(epsilon=1e-50), fastmlp.RMSprop(epsilon=1e-50)):
+        net = MLP([2, 2], engine=engine)
+        message = "epsilon must be > 0 in float32, got 1e-50"
+        assert message_of(lambda net=net, optimizer=optimizer: net.fit(X, [0, 1], optimizer=optimizer)) == message
+        MLP([2, 2], dtype="float64", engine=engine).fit(X, [0, 1], epochs=1, optimizer=optimizer)
 
 
 def with_value(value: float) -> Array:
@@ -468,7 +513,10 @@ def test_bad_inputs(engine: str, inputs: Any, message: str) -> None:
 
 def test_numbers_too_large_for_the_dtype(engine: str) -> None:
     net = hand_made(engine, dtype="float32")
-    assert message_of(lambda: net.forward(with_value(1e300))) == "X must be finite, got 1e+300 at [1, 0]"
+    assert message_of(lambda: net.forward(with_value(1e300))) == (
+        "X must not be too large for float32, got 1e+300 at [1, 0]"
+    )
+    assert message_of(lambda: net.forward(with_value(np.inf))) == "X must be finite, got inf at [1, 0]"
     # A sum that overflows is no reason to refuse numbers that do not.
     identity = MLP([1, 1], loss="squared_error", bias=False, dtype="float64", engine=engine)
     identity.set_parameters([[[1.0]]])
@@ -483,14 +531,22 @@ ONE_HOT = "one-hot y must have a single 1 in each row and zeros elsewhere"
     [
         ("softmax_cross_entropy", [0, 2], "y must hold classes 0 to 1, got 2"),
         ("softmax_cross_entropy", [-1, 0], "y must hold classes 0 to 1, got -1"),
-        ("softmax_cross_entropy", [0.0, 1.0], "y must hold whole-number classes, got float64"),
-        ("softmax_cross_entropy", ["0", "1"], "y must hold whole-number classes, got <U1"),
+        (
+            "softmax_cross_entropy", [0.0, 1.0],
+            "y must hold whole-number classes, got float64; y.astype(int) makes it so",
+        ),
+        (
+            "softmax_cross_entropy", [0.5, 1.0],
+            "y must hold whole-number classes, got float64; np.unique(y, return_inverse=True)[1] numbers them",
+        ),
+        (
+            "softmax_cross_entropy", ["0", "1"],
+            "y must hold whole-number classes, got <U1; np.unique(y, return_inverse=True)[1] numbers them",
+        ),
+        ("softmax_cross_entropy", [["0", "1"], ["1", "0"]], "y must be numeric, got dtype <U1"),
         ("softmax_cross_entropy", [[0, 1], [1, 1]], ONE_HOT),
         ("softmax_cross_entropy", [[0.5, 0.5], [1, 0]], ONE_HOT),
-        (
-            "softmax_cross_entropy", [[0], [1]],
-            "y must be (n_samples,) or one-hot like Z, got (2, 1) for outputs (2, 2)",
-        ),
+        ("softmax_cross_entropy", [[0], [1]], COLUMN),
         ("softmax_cross_entropy", [0], "y must have one entry for each of the 2 samples of X, got shape (1,)"),
         ("softmax_cross_entropy", [], "y must have one entry for each of the 2 samples of X, got shape (0,)"),
         ("softmax_cross_entropy", 1, "y must have one entry for each of the 2 samples of X, got shape ()"),
@@ -522,6 +578,9 @@ def test_what_only_classifiers_can_do(engine: str) -> None:
     ("weights", "biases", "message"),
     [
         ([np.zeros((2, 2))], None, "weights must be 2 arrays, one a layer, got 1"),
+        (None, None, "weights must be 2 arrays, one a layer, got None"),
+        ([np.zeros((2, 2))] * 2, 7, "biases must be 2 arrays, one a layer, got 7"),
+        ([np.zeros((2, 2)), [[1.0, 2.0], [3.0]]], None, "weights[1] must have rows of one length, got a ragged list"),
         ([np.zeros((2, 2)), np.zeros((2, 3))], None, "weights[1] must be (2, 2), got (2, 3)"),
         ([np.zeros((2, 2)), [[1.0, np.nan], [0, 0]]], None, "weights[1] must be finite, got nan at [0, 1]"),
         ([np.zeros((2, 2))] * 2, [np.zeros(2)], "biases must be 2 arrays, one a layer, got 1"),
