@@ -455,8 +455,8 @@ def check_optimizer(optimizer: Any) -> Optimizer:
 
 def check_epsilon(optimizer: Optimizer, dtype: Any) -> None:
     """Raise ValueError if the optimizer's epsilon, where it has one, is 0 in the dtype of the parameters."""
-    epsilon = getattr(optimizer, "epsilon", 1.0)
-    if np.dtype(dtype).type(epsilon) == 0:
+    epsilon = getattr(optimizer, "epsilon", None)
+    if epsilon is not None and np.dtype(dtype).type(epsilon) == 0:
         raise ValueError(f"epsilon must be > 0 in {np.dtype(dtype)}, got {epsilon:g}")
 
 

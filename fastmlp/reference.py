@@ -816,6 +816,19 @@ def sgd_update(
     optimizer = SGD(1.0, momentum, nesterov, weight_decay)
     slots = {"velocity": velocity} if momentum else {}
     gradients = check_update(optimizer, learning_rate, parameters, gradients, slots)
+    _sgd(parameters, gradients, velocity, learning_rate, momentum, nesterov, weight_decay)
+
+
+def _sgd(
+    parameters: Array,
+    gradients: Array,
+    velocity: Array | None,
+    learning_rate: float,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+) -> None:
+    """`sgd_update` without its checks, which the training loop need not repeat at every step."""
     T = parameters.dtype.type
     g = gradients + T(weight_decay) * parameters if weight_decay else gradients
     if momentum:
@@ -870,6 +883,25 @@ def adam_update(
     slots = {"first_moment": first_moment, "second_moment": second_moment}
     g = check_update(optimizer, learning_rate, parameters, gradients, slots)
     check_count("step", step)
+    _adam(
+        parameters, g, first_moment, second_moment, step, learning_rate, beta1, beta2, epsilon, weight_decay, decoupled
+    )  # fmt: skip
+
+
+def _adam(
+    parameters: Array,
+    g: Array,
+    first_moment: Array,
+    second_moment: Array,
+    step: int,
+    learning_rate: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    weight_decay: float,
+    decoupled: bool,
+) -> None:
+    """`adam_update` without its checks."""
     T = parameters.dtype.type
     if weight_decay and decoupled:
         parameters *= T(1.0 - learning_rate * weight_decay)
@@ -919,6 +951,19 @@ def rmsprop_update(
     """
     optimizer = RMSprop(1.0, rho, epsilon, weight_decay)
     gradients = check_update(optimizer, learning_rate, parameters, gradients, {"mean_square": mean_square})
+    _rmsprop(parameters, gradients, mean_square, learning_rate, rho, epsilon, weight_decay)
+
+
+def _rmsprop(
+    parameters: Array,
+    gradients: Array,
+    mean_square: Array,
+    learning_rate: float,
+    rho: float,
+    epsilon: float,
+    weight_decay: float,
+) -> None:
+    """`rmsprop_update` without its checks."""
     T = parameters.dtype.type
     g = gradients + T(weight_decay) * parameters if weight_decay else gradients
     mean_square *= T(rho)
@@ -1101,7 +1146,7 @@ class Engine:
     ) -> None:
         if isinstance(optimizer, SGD):
             velocity = slots[0] if slots else None
-            sgd_update(
+            _sgd(
                 parameters,
                 gradient,
                 velocity,
@@ -1111,12 +1156,12 @@ class Engine:
                 optimizer.weight_decay,
             )
         elif isinstance(optimizer, Adam):
-            adam_update(
+            _adam(
                 parameters, gradient, slots[0], slots[1], step, learning_rate, optimizer.beta1, optimizer.beta2,
                 optimizer.epsilon, optimizer.weight_decay, optimizer.name == "adamw",
             )  # fmt: skip
         elif isinstance(optimizer, RMSprop):
-            rmsprop_update(
+            _rmsprop(
                 parameters,
                 gradient,
                 slots[0],

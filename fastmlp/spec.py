@@ -7,6 +7,7 @@ agrees on it and every wrong name gets the same kind of answer.
 from __future__ import annotations
 
 import difflib
+import math
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -184,7 +185,7 @@ def check_number(
         number = float(value)
     except (TypeError, ValueError):
         raise ValueError(f"{what} must be a number, got {shown(value)}") from None
-    if not np.isfinite(number):
+    if not math.isfinite(number):
         raise ValueError(f"{what} must be finite, got {number}")
     if above is not None and not number > above:
         raise ValueError(f"{what} must be > {above:g}, got {number:g}")

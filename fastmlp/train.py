@@ -10,9 +10,9 @@ import sys
 
 def interrupted() -> int:
     """Answer a Ctrl-C that leaves nothing to keep."""
-    # CPython dies by SIGINT at its end if a KeyboardInterrupt came out of its last `exec` of a string, which dataclasses
-    # and Numba use: another `exec` makes it forget.
-    # exec("")
+    # CPython dies by SIGINT at its end if a KeyboardInterrupt came out of the last `exec` of a string, as dataclasses
+    # and Numba do it: another `exec` makes it forget.
+    exec("")
     print("fastmlp.train: error: interrupted", file=sys.stderr)
     return 130
 
