@@ -13,7 +13,7 @@ from numba import types
 from numpy.typing import NDArray
 
 from fastmlp.kernels import elementwise as e
-from fastmlp.kernels import loop
+from fastmlp.kernels import loop, products
 from fastmlp.kernels.jit import Kernel
 from fastmlp.kernels.lists import LIST_SLACK
 from fastmlp.kernels.loop import BLOCK_ROWS, MASK_SLACK, WEIGHT_ROWS, Layer, Samples, State
@@ -25,9 +25,11 @@ from fastmlp.training import available_cpus
 
 Array = NDArray[Any]
 
-FORWARD_PARTS = (loop.gather, loop.forward, e.activate)
+FORWARD_PARTS = (loop.gather, loop.forward, e.activate, products.multiply_rows, products.multiply_listed_rows)
 TRAINING_PARTS = (
-    loop.loss_and_output_gradient, loop.backward_through_layers, loop.backward_to_weights, e.multiply_by_slope, e.update
+    loop.loss_and_output_gradient, loop.backward_through_layers, loop.backward_to_weights, e.multiply_by_slope,
+    e.update,
+    products.multiply_columns, products.multiply_listed_columns,
 )  # fmt: skip
 """The kernels that the loop calls by address; the fields of `State` bear their names."""
 

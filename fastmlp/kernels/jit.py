@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import llvmlite
 import llvmlite.binding as llvm
 import numba
+import numpy as np
 import platformdirs
 from numba.core import caching
 
@@ -179,6 +180,10 @@ scalar: Callable[..., Any] = numba.njit(
     nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True
 )
 """The same for functions of one element: LLVM makes vector code of a loop only if no call is left in it."""
+
+
+FIRST = np.int64(0)
+"""A zero that Numba does not compile a function of its own for, as it does for a literal."""
 
 
 class Kernel:

@@ -29,15 +29,9 @@ from fastmlp.kernels.instructions import (
     real,
     scan_row,
 )
-from fastmlp.kernels.jit import inline, kernel
+from fastmlp.kernels.jit import FIRST, inline, kernel
 from fastmlp.kernels.lists import turn_masks
-from fastmlp.kernels.products import (
-    ROW_UNIT,
-    multiply_columns,
-    multiply_listed_columns,
-    multiply_listed_rows,
-    multiply_rows,
-)
+from fastmlp.kernels.products import ROW_UNIT
 from fastmlp.kernels.tiles import lanes
 
 BLOCK_ROWS = 240
@@ -118,6 +112,10 @@ class State(NamedTuple):
     activate: int
     multiply_by_slope: int
     update: int
+    multiply_rows: int
+    multiply_listed_rows: int
+    multiply_columns: int
+    multiply_listed_columns: int
 
 
 class Samples(NamedTuple):
@@ -149,9 +147,6 @@ class Memory(NamedTuple):
     order: Any
 
 
-FIRST = np.int64(0)
-"""A zero that Numba does not compile a function of its own for, as it does for a literal."""
-
 MASK_SLACK = 8
 """Rows of masks beyond a block's last row that a tile or a byte of a list may read."""
 
@@ -163,7 +158,7 @@ def state_at(place):
     return State(
         row[0], row[1], row[2], row[3], row[4], row[5], row[6], reals[7], row[8], row[9], row[10], row[11], row[12],
         row[13], row[14], row[15], row[16], row[17], row[18], row[19], row[20], row[21], row[22], row[23],
-        row[24], row[25], row[26], row[27], row[28], row[29],
+        row[24], row[25], row[26], row[27], row[28], row[29], row[30], row[31], row[32], row[33],
     )  # fmt: skip
 
 
@@ -283,18 +278,25 @@ def forward(place, begin, end, thread, like):
     X = advance(workspace, net.inputs)
     for number in range(net.n_layers):
         layer = layer_of(memory.layers, number)
-        W, b = advance(memory.parameters, layer.weights), advance(memory.parameters, layer.bias)
         Z, A = advance(workspace, layer.Z), advance(workspace, layer.A)
-        n_vectors = -(-layer.n_out // width)
+        X_place, Z_place = address_of(X), address_of(Z)
+        W = address_of(advance(memory.parameters, layer.weights))
+        b = address_of(advance(memory.parameters, layer.bias))
+        stride, n_vectors = layer.stride, -(-layer.n_out // width)
         if number == 0:
-            multiply_listed_rows(
-                X, layer.input_stride, memory.masks, net.n_words, W, layer.stride, b, Z, layer.stride, begin, end,
-                n_vectors, width, memory.indices,
+            call(
+                net.multiply_listed_rows,
+                (
+                    X_place, layer.input_stride, net.masks, net.n_words, W, stride, b, Z_place, stride, begin, end,
+                    n_vectors, address_of(memory.indices), like,
+                ),
             )  # fmt: skip
         else:
-            multiply_rows(
-                X, layer.input_stride, W, layer.stride, b, Z, layer.stride, begin, end, layer.n_in, n_vectors, width,
-                memory.indices,
+            call(
+                net.multiply_rows,
+                (
+                    X_place, layer.input_stride, W, stride, b, Z_place, stride, begin, end, layer.n_in, n_vectors, like,
+                ),
             )  # fmt: skip
         if layer.activation != e.IDENTITY:
             at, n = begin * layer.stride, (end - begin) * layer.stride
@@ -348,10 +350,14 @@ def backward_through_layers(place, begin, end, thread, like):
             D_place, kept_place = address_of(advance(D, at)), address_of(kept)
             call(net.multiply_by_slope, (layer.activation, D_place, kept_place, n, like))
         if number > 0:
-            dX = advance(workspace, layer_of(memory.layers, number - 1).D)
-            multiply_rows(
-                D, layer.stride, advance(workspace, layer.transposed), layer.input_stride, workspace, dX,
-                layer.input_stride, begin, end, layer.n_out, -(-layer.n_in // width), width, memory.indices,
+            transposed = address_of(advance(workspace, layer.transposed))
+            dX = address_of(advance(workspace, layer_of(memory.layers, number - 1).D))
+            call(
+                net.multiply_rows,
+                (
+                    address_of(D), layer.stride, transposed, layer.input_stride, net.workspace, dX, layer.input_stride,
+                    begin, end, layer.n_out, -(-layer.n_in // width), like,
+                ),
             )  # fmt: skip
     return 0
 
@@ -405,6 +411,7 @@ def backward_to_weights(place, n_rows, first_block, last_block, optimizer, const
         layer = layer_of(memory.layers, number)
         X = advance(workspace, net.inputs if number == 0 else layer_of(memory.layers, number - 1).A)
         D = advance(workspace, layer.D)
+        D_place, G = address_of(D), address_of(memory.weight_rows)
         n_vectors = -(-layer.n_out // width)
         n_pieces = -(-layer.n_in // WEIGHT_ROWS)
         for piece in range(n_pieces + net.bias):
@@ -413,7 +420,8 @@ def backward_to_weights(place, n_rows, first_block, last_block, optimizer, const
                 continue
             row = min(piece * WEIGHT_ROWS, layer.n_in)
             n_weight_rows = max(1, min(WEIGHT_ROWS, layer.n_in - row))
-            clear_columns(memory.weight_rows, n_weight_rows, n_vectors * width, layer.stride, like)
+            X_place, stride = address_of(advance(X, row)), layer.stride
+            clear_columns(memory.weight_rows, n_weight_rows, n_vectors * width, stride, like)
             if piece == n_pieces:
                 # The bias stands in the parameters as one more row of W, and its gradient is a sum over the samples.
                 sum_of_rows(D, n_rows, layer.stride, memory.weight_rows, like)
@@ -421,14 +429,20 @@ def backward_to_weights(place, n_rows, first_block, last_block, optimizer, const
                 if row >> 6 != turned_word:
                     turned_word = row >> 6
                     turn_masks(memory.masks, net.n_words, turned_word, n_rows, memory.turned)
-                multiply_listed_columns(
-                    advance(X, row), layer.input_stride, memory.turned, (row & 63) >> 2, n_rows, D, layer.stride,
-                    workspace, memory.weight_rows, layer.stride, n_weight_rows, n_vectors, width, memory.indices,
+                call(
+                    net.multiply_listed_columns,
+                    (
+                        X_place, layer.input_stride, address_of(memory.turned), (row & 63) >> 2, n_rows, D_place,
+                        stride, net.workspace, G, stride, n_weight_rows, n_vectors, address_of(memory.indices), like,
+                    ),
                 )  # fmt: skip
             else:
-                multiply_columns(
-                    advance(X, row), layer.input_stride, D, layer.stride, workspace, memory.weight_rows, layer.stride,
-                    n_weight_rows, n_rows, n_vectors, width, memory.indices,
+                call(
+                    net.multiply_columns,
+                    (
+                        X_place, layer.input_stride, D_place, stride, net.workspace, G, stride, n_weight_rows, n_rows,
+                        n_vectors, like,
+                    ),
                 )  # fmt: skip
             use_gradient(net, memory, layer, row, n_weight_rows, first_block, last_block, optimizer, constants, like)
     return 0

@@ -12,10 +12,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastmlp.kernels.instructions import advance
-from fastmlp.kernels.jit import inline
+from fastmlp.kernels.instructions import advance, pointer
+from fastmlp.kernels.jit import FIRST, inline, kernel
 from fastmlp.kernels.lists import backward_list, forward_list
-from fastmlp.kernels.tiles import SHAPES, dense_columns, dense_row, dense_rows, listed_columns, listed_row, listed_rows
+from fastmlp.kernels.tiles import (
+    SHAPES,
+    dense_columns,
+    dense_row,
+    dense_rows,
+    lanes,
+    listed_columns,
+    listed_row,
+    listed_rows,
+)
 
 DENSE = SHAPES["dense", "rows"]
 DENSE_COLUMNS = SHAPES["dense", "columns"]
@@ -38,15 +47,22 @@ def panel_edge(panel, n_panels, n_vectors):
     return panel * n_vectors // n_panels
 
 
-@inline
-def multiply_rows(A, lda, B, ldb, initial, C, ldc, first_row, last_row, depth, n_vectors, lanes, no_list):
+@kernel
+def multiply_rows(A_place, lda, B_place, ldb, initial_place, C_place, ldc, first_row, last_row, depth, n_vectors, like):
     """``C[i, :] = initial + A[i, :depth] B[:depth, :]`` for the rows from `first_row` up to `last_row`."""
+    A, B, C, initial = (
+        pointer(A_place, like),
+        pointer(B_place, like),
+        pointer(C_place, like),
+        pointer(initial_place, like),
+    )
+    no_list = pointer(FIRST, np.int32(0))
     single = last_row - first_row == 1
     n_panels = -(-n_vectors // (SINGLE if single else DENSE.vectors))
     for panel in range(n_panels):
         v = panel_edge(panel, n_panels, n_vectors)
         count = panel_edge(panel + 1, n_panels, n_vectors) - v
-        column = v * lanes
+        column = v * lanes(like)
         for p in range(0, depth, DEPTH):
             n = min(DEPTH, depth - p)
             b = advance(B, p * ldb + column)
@@ -57,19 +73,28 @@ def multiply_rows(A, lda, B, ldb, initial, C, ldc, first_row, last_row, depth, n
                     dense_row(count, a, lda, b, ldb, start, ldi, c, ldc, no_list, n)
                 else:
                     dense_rows(count, a, lda, b, ldb, start, ldi, c, ldc, no_list, n)
+    return 0
 
 
-@inline
+@kernel
 def multiply_listed_rows(
-    A, lda, masks, n_words, B, ldb, initial, C, ldc, first_row, last_row, n_vectors, lanes, indices
-):
+    A_place, lda, masks_place, n_words, B_place, ldb, initial_place, C_place, ldc, first_row, last_row, n_vectors,
+    indices_place, like,
+):  # fmt: skip
     """The same for an A with masks, over the inputs that are not zero."""
+    A, B, C, initial = (
+        pointer(A_place, like),
+        pointer(B_place, like),
+        pointer(C_place, like),
+        pointer(initial_place, like),
+    )
+    masks, indices = pointer(masks_place, np.uint64(0)), pointer(indices_place, np.int32(0))
     single = last_row - first_row == 1
     n_panels = -(-n_vectors // (SINGLE if single else LISTED.vectors))
     for panel in range(n_panels):
         v = panel_edge(panel, n_panels, n_vectors)
         count = panel_edge(panel + 1, n_panels, n_vectors) - v
-        column = v * lanes
+        column = v * lanes(like)
         b = advance(B, column)
         for word in range(0, n_words, DEPTH // 64):
             end = min(word + DEPTH // 64, n_words)
@@ -81,36 +106,54 @@ def multiply_listed_rows(
                     listed_row(count, a, lda, b, ldb, start, ldi, c, ldc, indices, length)
                 else:
                     listed_rows(count, a, lda, b, ldb, start, ldi, c, ldc, indices, length)
+    return 0
 
 
-@inline
-def multiply_columns(A, lda, B, ldb, initial, C, ldc, n_rows, depth, n_vectors, lanes, no_list):
+@kernel
+def multiply_columns(A_place, lda, B_place, ldb, initial_place, C_place, ldc, n_rows, depth, n_vectors, like):
     """``C[i, :] = initial + A[:depth, i]ᵀ B[:depth, :]`` for the first `n_rows` rows of C."""
+    A, B, C, initial = (
+        pointer(A_place, like),
+        pointer(B_place, like),
+        pointer(C_place, like),
+        pointer(initial_place, like),
+    )
+    no_list = pointer(FIRST, np.int32(0))
     n_panels = -(-n_vectors // DENSE_COLUMNS.vectors)
     for panel in range(n_panels):
         v = panel_edge(panel, n_panels, n_vectors)
         count = panel_edge(panel + 1, n_panels, n_vectors) - v
-        column = v * lanes
+        column = v * lanes(like)
         for row in range(0, n_rows, DENSE_COLUMNS.rows):
             dense_columns(
                 count, advance(A, row), lda, advance(B, column), ldb, advance(initial, column), 0,
                 advance(C, row * ldc + column), ldc, no_list, depth,
             )  # fmt: skip
+    return 0
 
 
-@inline
+@kernel
 def multiply_listed_columns(
-    A, lda, turned, first_group, n_rows_of_A, B, ldb, initial, C, ldc, n_rows, n_vectors, lanes, indices
-):
+    A_place, lda, turned_place, first_group, n_rows_of_A, B_place, ldb, initial_place, C_place, ldc, n_rows, n_vectors,
+    indices_place, like,
+):  # fmt: skip
     """The same for an A with turned masks, over its rows that are not zero, for the first `n_rows` rows of C."""
+    A, B, C, initial = (
+        pointer(A_place, like),
+        pointer(B_place, like),
+        pointer(C_place, like),
+        pointer(initial_place, like),
+    )
+    turned, indices = pointer(turned_place, np.uint8(0)), pointer(indices_place, np.int32(0))
     n_panels = -(-n_vectors // LISTED_COLUMNS.vectors)
     for panel in range(n_panels):
         v = panel_edge(panel, n_panels, n_vectors)
         count = panel_edge(panel + 1, n_panels, n_vectors) - v
-        column = v * lanes
+        column = v * lanes(like)
         for row in range(0, n_rows, LISTED_COLUMNS.rows):
             length = backward_list(turned, first_group + row // LISTED_COLUMNS.rows, n_rows_of_A, indices)
             listed_columns(
                 count, advance(A, row), lda, advance(B, column), ldb, advance(initial, column), 0,
                 advance(C, row * ldc + column), ldc, indices, length,
             )  # fmt: skip
+    return 0

@@ -17,10 +17,10 @@ from fastmlp import reference
 from fastmlp.kernels import elementwise as e
 from fastmlp.kernels.engine import address, step_constants
 from fastmlp.kernels.instructions import advance, pointer, real
-from fastmlp.kernels.jit import Kernel, kernel
+from fastmlp.kernels.jit import kernel
 from fastmlp.kernels.products import DENSE as DENSE_ROWS
 from fastmlp.kernels.products import DENSE_COLUMNS, multiply_columns, multiply_rows
-from fastmlp.kernels.tiles import lanes
+from fastmlp.kernels.tiles import lanes_of
 from fastmlp.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 from fastmlp.parameters import aligned_zeros, padded
 from fastmlp.shapes import (
@@ -50,26 +50,6 @@ def twin(function: Function) -> Function:
 # --- The affine layer -------------------------------------------------------------------------------------------------
 
 
-@kernel
-def product_by_rows(A, lda, B, ldb, initial, C, n_rows, depth, like):  # type: ignore[no-untyped-def]
-    """``C = initial + A B`` of matrices in whole tiles; the row strides of B and C are one."""
-    width = lanes(like)
-    multiply_rows(
-        pointer(A, like), lda, pointer(B, like), ldb, pointer(initial, like), pointer(C, like), ldb, np.int64(0),
-        n_rows, depth, ldb // width, width, pointer(0, np.int32(0)),
-    )  # fmt: skip
-
-
-@kernel
-def product_by_columns(A, lda, B, ldb, initial, C, n_rows, depth, like):  # type: ignore[no-untyped-def]
-    """``C = initial + Aᵀ B`` of matrices in whole tiles; the row strides of B and C are one."""
-    width = lanes(like)
-    multiply_columns(
-        pointer(A, like), lda, pointer(B, like), ldb, pointer(initial, like), pointer(C, like), ldb, n_rows, depth,
-        ldb // width, width, pointer(0, np.int32(0)),
-    )  # fmt: skip
-
-
 def in_whole_tiles(A: Array, dtype: Any, tile_rows: int = 1) -> Array:
     """Copy a matrix to one whose rows are padded with zeros, and are as many as whole tiles have."""
     dtype = np.dtype(dtype)
@@ -80,13 +60,17 @@ def in_whole_tiles(A: Array, dtype: Any, tile_rows: int = 1) -> Array:
     return copy
 
 
-def run_product(product: Kernel, A: Array, B: Array, initial: Array, n_rows: int, depth: int, tile_rows: int) -> Array:
-    """Run a product kernel on padded matrices; give the whole padded C."""
-    rows = -(-n_rows // tile_rows) * tile_rows
-    C = aligned_zeros(rows * B.shape[1], B.dtype.name).reshape(rows, B.shape[1])
-    like = B.dtype.type(0)
-    run = product.entry(B.dtype)
-    run(address(A), A.shape[1], address(B), B.shape[1], address(initial), address(C), n_rows, depth, like)
+def product(A: Array, B: Array, initial: Array, n_rows: int, depth: int, by_columns: bool = False) -> Array:
+    """Give ``initial + A B``, or with `by_columns` ``initial + Aᵀ B``, of matrices in whole tiles, padded likewise."""
+    tile_rows = (DENSE_COLUMNS if by_columns else DENSE_ROWS).rows
+    stride, like = B.shape[1], B.dtype.type(0)
+    C = aligned_zeros(-(-n_rows // tile_rows) * tile_rows * stride, B.dtype.name).reshape(-1, stride)
+    places = address(A), A.shape[1], address(B), stride, address(initial), address(C), stride
+    n_vectors = stride // lanes_of(B.dtype.itemsize * 8)
+    if by_columns:
+        multiply_columns.entry(B.dtype)(*places, n_rows, depth, n_vectors, like)
+    else:
+        multiply_rows.entry(B.dtype)(*places, 0, n_rows, depth, n_vectors, like)
     return C
 
 
@@ -100,8 +84,7 @@ def affine_forward(X: Array, W: Array, b: Array | None = None, out: Array | None
     if b is not None:
         initial[: len(b)] = b
     tiles_of_X = in_whole_tiles(X, W.dtype, DENSE_ROWS.rows)
-    Y = run_product(product_by_rows, tiles_of_X, padded_W, initial, len(X), W.shape[0], DENSE_ROWS.rows)
-    Y = Y[: len(X), : W.shape[1]]
+    Y = product(tiles_of_X, padded_W, initial, len(X), W.shape[0])[: len(X), : W.shape[1]]
     if out is None:
         return np.ascontiguousarray(Y)
     out[...] = Y
@@ -115,19 +98,12 @@ def affine_backward(X: Array, W: Array, dY: Array) -> tuple[Array, Array, Array]
     n_samples, (n_in, n_out) = len(X), W.shape
     D = in_whole_tiles(dY, W.dtype, DENSE_ROWS.rows)
     no_bias = aligned_zeros(max(D.shape[1], padded(n_in, W.dtype.itemsize)), W.dtype.name)
-    dX = run_product(product_by_rows, D, in_whole_tiles(W.T, W.dtype), no_bias, n_samples, n_out, DENSE_ROWS.rows)
+    dX = product(D, in_whole_tiles(W.T, W.dtype), no_bias, n_samples, n_out)
     # A tile by columns reads whole tiles across: of the columns of X, here.
     wide_X = in_whole_tiles(np.pad(X, ((0, 0), (0, DENSE_COLUMNS.rows))), W.dtype)
-    dW = run_product(product_by_columns, wide_X, D, no_bias, n_in, n_samples, DENSE_COLUMNS.rows)
-    db = run_product(
-        product_by_columns,
-        np.ones((n_samples, DENSE_COLUMNS.rows), W.dtype),
-        D,
-        no_bias,
-        1,
-        n_samples,
-        DENSE_COLUMNS.rows,
-    )
+    dW = product(wide_X, D, no_bias, n_in, n_samples, by_columns=True)
+    ones = np.ones((n_samples, DENSE_COLUMNS.rows), W.dtype)
+    db = product(ones, D, no_bias, 1, n_samples, by_columns=True)
     return (
         np.ascontiguousarray(dX[:n_samples, :n_in]),
         np.ascontiguousarray(dW[:n_in, :n_out]),
