@@ -1031,7 +1031,8 @@ class Engine:
     def gradients(self, parameters: Array, X: Array, y: Array) -> tuple[float, Array]:
         """Loss and its derivative by every parameter, as a flat buffer in the layout of `parameters`."""
         flat = self.layout.allocate()
-        return self._gradients(parameters, self._scaled(X), y, flat), flat
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._gradients(parameters, self._scaled(X), y, flat), flat
 
     def train_steps(
         self,

@@ -227,7 +227,7 @@ def train(
         while state.epoch < first_epoch + span and not stop:
             position = (state.epoch - first_epoch) * n_batches + state.batch
             n_steps = min(chunk, span * n_batches - position)
-            factors = recipe.schedule.factors(state.step, n_steps, n_batches, recipe.epochs)
+            factors = checked_factors(recipe.schedule, state.step, n_steps, n_batches, recipe.epochs)
             started = time.perf_counter()
             losses = engine.train_steps(
                 parameters, state.slots, X, y, orders, recipe.batch_size, position, recipe.optimizer, state.step,
@@ -273,6 +273,21 @@ def train(
                     state.history.validation_accuracy.append(accuracy)
             answers = [callback(state.history) for callback in callbacks]  # All are called, whatever the first says.
             stop = stop or any(answers)
+
+
+def checked_factors(
+    schedule: Schedule, first_step: int, n_steps: int, n_batches: int, epochs: int
+) -> NDArray[np.float64]:
+    """Give a schedule's factors; raise ValueError if one would train uphill, or not at all."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        factors = schedule.factors(first_step, n_steps, n_batches, epochs)
+    wrong = ~(np.isfinite(factors) & (factors >= 0.0))
+    if wrong.any():
+        step = int(np.argmax(wrong))
+        raise ValueError(
+            f"schedule must give finite factors >= 0, got {factors[step]:g} at step {first_step + step + 1}"
+        )
+    return factors
 
 
 def draw_orders(rng: np.random.Generator, n_epochs: int, n_samples: int) -> NDArray[np.int64]:

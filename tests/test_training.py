@@ -500,3 +500,14 @@ def test_threads_are_never_more_than_the_process_may_use(engine: str) -> None:
     assert 1 <= net.threads(100) <= available
     with pytest.raises(ValueError, match=r"^threads must be >= 1, got 0$"):
         net.threads(100, 0)
+
+
+@pytest.mark.parametrize("factor", [math.inf, -1.0])
+def test_a_schedule_that_gives_no_usable_factor_is_refused(engine, factor):
+    class Wild(Constant):
+        def curve(self, t, epochs):
+            return np.where(t < 1.0, 1.0, factor)
+
+    net = MLP([2, 3, 2], engine=engine)
+    with pytest.raises(ValueError, match=r"schedule must give finite factors >= 0, got (inf|-1) at step 3"):
+        net.fit(np.eye(2), np.array([0, 1]), epochs=3, batch_size=1, schedule=Wild())
