@@ -12,6 +12,7 @@ import tempfile
 import types
 import warnings
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -229,7 +230,8 @@ class Kernel:
     def address(self, *dtypes: Any) -> int:
         """Give what other kernels call."""
         result = self.compiled(*dtypes)
-        return result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name)  # type: ignore[no-any-return]
+        machine_code = attrgetter("library")(result)
+        return machine_code.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name)  # type: ignore[no-any-return]
 
 
 def kernel(function: Callable[..., Any]) -> Kernel:
