@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +13,12 @@ from workloads import Samples, Workload, initial_parameters, learning_rates, mak
 Array = np.ndarray
 
 
-class Contender:
+class Contender(ABC):
     """A library that trains and predicts.
 
     A subclass builds its network in `prepare`. Then `restart` goes back to the initial parameters (and is not timed),
-    `epoch` trains one epoch with the given learning rate of each step and returns the mean training loss, `train`
-    trains the epochs of a turn, and `predict` takes and gives NumPy arrays.
+    `train` trains the epochs of a turn and returns the last one's mean training loss, and `predict` takes and gives
+    NumPy arrays.
     """
 
     title = ""
@@ -36,17 +37,24 @@ class Contender:
         """Whether the library can do this work."""
         return True
 
-    def prepare(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def prepare(self) -> None: ...
 
-    def restart(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def restart(self) -> None: ...
 
-    def epoch(self, rates: Array) -> float:
-        raise NotImplementedError
+    @abstractmethod
+    def train(self) -> float: ...
 
-    def predict(self, X: Array) -> Array:
-        raise NotImplementedError
+    @abstractmethod
+    def predict(self, X: Array) -> Array: ...
+
+
+class EpochByEpoch(Contender):
+    """A library whose training loop is written out here: `epoch` takes the learning rate of each step."""
+
+    @abstractmethod
+    def epoch(self, rates: Array) -> float: ...
 
     def train(self) -> float:
         for rates in self.rates:
@@ -105,7 +113,7 @@ class NumPyEngine(FastMLP):
     engine = "numpy"
 
 
-class NumPy(Contender):
+class NumPy(EpochByEpoch):
     """A loop written by hand: every array is allocated once, every call writes into one."""
 
     title = "NumPy by hand"
@@ -283,7 +291,7 @@ class SklearnMLP(Contender):
         return self.estimator.predict(X)
 
 
-class Torch(Contender):
+class Torch(EpochByEpoch):
     """PyTorch, eager: batches gathered from one tensor, which takes 0.6 times as long as a `DataLoader`."""
 
     title = "PyTorch"
@@ -357,7 +365,7 @@ class TorchCompiled(Torch):
             return (outputs.argmax(1) if self.work.loss == "softmax_cross_entropy" else outputs).numpy()
 
 
-class Jax(Contender):
+class Jax(EpochByEpoch):
     """JAX: all epochs of a turn are one jitted scan over the batches, the shuffled gather included."""
 
     title = "JAX"

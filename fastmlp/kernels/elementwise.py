@@ -2,7 +2,7 @@
 
 The same functions serve the public kernels and the minibatch loop. They are plain loops over contiguous memory, which
 LLVM turns into vector code; exp and expm1 are written out so that it can (the C library's would be called element by
-element, 5-10 ns each).
+element).
 """
 
 from __future__ import annotations

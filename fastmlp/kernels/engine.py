@@ -44,7 +44,7 @@ FORWARD_ALL = Kernel(
 NO_CLASSES = np.empty(0, np.int64)
 
 STEP_WORK = 2_000_000
-"""Multiply-adds of a step that are worth a thread: below, the barriers and the cold caches cost more than it brings."""
+"""Multiply-adds of a step that are worth a thread: about 20 µs of work, against two barriers. Chosen, not tuned."""
 FORWARD_WORK = 20_000_000
 """The same for a forward pass, which starts its threads anew."""
 

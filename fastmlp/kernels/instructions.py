@@ -46,8 +46,8 @@ def call_intrinsic(builder: ir.IRBuilder, name: str, *arguments: Any) -> Any:
 
 # --- Pointers ---------------------------------------------------------------------------------------------------------
 #
-# Inside the kernels memory is pointers: Numba indexes them like arrays, without the bookkeeping of arrays (slicing one
-# is a hundred instructions for LLVM to remove again, and made up most of the compile time).
+# Inside the kernels memory is pointers: Numba indexes them like arrays, without the bookkeeping of arrays (passing
+# and slicing those is code that Numba has to write and LLVM to remove again, which takes compile time).
 
 
 @intrinsic

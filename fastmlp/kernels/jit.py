@@ -193,7 +193,7 @@ class Kernel:
     Python calls its `entry`, which goes straight to the compiled code without Numba's look-up of argument types; so
     the arguments must be of the declared types. Other kernels call its `address` (`fastmlp.kernels.instructions.call`).
     They could call the function by name, but then Numba would optimise it, and all that it calls, again in each of
-    them: two thirds of the compile time was that.
+    them: a third of the compile time was that.
 
     Parameters
     ----------

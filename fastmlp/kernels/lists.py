@@ -9,8 +9,8 @@ zero. From the masks come two kinds of list, each in ascending order:
   of eight rows, 8 x 64 bits, is turned into 16 bytes, one for each four inputs, whose bit r says "row r has one".
 
 Set bits are written out a byte at a time: a table gives, for each of the 256 bytes, the positions of its set bits, and
-eight positions are stored at once though only the first few count. That takes 3 cycles a byte on any machine with
-vectors of 64 bits. (AVX-512's compressing store is one instruction, and costs over 100 cycles on Zen 4.)
+eight positions are stored at once though only the first few count. For 16 bits that takes 2 ns, where AVX-512's
+compressing store, one instruction, takes 30 (both measured on Zen 4).
 """
 
 from __future__ import annotations

@@ -77,8 +77,8 @@ FIELDS = len(Layer._fields)
 class State(NamedTuple):
     """What the loop knows of a network, and the memory that it writes, given by its address here and below.
 
-    Python writes it as one row of int64, and a kernel reads it from there: one argument instead of twenty, each of
-    which would cost a call some 20 ns. Threads share the memory, but for the last three, of which each has a part.
+    Python writes it as one row of int64, and a kernel reads it from there: one argument instead of thirty, each of
+    which would make a call dearer. Threads share the memory, but for the last three, of which each has a part.
     """
 
     layers: int  # int64 (n_layers, FIELDS)
