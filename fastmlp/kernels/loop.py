@@ -98,7 +98,7 @@ class State(NamedTuple):
     weight_rows_size: int
     indices: int  # int32, a list.
     indices_size: int
-    turned: int  # uint8 (2 * BLOCK_ROWS,), the masks of 64 inputs, turned.
+    turned: int  # uint8 (4 * BLOCK_ROWS,), the masks of 64 inputs, turned.
     parameters: int
     gradient: int
     slot1: int
@@ -183,7 +183,7 @@ def memory_of(net, like, thread):
         pointer(net.row_losses, 0.0),
         advance(pointer(net.weight_rows, like), thread * net.weight_rows_size),
         advance(pointer(net.indices, np.int32(0)), thread * net.indices_size),
-        advance(pointer(net.turned, np.uint8(0)), thread * 2 * BLOCK_ROWS),
+        advance(pointer(net.turned, np.uint8(0)), thread * 4 * BLOCK_ROWS),
         pointer(net.order, np.int64(0)),
     )
 
@@ -432,7 +432,7 @@ def backward_to_weights(place, n_rows, first_block, last_block, optimizer, const
                 call(
                     net.multiply_listed_columns,
                     (
-                        X_place, layer.input_stride, address_of(memory.turned), (row & 63) >> 2, n_rows, D_place,
+                        X_place, layer.input_stride, address_of(memory.turned), (row & 63) >> 1, n_rows, D_place,
                         stride, net.workspace, G, stride, n_weight_rows, n_vectors, address_of(memory.indices), like,
                     ),
                 )  # fmt: skip
