@@ -421,6 +421,10 @@ def backward_to_weights(place, n_rows, first_block, last_block, optimizer, const
             row = min(piece * WEIGHT_ROWS, layer.n_in)
             n_weight_rows = max(1, min(WEIGHT_ROWS, layer.n_in - row))
             X_place, stride = address_of(advance(X, row)), layer.stride
+            if threads > 1:
+                ahead = advance(X, min(row + threads * WEIGHT_ROWS, layer.n_in - 1))
+                for i in range(n_rows):
+                    prefetch(advance(ahead, i * layer.input_stride))
             clear_columns(memory.weight_rows, n_weight_rows, n_vectors * width, stride, like)
             if piece == n_pieces:
                 # The bias stands in the parameters as one more row of W, and its gradient is a sum over the samples.
