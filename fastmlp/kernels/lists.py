@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastmlp.kernels.instructions import address_of, advance, expand8, pointer, pointer_to
+from fastmlp.kernels.instructions import address_of, advance, count_ones, expand8, pointer, pointer_to
 from fastmlp.kernels.jit import inline
 
 POSITIONS = np.zeros(256 * 8, dtype=np.uint8)
@@ -36,6 +36,20 @@ FOURS = np.uint64(0x0F0F0F0F0F0F0F0F)
 
 LIST_SLACK = 8
 """Elements that a list needs beyond its longest: eight are stored at a time."""
+
+
+LISTS_PAY_BELOW = 2 / 3
+"""Share of inputs that are not zero up to which the listed tiles are faster: above it, the lists of two rows hold nearly
+all inputs, and dense tiles, which hold more rows, load less."""
+
+
+@inline
+def lists_pay(masks, n_words, first_row, last_row, n_in):
+    """Whether few enough inputs of some rows are not zero."""
+    ones = 0
+    for i in range(first_row * n_words, last_row * n_words):
+        ones += count_ones(masks[i])
+    return ones < LISTS_PAY_BELOW * ((last_row - first_row) * n_in)
 
 
 @inline

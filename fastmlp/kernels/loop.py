@@ -30,7 +30,7 @@ from fastmlp.kernels.instructions import (
     scan_row,
 )
 from fastmlp.kernels.jit import FIRST, inline, kernel
-from fastmlp.kernels.lists import turn_masks
+from fastmlp.kernels.lists import lists_pay, turn_masks
 from fastmlp.kernels.products import ROW_UNIT
 from fastmlp.kernels.tiles import lanes
 
@@ -283,7 +283,7 @@ def forward(place, begin, end, thread, like):
         W = address_of(advance(memory.parameters, layer.weights))
         b = address_of(advance(memory.parameters, layer.bias))
         stride, n_vectors = layer.stride, -(-layer.n_out // width)
-        if number == 0:
+        if number == 0 and lists_pay(memory.masks, net.n_words, begin, end, layer.n_in):
             call(
                 net.multiply_listed_rows,
                 (
@@ -405,6 +405,7 @@ def backward_to_weights(place, n_rows, first_block, last_block, optimizer, const
     memory = memory_of(net, like, thread)
     workspace = memory.workspace
     width = lanes(like)
+    listed = lists_pay(memory.masks, net.n_words, FIRST, n_rows, layer_of(memory.layers, FIRST).n_in)
     turned_word = -1
     unit = 0
     for number in range(net.n_layers - 1, -1, -1):
@@ -429,7 +430,7 @@ def backward_to_weights(place, n_rows, first_block, last_block, optimizer, const
             if piece == n_pieces:
                 # The bias stands in the parameters as one more row of W, and its gradient is a sum over the samples.
                 sum_of_rows(D, n_rows, layer.stride, memory.weight_rows, like)
-            elif number == 0:
+            elif number == 0 and listed:
                 if row >> 6 != turned_word:
                     turned_word = row >> 6
                     turn_masks(memory.masks, net.n_words, turned_word, n_rows, memory.turned)

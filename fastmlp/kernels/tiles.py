@@ -54,7 +54,7 @@ class Shape(NamedTuple):
 SHAPES: dict[tuple[str, str], Shape] = {
     32: {
         ("dense", "rows"): Shape(6, 4),
-        ("dense", "columns"): Shape(6, 4),
+        ("dense", "columns"): Shape(8, 3),
         ("listed", "rows"): Shape(2, 7),
         ("listed", "columns"): Shape(2, 7),
         ("dense", "row"): Shape(1, 8),
