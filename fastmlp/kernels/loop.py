@@ -43,7 +43,7 @@ WEIGHT_ROWS = 16
 """Rows of a weight matrix that a thread takes at a time: enough that the update is one long loop, few enough that they
 stay in the cache for it. It divides 64, so that a word of the masks serves a whole number of them."""
 
-AHEAD = 3
+AHEAD = 8
 """Samples between the one that is copied and the one that is asked for from memory."""
 
 SPINS = 4000
@@ -240,8 +240,11 @@ def gather(place, samples_place, order_place, begin, end, like):
     n_in, stride = layer.n_in, layer.input_stride
     scale = real(net.input_scale, like)
     sample_bytes = n_in if samples.X_is_uint8 != 0 else n_in * (8 if is_double(like) else 4)
+    last = layer_of(memory.layers, net.n_layers - 1)
+    target_bytes = 8 if net.loss == e.SOFTMAX_CROSS_ENTROPY else last.n_out * (8 if is_double(like) else 4)
     for row in range(begin, end):
         x = advance(memory.workspace, net.inputs + row * stride)
+        prefetch(pointer(samples.y + order[row] * target_bytes, np.uint8(0)))  # The loss will want it.
         address = samples.X + order[row] * samples.X_stride
         # The samples lie anywhere in memory: ask for one that will be wanted soon while this one is copied.
         ahead = pointer(samples.X + order[min(row + AHEAD, end - 1)] * samples.X_stride, np.uint8(0))
@@ -319,13 +322,13 @@ def loss_and_output_gradient(place, samples_place, order_place, begin, end, scal
     last = layer_of(memory.layers, net.n_layers - 1)
     stride, n_out = last.stride, last.n_out
     scale = real(scale, like)
-    for row in range(begin, end):
-        a = advance(memory.workspace, last.A + row * stride)
-        d = advance(memory.workspace, last.D + row * stride)
-        if net.loss == e.SOFTMAX_CROSS_ENTROPY:
-            y = pointer(samples.y, np.int64(0))[order[row]]
-            memory.row_losses[row] += e.softmax_cross_entropy_row(a, n_out, y, scale, d, stride)
-        else:
+    A, D = advance(memory.workspace, last.A), advance(memory.workspace, last.D)
+    if net.loss == e.SOFTMAX_CROSS_ENTROPY:
+        classes = pointer(samples.y, np.int64(0))
+        e.softmax_cross_entropy_rows(A, n_out, classes, order, scale, D, stride, memory.row_losses, begin, end)
+    else:
+        for row in range(begin, end):
+            a, d = advance(A, row * stride), advance(D, row * stride)
             targets = advance(pointer(samples.y, like), order[row] * n_out)
             if net.loss == e.SIGMOID_CROSS_ENTROPY:
                 memory.row_losses[row] += e.sigmoid_cross_entropy_row(a, n_out, targets, scale, d)
