@@ -268,8 +268,10 @@ def softmax(Z: Array, out: Array | None = None) -> Array:
 
 
 @kernel
-def loss_rows(loss, Z_place, order, classes, Y, scale, D_place, losses_place, n_rows, n, stride, like):  # type: ignore[no-untyped-def]
-    """The losses of rows of n elements; their derivatives, times `scale`, go to D. Rows of Z and D are `stride` apart."""
+def loss_rows(  # type: ignore[no-untyped-def]
+    loss, Z_place, order, classes, Y, scale, D_place, losses_place, n_rows, n, stride, like
+):
+    """The losses of rows of n elements, `stride` apart; their derivatives, times `scale`, go to D, laid out like Z."""
     factor = real(scale, like)
     Z, D, losses = pointer(Z_place, like), pointer(D_place, like), pointer(losses_place, 0.0)
     if loss == e.SOFTMAX_CROSS_ENTROPY:
