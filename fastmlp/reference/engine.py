@@ -1,0 +1,216 @@
+"""The NumPy engine: the functions of this package, put together into a training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
+from fastmlp.parameters import ParameterLayout
+from fastmlp.reference import activations as f
+from fastmlp.reference.affine import affine_forward
+from fastmlp.reference.losses import sigmoid_cross_entropy, softmax_cross_entropy, squared_error
+from fastmlp.reference.updates import adam_step, rmsprop_step, sgd_step
+
+Array = NDArray[Any]
+Activation = Callable[..., Array]
+Backward = Callable[[Array, Array], Array]
+
+ACTIVATIONS: dict[str, tuple[Activation, Backward]] = {
+    "identity": (f.identity, f.identity_backward),
+    "relu": (f.relu, f.relu_backward),
+    "leaky_relu": (f.leaky_relu, f.leaky_relu_backward),
+    "elu": (f.elu, f.elu_backward),
+    "sigmoid": (f.sigmoid, f.sigmoid_backward),
+    "tanh": (f.tanh, f.tanh_backward),
+    "gelu": (f.gelu, f.gelu_backward),
+    "silu": (f.silu, f.silu_backward),
+    "softplus": (f.softplus, f.softplus_backward),
+}
+BACKWARD_TAKES_INPUT = ("gelu", "silu")
+LOSSES = {
+    "softmax_cross_entropy": softmax_cross_entropy,
+    "sigmoid_cross_entropy": sigmoid_cross_entropy,
+    "squared_error": squared_error,
+}
+
+
+class Engine:
+    """Forward, gradients and training steps of one network, on the flat parameter buffer.
+
+    Parameters
+    ----------
+    layout : ParameterLayout
+        The network and where its parameters stand.
+    """
+
+    name = "numpy"
+    finds_not_finite = False
+
+    def __init__(self, layout: ParameterLayout) -> None:
+        self.layout = layout
+        self.spec = layout.spec
+
+    def choose_threads(self, batch_size: int, limit: int) -> int:
+        """One: the BLAS behind NumPy has threads of its own."""
+        return 1
+
+    def compile(self, X: Array, optimizer: Optimizer | None = None) -> None:
+        """Do nothing: there is nothing to compile."""
+
+    def forward(self, parameters: Array, X: Array, threads: int | None = None) -> Array:
+        """Compute the outputs ``(n_samples, n_out)``: logits for a cross-entropy, which does its activation itself."""
+        Z = self._forward(parameters, self._scaled(X))[-1]
+        return ACTIVATIONS[self.spec.output_activation][0](Z) if self.spec.loss == "squared_error" else Z
+
+    def classes(self, parameters: Array, X: Array, threads: int | None = None) -> NDArray[np.intp]:
+        """Compute the largest output of each sample."""
+        classes: NDArray[np.intp] = self.forward(parameters, X).argmax(axis=1)
+        return classes
+
+    def gradients(self, parameters: Array, X: Array, y: Array) -> tuple[float, Array]:
+        """Loss and its derivative by every parameter, as a flat buffer in the layout of `parameters`."""
+        flat = self.layout.allocate()
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._gradients(parameters, self._scaled(X), y, flat), flat
+
+    def train_steps(
+        self,
+        parameters: Array,
+        slots: list[Array],
+        X: Array,
+        y: Array,
+        orders: NDArray[np.int64],
+        batch_size: int,
+        first_batch: int,
+        optimizer: Optimizer,
+        first_step: int,
+        learning_rates: NDArray[np.float64],
+        threads: int,
+    ) -> NDArray[np.float64]:
+        """Take ``len(learning_rates)`` steps, one minibatch each, changing `parameters` and `slots` in place.
+
+        Parameters
+        ----------
+        parameters : ndarray
+            The flat buffer.
+        slots : list of ndarray
+            The optimizer's buffers.
+        X, y : ndarray
+            All samples.
+        orders : ndarray (n_epochs, n_samples) or (1, n_samples)
+            Row e is the order of the samples in the e-th epoch of this call; a single row serves them all.
+        batch_size : int
+            Samples a step; the last batch of an epoch may be shorter.
+        first_batch : int
+            Batch of the first epoch to begin with.
+        optimizer : Optimizer
+            What update to do.
+        first_step : int
+            Steps taken before in this run (Adam's bias correction counts them).
+        learning_rates : ndarray (n_steps,)
+            The rate of each step.
+        threads : int
+            Not used here.
+
+        Returns
+        -------
+        ndarray (n_done,)
+            The reduced loss of each step, before its update. If a loss is not finite, it is the last, and its update
+            has not been done.
+        """
+        n_samples = len(X)
+        n_batches = -(-n_samples // batch_size)
+        gradient = self.layout.allocate()
+        losses = np.empty(len(learning_rates))
+        for i, learning_rate in enumerate(learning_rates):
+            epoch, batch = divmod(first_batch + i, n_batches)
+            order = orders[epoch % len(orders)]
+            rows = order[batch * batch_size : (batch + 1) * batch_size]
+            with np.errstate(over="ignore", invalid="ignore"):  # The loss tells what diverges, and the loop says so.
+                losses[i] = self._gradients(parameters, self._scaled(X[rows]), y[rows], gradient)
+                if not np.isfinite(losses[i]):
+                    return losses[: i + 1]
+                self._update(optimizer, parameters, gradient, slots, first_step + i + 1, float(learning_rate))
+        return losses
+
+    def _scaled(self, X: Array) -> Array:
+        X = X.astype(self.spec.dtype, copy=False)
+        return X if self.spec.input_scale == 1.0 else X * X.dtype.type(self.spec.input_scale)
+
+    def _forward(self, parameters: Array, X: Array) -> list[Array]:
+        """X, then each hidden layer's Z and A, then the last layer's Z."""
+        tape = [X]
+        weights, biases = self.layout.weights(parameters), self.layout.biases(parameters)
+        for layer, W in enumerate(weights):
+            Z = affine_forward(tape[-1], W, biases[layer] if biases else None)
+            tape.append(Z)
+            if layer < len(weights) - 1:
+                name = self.spec.activations[layer]
+                keep_input = name in BACKWARD_TAKES_INPUT
+                tape.append(ACTIVATIONS[name][0](Z, out=None if keep_input else Z))
+        return tape
+
+    def _gradients(self, parameters: Array, X: Array, y: Array, flat: Array) -> float:
+        """Write the gradient of one batch into `flat`; return the loss."""
+        spec = self.spec
+        tape = self._forward(parameters, X)
+        Z = tape[-1]
+        if spec.loss == "squared_error":
+            activation, backward = ACTIVATIONS[spec.output_activation]
+            A = activation(Z)
+            loss, dA = squared_error(A, y, spec.reduction)
+            dZ = backward(dA, Z if spec.output_activation in BACKWARD_TAKES_INPUT else A)
+        else:
+            loss, dZ = LOSSES[spec.loss](Z, y, spec.reduction)
+        weights = self.layout.weights(parameters)
+        dW, db = self.layout.weights(flat), self.layout.biases(flat)
+        for layer in reversed(range(spec.n_layers)):
+            A = tape[2 * layer]
+            np.matmul(A.T, dZ, out=dW[layer])
+            if db:
+                np.sum(dZ, axis=0, out=db[layer])
+            if layer:
+                name = spec.activations[layer - 1]
+                kept = tape[2 * layer - 1] if name in BACKWARD_TAKES_INPUT else A
+                dZ = ACTIVATIONS[name][1](dZ @ weights[layer].T, kept)
+        return loss
+
+    def _update(
+        self,
+        optimizer: Optimizer,
+        parameters: Array,
+        gradient: Array,
+        slots: list[Array],
+        step: int,
+        learning_rate: float,
+    ) -> None:
+        if isinstance(optimizer, SGD):
+            velocity = slots[0] if slots else None
+            sgd_step(
+                parameters,
+                gradient,
+                velocity,
+                learning_rate,
+                optimizer.momentum,
+                optimizer.nesterov,
+                optimizer.weight_decay,
+            )
+        elif isinstance(optimizer, Adam):
+            adam_step(
+                parameters, gradient, slots[0], slots[1], step, learning_rate, optimizer.beta1, optimizer.beta2,
+                optimizer.epsilon, optimizer.weight_decay, optimizer.name == "adamw",
+            )  # fmt: skip
+        elif isinstance(optimizer, RMSprop):
+            rmsprop_step(
+                parameters,
+                gradient,
+                slots[0],
+                learning_rate,
+                optimizer.rho,
+                optimizer.epsilon,
+                optimizer.weight_decay,
+            )
