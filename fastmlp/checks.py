@@ -139,3 +139,16 @@ def copy_checked(what: str, arrays: Sequence[ArrayLike], views: list[Array]) -> 
         if array.shape != view.shape:
             raise ValueError(f"{what}[{layer}] must be {view.shape}, got {array.shape}")
         view[:] = as_finite(f"{what}[{layer}]", array, view.dtype.name)
+
+
+def check_sample_weight(sample_weight: ArrayLike, n_samples: int) -> NDArray[np.float64]:
+    """Return the samples' weights as float64 ``(n_samples,)``, or raise ValueError."""
+    weights = as_array("sample_weight", sample_weight)
+    if weights.shape != (n_samples,):
+        raise ValueError(f"sample_weight must be ({n_samples},), got {weights.shape}")
+    weights = as_finite("sample_weight", weights, "float64")
+    if weights.min() < 0.0:
+        raise ValueError(f"sample_weight must be >= 0, got {weights.min():g}")
+    if not weights.any():
+        raise ValueError("sample_weight must be > 0 for at least one sample, got zeros")
+    return weights

@@ -17,24 +17,25 @@ from fastmlp.checks import (
     check_callbacks,
     check_inputs,
     check_pair,
+    check_sample_weight,
     check_targets,
     copy_checked,
     explaining_lack_of_memory,
     not_finite,
 )
-from fastmlp.optimizers import SGD, Optimizer, Schedule, check_epsilon, check_optimizer, check_schedule
+from fastmlp.optimizers import SGD, Optimizer, Schedule
 from fastmlp.parameters import ParameterLayout, initialise
 from fastmlp.shapes import NotFiniteError
-from fastmlp.spec import INITIALISERS, NetworkSpec, check_count, check_flag, check_name, make_spec, shown
+from fastmlp.spec import INITIALISERS, NetworkSpec, check_count, check_name, make_spec, shown
 from fastmlp.training import (
     Callback,
     DivergenceError,
     Engine,
     History,
     ProgressCallback,
-    Recipe,
     TrainingState,
     available_cpus,
+    make_recipe,
     train,
 )
 
@@ -315,6 +316,8 @@ class MLP:
         callbacks: Sequence[Callback] = (),
         progress: ProgressCallback | None = None,
         state: TrainingState | None = None,
+        sample_weight: ArrayLike | None = None,
+        l2: float = 0.0,
     ) -> History:
         """Train by minibatches, going on from the current parameters.
 
@@ -346,6 +349,12 @@ class MLP:
             Called with a `Progress` about ten times a second; a true answer stops the run.
         state : TrainingState, optional
             Of a run to go on with, from a checkpoint of the same data, optimizer and batch size; brought up to date.
+        sample_weight : array_like (n_samples,), optional
+            Weights >= 0 of the samples: a batch's loss is ``Σ wᵢ lᵢ / Σ wᵢ``, or ``Σ wᵢ lᵢ`` with ``reduction="sum"``.
+            A batch whose weights are all 0 changes nothing.
+        l2 : float, default 0.0
+            Adds ``½ l2 Σ W²`` over the weights, not the biases, to each batch's loss, divided as its losses are: with
+            ``reduction="mean"`` by the number of samples, or by the sum of their weights. scikit-learn's `alpha`.
 
         Returns
         -------
@@ -362,14 +371,8 @@ class MLP:
         """
         inputs = self._check_inputs(X)
         targets = self._check_targets(y, len(inputs))
-        recipe = Recipe(
-            epochs=check_count("epochs", epochs),
-            batch_size=min(check_count("batch_size", batch_size), len(inputs)),
-            optimizer=check_optimizer(optimizer),
-            schedule=check_schedule(schedule),
-            shuffle=check_flag("shuffle", shuffle),
-        )
-        check_epsilon(recipe.optimizer, self.spec.dtype)
+        weights = None if sample_weight is None else check_sample_weight(sample_weight, len(inputs))
+        recipe = make_recipe(self.spec, len(inputs), epochs, batch_size, optimizer, schedule, shuffle, l2)
         callbacks = check_callbacks(callbacks)
         if progress is not None and not callable(progress):
             raise ValueError(f"progress must be callable, got {shown(progress)}")
@@ -401,7 +404,7 @@ class MLP:
         try:
             train(
                 self._engine, self._parameters, inputs, targets, self.spec.reduction == "mean", recipe, state,
-                n_threads, evaluate, callbacks, progress,
+                n_threads, weights, evaluate, callbacks, progress,
             )  # fmt: skip
         except DivergenceError:
             # The kernels make the loss NaN where they meet a NaN or an infinity in X: that saves a pass over X.

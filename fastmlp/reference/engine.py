@@ -12,8 +12,9 @@ from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
 from fastmlp.parameters import ParameterLayout
 from fastmlp.reference import activations as f
 from fastmlp.reference.affine import affine_forward
-from fastmlp.reference.losses import sigmoid_cross_entropy, softmax_cross_entropy, squared_error
+from fastmlp.reference.losses import sigmoid_cross_entropy_rows, softmax_cross_entropy_rows, squared_error_rows
 from fastmlp.reference.updates import adam_step, rmsprop_step, sgd_step
+from fastmlp.training import Recipe, TrainingState
 
 Array = NDArray[Any]
 Activation = Callable[..., Array]
@@ -31,10 +32,10 @@ ACTIVATIONS: dict[str, tuple[Activation, Backward]] = {
     "softplus": (f.softplus, f.softplus_backward),
 }
 BACKWARD_TAKES_INPUT = ("gelu", "silu")
-LOSSES = {
-    "softmax_cross_entropy": softmax_cross_entropy,
-    "sigmoid_cross_entropy": sigmoid_cross_entropy,
-    "squared_error": squared_error,
+LOSSES: dict[str, Callable[[Array, Array], tuple[Array, Array]]] = {
+    "softmax_cross_entropy": softmax_cross_entropy_rows,
+    "sigmoid_cross_entropy": sigmoid_cross_entropy_rows,
+    "squared_error": squared_error_rows,
 }
 
 
@@ -58,7 +59,7 @@ class Engine:
         """One: the BLAS behind NumPy has threads of its own."""
         return 1
 
-    def compile(self, X: Array, optimizer: Optimizer | None = None) -> None:
+    def compile(self, X: Array, recipe: Recipe | None = None) -> None:
         """Do nothing: there is nothing to compile."""
 
     def forward(self, parameters: Array, X: Array, threads: int | None = None) -> Array:
@@ -74,47 +75,45 @@ class Engine:
     def gradients(self, parameters: Array, X: Array, y: Array) -> tuple[float, Array]:
         """Loss and its derivative by every parameter, as a flat buffer in the layout of `parameters`."""
         flat = self.layout.allocate()
+        scale = 1.0 / X.shape[0] if self.spec.reduction == "mean" else 1.0
         with np.errstate(over="ignore", invalid="ignore"):
-            return self._gradients(parameters, self._scaled(X), y, flat), flat
+            return self._gradients(parameters, self._scaled(X), y, scale, flat), flat
 
     def train_steps(
         self,
         parameters: Array,
-        slots: list[Array],
+        state: TrainingState,
         X: Array,
         y: Array,
         orders: NDArray[np.int64],
-        batch_size: int,
+        recipe: Recipe,
         first_batch: int,
-        optimizer: Optimizer,
-        first_step: int,
         learning_rates: NDArray[np.float64],
         threads: int,
+        sample_weight: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float64]:
-        """Take ``len(learning_rates)`` steps, one minibatch each, changing `parameters` and `slots` in place.
+        """Take ``len(learning_rates)`` steps, one minibatch each, changing `parameters` and the slots in place.
 
         Parameters
         ----------
         parameters : ndarray
             The flat buffer.
-        slots : list of ndarray
-            The optimizer's buffers.
+        state : TrainingState
+            Its slots, and how many steps were taken before in this run (Adam's bias correction counts them).
         X, y : ndarray
             All samples.
         orders : ndarray (n_epochs, n_samples) or (1, n_samples)
             Row e is the order of the samples in the e-th epoch of this call; a single row serves them all.
-        batch_size : int
-            Samples a step; the last batch of an epoch may be shorter.
+        recipe : Recipe
+            What to do in a step.
         first_batch : int
             Batch of the first epoch to begin with.
-        optimizer : Optimizer
-            What update to do.
-        first_step : int
-            Steps taken before in this run (Adam's bias correction counts them).
         learning_rates : ndarray (n_steps,)
             The rate of each step.
         threads : int
             Not used here.
+        sample_weight : ndarray (n_samples,), optional
+            Of the samples' losses. A batch without weight is left out: its loss is 0, and nothing changes.
 
         Returns
         -------
@@ -122,19 +121,25 @@ class Engine:
             The reduced loss of each step, before its update. If a loss is not finite, it is the last, and its update
             has not been done.
         """
-        n_samples = len(X)
+        n_samples, batch_size = X.shape[0], recipe.batch_size
         n_batches = -(-n_samples // batch_size)
         gradient = self.layout.allocate()
-        losses = np.empty(len(learning_rates))
+        losses = np.zeros(len(learning_rates))
         for i, learning_rate in enumerate(learning_rates):
             epoch, batch = divmod(first_batch + i, n_batches)
             order = orders[epoch % len(orders)]
             rows = order[batch * batch_size : (batch + 1) * batch_size]
+            weight = None if sample_weight is None else sample_weight[rows]
+            total = len(rows) if weight is None else weight.sum()
+            if total == 0.0:
+                continue
+            scale = float(1.0 / total) if self.spec.reduction == "mean" else 1.0
             with np.errstate(over="ignore", invalid="ignore"):  # The loss tells what diverges, and the loop says so.
-                losses[i] = self._gradients(parameters, self._scaled(X[rows]), y[rows], gradient)
+                losses[i] = self._gradients(parameters, self._scaled(X[rows]), y[rows], scale, gradient, weight)
+                losses[i] += self._penalty(parameters, recipe.l2 * scale, gradient)
                 if not np.isfinite(losses[i]):
                     return losses[: i + 1]
-                self._update(optimizer, parameters, gradient, slots, first_step + i + 1, float(learning_rate))
+                self._update(recipe.optimizer, parameters, gradient, state.slots, state.step + i + 1, learning_rate)
         return losses
 
     def _scaled(self, X: Array) -> Array:
@@ -154,18 +159,31 @@ class Engine:
                 tape.append(ACTIVATIONS[name][0](Z, out=None if keep_input else Z))
         return tape
 
-    def _gradients(self, parameters: Array, X: Array, y: Array, flat: Array) -> float:
-        """Write the gradient of one batch into `flat`; return the loss."""
+    def _gradients(
+        self,
+        parameters: Array,
+        X: Array,
+        y: Array,
+        scale: float,
+        flat: Array,
+        sample_weight: NDArray[np.float64] | None = None,
+    ) -> float:
+        """Write the gradient of one batch into `flat`; return the loss. Both are times `scale`."""
         spec = self.spec
         tape = self._forward(parameters, X)
         Z = tape[-1]
         if spec.loss == "squared_error":
             activation, backward = ACTIVATIONS[spec.output_activation]
             A = activation(Z)
-            loss, dA = squared_error(A, y, spec.reduction)
+            losses, dA = LOSSES[spec.loss](A, y)
             dZ = backward(dA, Z if spec.output_activation in BACKWARD_TAKES_INPUT else A)
         else:
-            loss, dZ = LOSSES[spec.loss](Z, y, spec.reduction)
+            losses, dZ = LOSSES[spec.loss](Z, y)
+        if sample_weight is None:
+            dZ *= dZ.dtype.type(scale)
+        else:
+            losses = losses * sample_weight
+            dZ *= (scale * sample_weight)[:, None].astype(dZ.dtype)
         weights = self.layout.weights(parameters)
         dW, db = self.layout.weights(flat), self.layout.biases(flat)
         for layer in reversed(range(spec.n_layers)):
@@ -177,7 +195,16 @@ class Engine:
                 name = spec.activations[layer - 1]
                 kept = tape[2 * layer - 1] if name in BACKWARD_TAKES_INPUT else A
                 dZ = ACTIVATIONS[name][1](dZ @ weights[layer].T, kept)
-        return loss
+        return float(losses.sum(dtype=np.float64)) * scale
+
+    def _penalty(self, parameters: Array, l2: float, gradient: Array) -> float:
+        """Give ``½ l2 Σ W²`` over the weights, and add its derivative to the gradient."""
+        squares = 0.0
+        if l2:
+            for W, dW in zip(self.layout.weights(parameters), self.layout.weights(gradient), strict=True):
+                squares += float(np.square(W, dtype=np.float64).sum())
+                dW += dW.dtype.type(l2) * W
+        return 0.5 * l2 * squares
 
     def _update(
         self,
@@ -202,7 +229,7 @@ class Engine:
         elif isinstance(optimizer, Adam):
             adam_step(
                 parameters, gradient, slots[0], slots[1], step, learning_rate, optimizer.beta1, optimizer.beta2,
-                optimizer.epsilon, optimizer.weight_decay, optimizer.name == "adamw",
+                optimizer.epsilon, optimizer.weight_decay, optimizer.name == "adamw", optimizer.epsilon_hat,
             )  # fmt: skip
         elif isinstance(optimizer, RMSprop):
             rmsprop_step(

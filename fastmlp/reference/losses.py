@@ -39,6 +39,13 @@ def softmax(Z: Array, out: Array | None = None) -> Array:
     return P
 
 
+def reduced(losses: Array, dZ: Array, reduction: str) -> tuple[float, Array]:
+    """Reduce the losses of the rows to one, and scale their derivatives, which are changed, alike."""
+    scale = reduction_factor(reduction, len(losses))
+    dZ *= dZ.dtype.type(scale)
+    return float(losses.sum(dtype=np.float64)) * scale, dZ
+
+
 def softmax_cross_entropy(Z: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
     """Cross-entropy of ``softmax(Z)`` against classes: ``-log P[y]``, and its derivative ``P - onehot(y)``.
 
@@ -73,18 +80,20 @@ def softmax_cross_entropy(Z: Array, y: Array, reduction: str = "mean") -> tuple[
     >>> round(loss, 4), dZ.tolist()
     (0.6931, [[0.5, -0.5]])
     """
-    classes = check_class_targets(check_real(Z).shape, y)
+    return reduced(*softmax_cross_entropy_rows(Z, check_class_targets(check_real(Z).shape, y)), reduction)
+
+
+def softmax_cross_entropy_rows(Z: Array, classes: NDArray[np.int64]) -> tuple[Array, Array]:
+    """`softmax_cross_entropy` of each row, without the checks and the reduction, which the training loop does."""
     rows = np.arange(len(Z))
     dZ = Z - Z.max(axis=1, keepdims=True)
     at_class = dZ[rows, classes]
     np.exp(dZ, out=dZ)
     total = dZ.sum(axis=1, keepdims=True)
-    loss = float(np.sum(np.log(total[:, 0]) - at_class, dtype=np.float64))
+    losses = np.log(total[:, 0]) - at_class
     dZ /= total
     dZ[rows, classes] -= 1
-    scale = reduction_factor(reduction, len(Z))
-    dZ *= dZ.dtype.type(scale)
-    return loss * scale, dZ
+    return losses, dZ
 
 
 def sigmoid_cross_entropy(Z: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
@@ -123,13 +132,13 @@ def sigmoid_cross_entropy(Z: Array, y: Array, reduction: str = "mean") -> tuple[
     >>> round(loss, 4), dZ.tolist()
     (0.6931, [[-0.5]])
     """
-    Y = check_value_targets("Z", Z, y)
-    loss = float(np.sum(np.maximum(Z, 0) - Y * Z + np.log1p(np.exp(-np.abs(Z))), dtype=np.float64))
-    dZ = sigmoid(Z)
-    dZ -= Y
-    scale = reduction_factor(reduction, len(Z))
-    dZ *= dZ.dtype.type(scale)
-    return loss * scale, dZ
+    return reduced(*sigmoid_cross_entropy_rows(Z, check_value_targets("Z", Z, y)), reduction)
+
+
+def sigmoid_cross_entropy_rows(Z: Array, Y: Array) -> tuple[Array, Array]:
+    """`sigmoid_cross_entropy` of each row."""
+    losses = np.maximum(Z, 0) - Y * Z + np.log1p(np.exp(-np.abs(Z)))
+    return losses.sum(axis=1, dtype=np.float64), sigmoid(Z) - Y
 
 
 def squared_error(A: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
@@ -166,8 +175,10 @@ def squared_error(A: Array, y: Array, reduction: str = "mean") -> tuple[float, A
     >>> loss, dA.tolist()
     (2.0, [[2.0]])
     """
-    dA = A - check_value_targets("A", A, y)
-    loss = 0.5 * float(np.sum(np.square(dA), dtype=np.float64))
-    scale = reduction_factor(reduction, len(A))
-    dA *= dA.dtype.type(scale)
-    return loss * scale, dA
+    return reduced(*squared_error_rows(A, check_value_targets("A", A, y)), reduction)
+
+
+def squared_error_rows(A: Array, Y: Array) -> tuple[Array, Array]:
+    """`squared_error` of each row."""
+    dA = A - Y
+    return 0.5 * np.square(dA).sum(axis=1, dtype=np.float64), dA

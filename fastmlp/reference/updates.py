@@ -87,6 +87,7 @@ def adam_update(
     epsilon: float = 1e-8,
     weight_decay: float = 0.0,
     decoupled: bool = False,
+    epsilon_hat: bool = False,
 ) -> None:
     """One step of `fastmlp.Adam`, or of `fastmlp.AdamW` if `decoupled`, in place.
 
@@ -102,6 +103,8 @@ def adam_update(
         As in `fastmlp.Adam`; the rate may be 0.
     decoupled : bool
         Weight decay as in AdamW.
+    epsilon_hat : bool
+        As in `fastmlp.Adam`.
 
     Raises
     ------
@@ -115,12 +118,13 @@ def adam_update(
     >>> w.round(6)
     array([0.9])
     """
-    optimizer = Adam(1.0, beta1, beta2, epsilon, weight_decay)
+    optimizer = Adam(1.0, beta1, beta2, epsilon, weight_decay, epsilon_hat)
     slots = {"first_moment": first_moment, "second_moment": second_moment}
     g = check_update(optimizer, learning_rate, parameters, gradients, slots)
     check_count("step", step)
     adam_step(
-        parameters, g, first_moment, second_moment, step, learning_rate, beta1, beta2, epsilon, weight_decay, decoupled
+        parameters, g, first_moment, second_moment, step, learning_rate, beta1, beta2, epsilon, weight_decay, decoupled,
+        epsilon_hat,
     )  # fmt: skip
 
 
@@ -136,6 +140,7 @@ def adam_step(
     epsilon: float,
     weight_decay: float,
     decoupled: bool,
+    epsilon_hat: bool,
 ) -> None:
     """`adam_update` without its checks."""
     T = parameters.dtype.type
@@ -147,9 +152,10 @@ def adam_step(
     first_moment += T(1.0 - beta1) * g
     second_moment *= T(beta2)
     second_moment += T(1.0 - beta2) * g * g
+    correction = 1.0 / math.sqrt(1.0 - beta2**step)
     root = np.sqrt(second_moment)
-    root *= T(1.0 / math.sqrt(1.0 - beta2**step))
-    root += T(epsilon)
+    root *= T(correction)
+    root += T(correction * epsilon if epsilon_hat else epsilon)
     parameters -= T(learning_rate / (1.0 - beta1**step)) * first_moment / root
 
 
