@@ -88,7 +88,9 @@ class State(NamedTuple):
     n_words: int  # Words of a row's mask: inputs / 64.
     loss: int
     bias: int
-    input_scale: float  # Its bits.
+    input_scale: float  # The bits of these three.
+    loss_low: float
+    loss_high: float
     workspace: int  # A row of zeros at 0; the gathered X; Z, A, D of the layers; transposed weights.
     masks: int  # uint64 (BLOCK_ROWS + MASK_SLACK, n_words)
     row_losses: int  # float64 (BLOCK_ROWS,)
@@ -160,9 +162,10 @@ def state_at(place):
     """Read a `State`."""
     row, reals = pointer(place, np.int64(0)), pointer(place, 0.0)
     return State(
-        row[0], row[1], row[2], row[3], row[4], row[5], reals[6], row[7], row[8], row[9], row[10], row[11], row[12],
-        row[13], row[14], row[15], row[16], row[17], row[18], row[19], row[20], row[21], row[22], row[23],
-        row[24], row[25], row[26], row[27], row[28], row[29], row[30], row[31], row[32], row[33], row[34], row[35],
+        row[0], row[1], row[2], row[3], row[4], row[5], reals[6], reals[7], reals[8], row[9], row[10], row[11], row[12],
+        row[13], row[14], row[15], row[16], row[17], row[18], row[19], row[20], row[21], row[22], row[23], row[24],
+        row[25], row[26], row[27], row[28], row[29], row[30], row[31], row[32], row[33], row[34], row[35], row[36],
+        row[37],
     )  # fmt: skip
 
 
@@ -316,7 +319,8 @@ def forward(place, begin, end, thread, like):
 def loss_and_output_gradient(place, samples_place, order_place, begin, end, scale, like):
     """The losses of the rows begin ... end, and their derivative, times `scale`: the division by the batch size.
 
-    It is dA of the last layer, which is dZ already for a cross-entropy. A sample's weight multiplies both.
+    It is dA of the last layer, which is dZ already where the activation is a part of the loss. A sample's weight
+    multiplies both.
     """
     net, samples, order = state_at(place), samples_at(samples_place), pointer(order_place, np.int64(0))
     memory = memory_of(net, like, FIRST)
@@ -334,10 +338,7 @@ def loss_and_output_gradient(place, samples_place, order_place, begin, end, scal
             loss = e.softmax_cross_entropy_row(a, n_out, y, factor, d, stride)
         else:
             targets = advance(pointer(samples.y, like), order[row] * n_out)
-            if net.loss == e.SIGMOID_CROSS_ENTROPY:
-                loss = e.sigmoid_cross_entropy_row(a, n_out, targets, factor, d)
-            else:
-                loss = e.squared_error_row(a, n_out, targets, factor, d)
+            loss = e.values_loss_row(net.loss, a, n_out, targets, factor, net.loss_low, net.loss_high, d)
         memory.row_losses[row] += weight * loss
     return 0
 
