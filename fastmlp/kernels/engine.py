@@ -270,7 +270,7 @@ class Engine:
             "squares": (n_pieces, "float64"),
             "weight_rows": (threads * rows_size, dtype),
             "indices": (threads * indices_size, "int32"),
-            "turned": (threads * 2 * BLOCK_ROWS, "uint8"),
+            "turned": (threads * 4 * BLOCK_ROWS, "uint8"),
         }
         return Scratch(network, sizes)
 

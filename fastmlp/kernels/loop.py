@@ -31,7 +31,7 @@ from fastmlp.kernels.instructions import (
     sum_of_squares,
 )
 from fastmlp.kernels.jit import FIRST, inline, kernel
-from fastmlp.kernels.lists import turn_masks
+from fastmlp.kernels.lists import lists_pay, turn_masks
 from fastmlp.kernels.products import ROW_UNIT
 from fastmlp.kernels.tiles import lanes
 
@@ -100,7 +100,7 @@ class State(NamedTuple):
     weight_rows_size: int
     indices: int  # int32, a list.
     indices_size: int
-    turned: int  # uint8 (2 * BLOCK_ROWS,), the masks of 64 inputs, turned.
+    turned: int  # uint8 (4 * BLOCK_ROWS,), the masks of 64 inputs, turned.
     parameters: int
     gradient: int
     slot1: int
@@ -190,7 +190,7 @@ def memory_of(net, like, thread):
         pointer(net.row_losses, 0.0),
         advance(pointer(net.weight_rows, like), thread * net.weight_rows_size),
         advance(pointer(net.indices, np.int32(0)), thread * net.indices_size),
-        advance(pointer(net.turned, np.uint8(0)), thread * 2 * BLOCK_ROWS),
+        advance(pointer(net.turned, np.uint8(0)), thread * 4 * BLOCK_ROWS),
         pointer(net.order, np.int64(0)),
     )
 
@@ -290,7 +290,7 @@ def forward(place, begin, end, thread, like):
         W = address_of(advance(memory.parameters, layer.weights))
         b = address_of(advance(memory.parameters, layer.bias))
         stride, n_vectors = layer.stride, -(-layer.n_out // width)
-        if number == 0:
+        if number == 0 and lists_pay(memory.masks, net.n_words, begin, end, layer.n_in):
             call(
                 net.multiply_listed_rows,
                 (
@@ -432,6 +432,7 @@ def backward_to_weights(place, n_rows, first_block, last_block, optimizer, const
     memory = memory_of(net, like, thread)
     workspace = memory.workspace
     width = lanes(like)
+    listed = lists_pay(memory.masks, net.n_words, FIRST, n_rows, layer_of(memory.layers, FIRST).n_in)
     turned_word = -1
     unit = 0  # Counts the pieces of all layers.
     for number in range(net.n_layers - 1, -1, -1):
@@ -448,18 +449,22 @@ def backward_to_weights(place, n_rows, first_block, last_block, optimizer, const
             row = min(piece * WEIGHT_ROWS, layer.n_in)
             n_weight_rows = max(1, min(WEIGHT_ROWS, layer.n_in - row))
             X_place, stride = address_of(advance(X, row)), layer.stride
+            if threads > 1:
+                ahead = advance(X, min(row + threads * WEIGHT_ROWS, layer.n_in - 1))
+                for i in range(n_rows):
+                    prefetch(advance(ahead, i * layer.input_stride))
             clear_columns(memory.weight_rows, n_weight_rows, n_vectors * width, stride, like)
             if piece == n_pieces:
                 # The bias stands in the parameters as one more row of W, and its gradient is a sum over the samples.
                 sum_of_rows(D, n_rows, layer.stride, memory.weight_rows, like)
-            elif number == 0:
+            elif number == 0 and listed:
                 if row >> 6 != turned_word:
                     turned_word = row >> 6
                     turn_masks(memory.masks, net.n_words, turned_word, n_rows, memory.turned)
                 call(
                     net.multiply_listed_columns,
                     (
-                        X_place, layer.input_stride, address_of(memory.turned), (row & 63) >> 2, n_rows, D_place,
+                        X_place, layer.input_stride, address_of(memory.turned), (row & 63) >> 1, n_rows, D_place,
                         stride, net.workspace, G, stride, n_weight_rows, n_vectors, address_of(memory.indices), like,
                     ),
                 )  # fmt: skip
