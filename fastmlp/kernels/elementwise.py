@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from fastmlp.kernels.instructions import floor, fma, is_double, pointer, power_of_two, real
+from fastmlp.kernels.instructions import advance, floor, fma, is_double, pointer, power_of_two, real
 from fastmlp.kernels.jit import inline, kernel, scalar
 
 # --- exp and expm1 ----------------------------------------------------------------------------------------------------
@@ -293,6 +293,35 @@ def multiply_by_slope(code, D_place, A_place, n, like):
     return 0
 
 
+# --- Dropout ----------------------------------------------------------------------------------------------------------
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+@kernel
+def drop(A_place, n_rows, stride, key, layer, threshold, like):
+    """Multiply the rows of A, or of dA, by their masks; `fastmlp.dropout.masks` has the formulas.
+
+    `key` is the step's, as it would be if the first of the rows were the first of the batch.
+    """
+    limit = np.uint32(threshold)
+    scale = real(4294967296.0 / (4294967296.0 - threshold), like)
+    for row in range(n_rows):
+        a = advance(pointer(A_place, like), row * stride)
+        x64 = np.uint64(key) + GOLDEN * np.uint64((layer << 32) + row)
+        x64 = (x64 ^ (x64 >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x64 = (x64 ^ (x64 >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x64 = x64 ^ (x64 >> np.uint64(31))
+        low, high = np.uint32(x64 & np.uint64(0xFFFFFFFF)), np.uint32(x64 >> np.uint64(32))
+        for unit in range(stride):
+            x = np.uint32(np.uint32(unit) * np.uint32(0x9E3779B9) + low)
+            x = np.uint32(np.uint32(x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D) + high)
+            x = np.uint32(np.uint32(x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B))
+            x = np.uint32(x ^ (x >> np.uint32(16)))
+            a[unit] = a[unit] * scale if x >= limit else real(0.0, like)
+    return 0
+
+
 # --- Losses, a row at a time ------------------------------------------------------------------------------------------
 
 SOFTMAX_CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY, POISSON, CLIPPED_ERROR, SLOPED_ERROR = range(5)
@@ -421,8 +450,8 @@ def values_loss_row(code, z, n, y, scale, low, high, d):
 NO_UPDATE, SGD, SGD_MOMENTUM, SGD_NESTEROV, ADAM, RMSPROP = range(6)
 
 # The constants of a step, as the loops want them; see `fastmlp.kernels.engine.step_constants`.
-RATE, DECAY, SHRINK, FIRST, SECOND, EPSILON, ROOT_SCALE, SCALE, L2, KEEP = range(10)
-N_CONSTANTS = 10
+RATE, DECAY, SHRINK, FIRST, SECOND, EPSILON, ROOT_SCALE, SCALE, L2, KEEP, KEY = range(11)
+N_CONSTANTS = 11
 
 
 @kernel

@@ -55,9 +55,10 @@ SPINS = 4000
 class Layer(NamedTuple):
     """A row of the table of layers: sizes, and offsets into the buffers, in elements.
 
-    `weights`, `bias`: in the parameters. `Z`, `A`, `D`: in the workspace, the rows before and after the activation (one
-    place unless the derivative needs both), and their derivative. `transposed`: in the workspace, ``Wᵀ``. `stride` and
-    `input_stride`: between rows of W, Z, A, D, and of the layer's input and Wᵀ.
+    `weights`, `bias`: in the parameters. `Z`, `A`, `D`: in the workspace, what tells the activation's slope, the
+    outputs (in one place unless the slope is told by the input, or dropout comes between), and their derivative.
+    `transposed`: in the workspace, ``Wᵀ``. `stride` and `input_stride`: between rows of W, Z, A, D, and of the layer's
+    input and Wᵀ. `threshold`: of dropout, 0 without.
     """
 
     n_in: int
@@ -71,6 +72,7 @@ class Layer(NamedTuple):
     A: int
     D: int
     transposed: int
+    threshold: int
 
 
 FIELDS = len(Layer._fields)
@@ -120,6 +122,7 @@ class State(NamedTuple):
     backward_to_weights: int
     activate: int
     multiply_by_slope: int
+    drop: int
     update: int
     update_piece: int
     update_clipped: int
@@ -177,7 +180,7 @@ def state_at(place):
         row[0], row[1], row[2], row[3], row[4], row[5], reals[6], reals[7], reals[8], reals[9], reals[10], row[11],
         row[12], row[13], row[14], row[15], row[16], row[17], row[18], row[19], row[20], row[21], row[22], row[23],
         row[24], row[25], row[26], row[27], row[28], row[29], row[30], row[31], row[32], row[33], row[34], row[35],
-        row[36], row[37], row[38], row[39], row[40], row[41], row[42],
+        row[36], row[37], row[38], row[39], row[40], row[41], row[42], row[43],
     )  # fmt: skip
 
 
@@ -213,7 +216,7 @@ def memory_of(net, like, thread):
 def layer_of(layers, number):
     """Read a row of the table of layers."""
     row = advance(layers, number * FIELDS)
-    return Layer(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10])
+    return Layer(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11])
 
 
 @inline
@@ -323,8 +326,11 @@ def clear_rows(net, memory, begin, end, like):
 
 
 @kernel
-def forward(place, begin, end, thread, like):
-    """All layers for the rows begin ... end. A cross-entropy's activation is part of the loss, and not done here."""
+def forward(place, begin, end, key, thread, like):
+    """All layers for the rows begin ... end. A cross-entropy's activation is part of the loss, and not done here.
+
+    `key` is that of the step, for dropout.
+    """
     net = state_at(place)
     memory = memory_of(net, like, thread)
     workspace = memory.workspace
@@ -352,14 +358,28 @@ def forward(place, begin, end, thread, like):
                     X_place, layer.input_stride, W, stride, b, Z_place, stride, begin, end, layer.n_in, n_vectors, like,
                 ),
             )  # fmt: skip
+        at, n = begin * layer.stride, (end - begin) * layer.stride
         if layer.activation != e.IDENTITY:
-            at, n = begin * layer.stride, (end - begin) * layer.stride
+            active = Z
             if takes_input(layer.activation):  # Z is kept for the derivative.
+                active = A
                 for i in range(at, at + n):
                     A[i] = Z[i]
-            call(net.activate, (layer.activation, address_of(advance(A, at)), n, like))
+            call(net.activate, (layer.activation, address_of(advance(active, at)), n, like))
+        if layer.threshold != 0:
+            if not takes_input(layer.activation):
+                for i in range(at, at + n):
+                    A[i] = Z[i]
+            drop_units(net, layer, number, address_of(advance(A, at)), begin, end, key, like)
         X = A
     return 0
+
+
+@inline
+def drop_units(net, layer, number, rows_place, begin, end, key, like):
+    """Multiply the rows begin ... end of a layer's outputs, or of their derivative, by the masks of dropout."""
+    key_of_begin = key + np.int64(e.GOLDEN) * begin
+    call(net.drop, (rows_place, end - begin, layer.stride, key_of_begin, number, layer.threshold, like))
 
 
 @kernel
@@ -393,7 +413,7 @@ def loss_and_output_gradient(place, samples_place, order_place, begin, end, scal
 
 
 @kernel
-def backward_through_layers(place, begin, end, thread, like):
+def backward_through_layers(place, begin, end, key, thread, like):
     """From the last layer's dA down to the first layer's dZ: times the activation's slope, then ``dX = dY Wᵀ``."""
     net = state_at(place)
     memory = memory_of(net, like, thread)
@@ -402,10 +422,12 @@ def backward_through_layers(place, begin, end, thread, like):
     for number in range(net.n_layers - 1, -1, -1):
         layer = layer_of(memory.layers, number)
         D = advance(workspace, layer.D)
+        at, n = begin * layer.stride, (end - begin) * layer.stride
+        D_place = address_of(advance(D, at))
+        if layer.threshold != 0:
+            drop_units(net, layer, number, D_place, begin, end, key, like)
         if layer.activation != e.IDENTITY:
-            at, n = begin * layer.stride, (end - begin) * layer.stride
-            kept = advance(workspace, at + (layer.Z if takes_input(layer.activation) else layer.A))
-            D_place, kept_place = address_of(advance(D, at)), address_of(kept)
+            kept_place = address_of(advance(workspace, at + layer.Z))
             call(net.multiply_by_slope, (layer.activation, D_place, kept_place, n, like))
         if number > 0:
             transposed = address_of(advance(workspace, layer.transposed))
@@ -657,9 +679,10 @@ def train_steps(
             call(net.gather, (place, samples_place, rows, begin, end, like))
             if end == n_rows:
                 clear_rows(net, memory, n_rows, n_rows + MASK_SLACK, like)
-            call(net.forward, (place, begin, end, thread, like))
+            key = pointer(constants, np.int64(0))[e.KEY] + np.int64(e.GOLDEN) * block
+            call(net.forward, (place, begin, end, key, thread, like))
             call(net.loss_and_output_gradient, (place, samples_place, rows, begin, end, scale, like))
-            call(net.backward_through_layers, (place, begin, end, thread, like))
+            call(net.backward_through_layers, (place, begin, end, key, thread, like))
             arrived += 1
             if not all_arrived(net.barrier, threads, arrived):
                 return step
@@ -705,7 +728,7 @@ def forward_all(place, samples_place, X, values, columns, starts, outputs, class
             memory.order[row] = block + row
         call(net.gather, (place, samples_place, net.order, FIRST, n_rows, like))
         clear_rows(net, memory, n_rows, n_rows + MASK_SLACK, like)
-        call(net.forward, (place, FIRST, n_rows, FIRST, like))
+        call(net.forward, (place, FIRST, n_rows, FIRST, FIRST, like))
         for row in range(n_rows):
             doubt += memory.row_losses[row]
             a = advance(memory.workspace, last.A + row * last.stride)
