@@ -69,6 +69,8 @@ def save_network(
     header["notes"] = notes or {}
     if state is not None:
         tensors |= {f"slots.{i}": slot for i, slot in enumerate(state.slots)}
+        if state.unaveraged is not None:
+            tensors["unaveraged"] = state.unaveraged
         header["state"] = {
             "rng": state.rng.bit_generator.state,
             "epoch": state.epoch,
@@ -77,6 +79,7 @@ def save_network(
             "loss_sum": float(state.loss_sum),
             "seconds": float(state.seconds),
             "history": asdict(state.history),
+            "dropout_seed": state.dropout_seed,
         }
     data = save(tensors, metadata={"fastmlp": json.dumps(header)})
     try:
@@ -127,6 +130,7 @@ class SavedNetwork:
             self.spec = make_spec(
                 fields["layer_sizes"], fields["activations"], fields["output_activation"], fields["loss"],
                 fields["reduction"], fields["bias"], fields["input_scale"], fields["dtype"],
+                fields.get("loss_parameter"),
             )  # fmt: skip
             self.weights = [tensors[f"weights.{i}"] for i in range(self.spec.n_layers)]
             self.biases = [tensors[f"biases.{i}"] for i in range(self.spec.n_layers)] if self.spec.bias else []
@@ -157,4 +161,6 @@ def read_state(fields: dict[str, Any], tensors: dict[str, Array]) -> TrainingSta
         loss_sum=fields["loss_sum"],
         seconds=fields["seconds"],
         history=History(**fields["history"]),
+        dropout_seed=fields.get("dropout_seed", 0),
+        unaveraged=tensors.get("unaveraged"),
     )

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,19 +12,31 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmlp import reference
 from fastmlp.checkpoint import SavedNetwork, save_network
-from fastmlp.optimizers import SGD, Optimizer, Schedule, check_epsilon, check_optimizer, check_schedule
+from fastmlp.checks import (
+    all_finite,
+    check_callbacks,
+    check_inputs,
+    check_pair,
+    check_sample_weight,
+    check_targets,
+    copy_checked,
+    explaining_lack_of_memory,
+    not_finite,
+)
+from fastmlp.optimizers import SGD, Optimizer, Schedule
 from fastmlp.parameters import ParameterLayout, initialise
-from fastmlp.shapes import NotFiniteError, check_class_targets
-from fastmlp.spec import INITIALISERS, NetworkSpec, check_count, check_flag, check_name, make_spec, shown
+from fastmlp.shapes import NotFiniteError
+from fastmlp.sparse import Inputs
+from fastmlp.spec import INITIALISERS, NetworkSpec, check_count, check_name, make_spec, shown
 from fastmlp.training import (
     Callback,
     DivergenceError,
     Engine,
     History,
     ProgressCallback,
-    Recipe,
     TrainingState,
     available_cpus,
+    make_recipe,
     train,
 )
 
@@ -55,11 +65,12 @@ class MLP:
         One name for all hidden layers, or one a layer: ``relu``, ``sigmoid``, ``tanh``, ``identity``,
         ``leaky_relu``, ``elu``, ``gelu``, ``silu``, ``softplus``.
     output_activation : str, optional
-        Follows from the loss: ``softmax`` for softmax_cross_entropy, ``sigmoid`` for sigmoid_cross_entropy,
-        ``identity`` for squared_error; with squared_error any activation can be named.
+        Follows from the loss: ``softmax`` for softmax_cross_entropy, ``sigmoid`` for sigmoid_cross_entropy, ``exp`` for
+        poisson, ``identity`` for the others; with these any activation can be named.
     loss : str, default "softmax_cross_entropy"
-        ``softmax_cross_entropy`` (classes), ``sigmoid_cross_entropy`` (binary, multilabel) or ``squared_error``
-        (½ Σ (ŷ − y)² over the outputs).
+        ``softmax_cross_entropy`` (classes), ``sigmoid_cross_entropy`` (binary, multilabel); for values, summed over the
+        outputs, ``squared_error`` (½ (ŷ − y)²), ``absolute_error``, ``huber``, ``quantile``, and ``poisson``, half the
+        deviance of counts. `fastmlp.reference` has the formulas.
     reduction : {"mean", "sum"}
         Of the loss over the samples of a batch.
     bias : bool, default True
@@ -75,6 +86,8 @@ class MLP:
         Of the initial weights and of the shuffling.
     engine : {"numba", "numpy"}
         Compiled kernels, or the plain NumPy of `fastmlp.reference`.
+    loss_parameter : float, optional
+        Of huber, δ > 0 (default 1); of quantile, the level in (0, 1) (default 0.5). None for every other loss.
 
     Raises
     ------
@@ -104,8 +117,11 @@ class MLP:
         dtype: Any = "float32",
         seed: int = 0,
         engine: str = "numba",
+        loss_parameter: float | None = None,
     ) -> None:
-        spec = make_spec(layer_sizes, activation, output_activation, loss, reduction, bias, input_scale, dtype)
+        spec = make_spec(
+            layer_sizes, activation, output_activation, loss, reduction, bias, input_scale, dtype, loss_parameter
+        )  # fmt: skip
         if not isinstance(init, str | None):
             raise ValueError(f"init must be a name, got {type(init).__name__}; arrays go through set_parameters")
         if init is not None:
@@ -173,18 +189,19 @@ class MLP:
 
     # --- Inference ----------------------------------------------------------------------------------------------------
 
-    def forward(self, X: ArrayLike) -> Array:
+    def forward(self, X: Any) -> Array:
         """Compute the network's output, after the output activation.
 
         Parameters
         ----------
-        X : array_like (n_samples, n_features)
-            Any real dtype; uint8 is converted in the kernels.
+        X : array_like or sparse matrix (n_samples, n_features)
+            Any real dtype; uint8 is converted in the kernels. A matrix or array of `scipy.sparse` becomes CSR, and only
+            the rows that are worked on become dense.
 
         Returns
         -------
         ndarray (n_samples, n_outputs)
-            Of the network's dtype: probabilities for the two cross-entropies, values for squared_error.
+            Of the network's dtype: probabilities for the two cross-entropies, values for the other losses.
 
         Raises
         ------
@@ -192,9 +209,9 @@ class MLP:
             If X is not a finite numeric array of that shape.
         """
         outputs = self._outputs(self._check_inputs(X))
-        return self._activate_logits(outputs) if self.spec.is_classifier else outputs
+        return self._activate_logits(outputs) if self.spec.loss_takes_logits else outputs
 
-    def predict(self, X: ArrayLike) -> Array:
+    def predict(self, X: Any) -> Array:
         """Predict the class of each sample, or its values.
 
         Parameters
@@ -206,18 +223,19 @@ class MLP:
         -------
         ndarray
             softmax_cross_entropy: class indices ``(n_samples,)``. sigmoid_cross_entropy: 0 or 1, ``(n_samples,)``
-            with one output, else ``(n_samples, n_outputs)``. squared_error: values ``(n_samples, n_outputs)``.
+            with one output, else ``(n_samples, n_outputs)``. Other losses: values ``(n_samples, n_outputs)``.
         """
-        X = self._check_inputs(X)
+        if not self.spec.is_classifier:
+            return self.forward(X)
+        inputs = self._check_inputs(X)
         if self.spec.loss != "softmax_cross_entropy":
-            outputs = self._outputs(X)
-            return self._decide(outputs) if self.spec.is_classifier else outputs
+            return self._decide(self._outputs(inputs))
         try:
-            return self._engine.classes(self._parameters, X)
+            return self._engine.classes(self._parameters, inputs)
         except NotFiniteError:
-            raise not_finite("X", X) from None
+            raise not_finite("X", inputs) from None
 
-    def predict_proba(self, X: ArrayLike) -> Array:
+    def predict_proba(self, X: Any) -> Array:
         """Probabilities of the classes (after softmax) or of the labels (after sigmoid).
 
         Parameters
@@ -233,12 +251,12 @@ class MLP:
         Raises
         ------
         ValueError
-            If the loss is squared_error: its outputs are not probabilities.
+            If the loss is not a cross-entropy: its outputs are not probabilities.
         """
         self._require_classifier("predict_proba")
         return self.forward(X)
 
-    def loss(self, X: ArrayLike, y: ArrayLike) -> float:
+    def loss(self, X: Any, y: ArrayLike) -> float:
         """Compute the loss over all samples, reduced as the network's `reduction` says.
 
         Parameters
@@ -248,10 +266,10 @@ class MLP:
         y : array_like
             As in `fit`.
         """
-        X = self._check_inputs(X)
-        return self._loss(self._outputs(X), self._check_targets(y, len(X)))
+        inputs = self._check_inputs(X)
+        return self._loss(self._outputs(inputs), self._check_targets(y, len(inputs)))
 
-    def accuracy(self, X: ArrayLike, y: ArrayLike) -> float:
+    def accuracy(self, X: Any, y: ArrayLike) -> float:
         """Compute the fraction of samples whose prediction is right, in [0, 1]; with several labels, all must be right.
 
         Parameters
@@ -264,13 +282,13 @@ class MLP:
         Raises
         ------
         ValueError
-            If the loss is squared_error.
+            If the loss is not a cross-entropy.
         """
         self._require_classifier("accuracy")
-        X = self._check_inputs(X)
-        return self._accuracy(self._outputs(X), self._check_targets(y, len(X)))
+        inputs = self._check_inputs(X)
+        return self._accuracy(self._outputs(inputs), self._check_targets(y, len(inputs)))
 
-    def gradients(self, X: ArrayLike, y: ArrayLike) -> Gradients:
+    def gradients(self, X: Any, y: ArrayLike) -> Gradients:
         """Compute the derivative of `loss` by every parameter.
 
         Parameters
@@ -285,17 +303,17 @@ class MLP:
         Gradients
             ``.weights`` and ``.biases``, shaped like the network's.
         """
-        X = self._check_inputs(X)
-        loss, flat = self._engine.gradients(self._parameters, X, self._check_targets(y, len(X)))
-        if not np.isfinite(loss) and not all_finite(X):
-            raise not_finite("X", X)
+        inputs = self._check_inputs(X)
+        loss, flat = self._engine.gradients(self._parameters, inputs, self._check_targets(y, len(inputs)))
+        if not np.isfinite(loss) and not all_finite(inputs):
+            raise not_finite("X", inputs)
         return Gradients(self._layout.weights(flat), self._layout.biases(flat))
 
     # --- Training -----------------------------------------------------------------------------------------------------
 
     def fit(
         self,
-        X: ArrayLike,
+        X: Any,
         y: ArrayLike,
         epochs: int = 10,
         batch_size: int = 100,
@@ -307,16 +325,24 @@ class MLP:
         callbacks: Sequence[Callback] = (),
         progress: ProgressCallback | None = None,
         state: TrainingState | None = None,
+        sample_weight: ArrayLike | None = None,
+        l2: float = 0.0,
+        label_smoothing: float = 0.0,
+        clip_norm: float | None = None,
+        average: float | None = None,
+        dropout: float | Sequence[float] = 0.0,
     ) -> History:
         """Train by minibatches, going on from the current parameters.
 
         Parameters
         ----------
-        X : array_like (n_samples, n_features)
-            Any real dtype; uint8 stays uint8 in memory, everything else becomes the network's dtype.
+        X : array_like or sparse matrix (n_samples, n_features)
+            Any real dtype; uint8 stays uint8 in memory, everything else becomes the network's dtype. Sparse as in
+            `forward`; the kernels pass over its zeros.
         y : array_like
             softmax_cross_entropy: class indices ``(n_samples,)`` or one-hot rows. sigmoid_cross_entropy: targets in
-            [0, 1], ``(n_samples, n_outputs)``, or ``(n_samples,)`` with one output. squared_error: values, likewise.
+            [0, 1], ``(n_samples, n_outputs)``, or ``(n_samples,)`` with one output. Other losses: values, likewise;
+            for poisson >= 0.
         epochs : int, default 10
             Passes over the data.
         batch_size : int, default 100
@@ -338,6 +364,24 @@ class MLP:
             Called with a `Progress` about ten times a second; a true answer stops the run.
         state : TrainingState, optional
             Of a run to go on with, from a checkpoint of the same data, optimizer and batch size; brought up to date.
+        sample_weight : array_like (n_samples,), optional
+            Weights >= 0 of the samples: a batch's loss is ``Σ wᵢ lᵢ / Σ wᵢ``, or ``Σ wᵢ lᵢ`` with ``reduction="sum"``.
+            A batch whose weights are all 0 changes nothing.
+        l2 : float, default 0.0
+            Adds ``½ l2 Σ W²`` over the weights, not the biases, to each batch's loss, divided as its losses are: with
+            ``reduction="mean"`` by the number of samples, or by the sum of their weights. scikit-learn's `alpha`.
+        label_smoothing : float, default 0.0
+            e in [0, 1): classes are learnt as ``(1 - e) onehot + e / n_classes``, labels as ``(1 - e) y + e / 2``. In
+            the training alone: validation is on the targets as they are.
+        clip_norm : float, optional
+            Scale each step's gradient, that of the L2 term included, down to this 2-norm if its own is greater, over
+            all parameters together, as ``torch.nn.utils.clip_grad_norm_`` does.
+        average : float, optional
+            Decay in (0, 1) of a moving average of all parameters, ``a += (1 - decay) (w - a)`` after every step, a
+            being w after the first. The network holds the average: callbacks and validation see it, and it stays.
+        dropout : float or sequence of float, default 0.0
+            Rate in [0, 1) of the hidden units that each step leaves out, each sample its own, one rate or one a layer.
+            The others are multiplied by ``1 / (1 - rate)``. In the training alone.
 
         Returns
         -------
@@ -354,14 +398,13 @@ class MLP:
         """
         inputs = self._check_inputs(X)
         targets = self._check_targets(y, len(inputs))
-        recipe = Recipe(
-            epochs=check_count("epochs", epochs),
-            batch_size=min(check_count("batch_size", batch_size), len(inputs)),
-            optimizer=check_optimizer(optimizer),
-            schedule=check_schedule(schedule),
-            shuffle=check_flag("shuffle", shuffle),
-        )
-        check_epsilon(recipe.optimizer, self.spec.dtype)
+        weights = None if sample_weight is None else check_sample_weight(sample_weight, len(inputs))
+        recipe = make_recipe(
+            self.spec, len(inputs), epochs, batch_size, optimizer, schedule, shuffle, l2, label_smoothing, clip_norm,
+            average, dropout,
+        )  # fmt: skip
+        if recipe.label_smoothing and self.spec.loss == "sigmoid_cross_entropy":  # Softmax's classes are no numbers.
+            targets = ((1.0 - recipe.label_smoothing) * targets + recipe.label_smoothing / 2).astype(targets.dtype)
         callbacks = check_callbacks(callbacks)
         if progress is not None and not callable(progress):
             raise ValueError(f"progress must be callable, got {shown(progress)}")
@@ -369,15 +412,15 @@ class MLP:
         evaluate = None
         if validation_data is not None:
             X_validation, y_validation = check_pair("validation_data", validation_data)
-            X_validation = self._check_inputs(X_validation, "validation X")
-            if not all_finite(X_validation):
-                raise not_finite("validation X", X_validation)
-            y_validation = self._check_targets(y_validation, len(X_validation), "validation y")
+            checked_X = self._check_inputs(X_validation, "validation X")
+            if not all_finite(checked_X):
+                raise not_finite("validation X", checked_X)
+            checked_y = self._check_targets(y_validation, len(checked_X), "validation y")
 
             def evaluate() -> tuple[float, float | None]:
-                outputs = self._outputs(X_validation, n_threads)
-                accuracy = self._accuracy(outputs, y_validation) if self.spec.is_classifier else None
-                return self._loss(outputs, y_validation), accuracy
+                outputs = self._outputs(checked_X, n_threads)
+                accuracy = self._accuracy(outputs, checked_y) if self.spec.is_classifier else None
+                return self._loss(outputs, checked_y), accuracy
 
         if state is None:
             state = self.training_state(recipe.optimizer)
@@ -388,12 +431,18 @@ class MLP:
                 f"state must come from a run on these {len(inputs)} samples with this batch_size, "
                 f"got {state.batch} batches of {recipe.batch_size} done in an epoch"
             )
+        if recipe.average is not None:
+            unaveraged = self._layout.allocate()
+            unaveraged[:] = self._parameters if state.unaveraged is None else state.unaveraged
+            state.unaveraged = unaveraged
+        elif state.unaveraged is not None:
+            raise ValueError("average must be given again: the state comes from a run with it, got None")
         is_new = state.step == 0  # A run that goes on is not another one.
         self._fits += is_new
         try:
             train(
                 self._engine, self._parameters, inputs, targets, self.spec.reduction == "mean", recipe, state,
-                n_threads, evaluate, callbacks, progress,
+                n_threads, weights, evaluate, callbacks, progress,
             )  # fmt: skip
         except DivergenceError:
             # The kernels make the loss NaN where they meet a NaN or an infinity in X: that saves a pass over X.
@@ -407,7 +456,8 @@ class MLP:
         """Make the state in which a run of `fit` with this optimizer begins."""
         slots = [self._layout.allocate() for _ in range(optimizer.n_slots)]
         # Each fit of a network draws orders of its own: a second fit must not repeat the first one's.
-        return TrainingState(rng=np.random.default_rng([self.seed, self._fits]), slots=slots)
+        seed = np.random.SeedSequence([self.seed, self._fits], spawn_key=(1,)).generate_state(1, np.uint64)[0]
+        return TrainingState(np.random.default_rng([self.seed, self._fits]), slots, dropout_seed=int(seed))
 
     def threads(self, batch_size: int, threads: int | None = None) -> int:
         """Say how many threads `fit` uses for these arguments."""
@@ -477,54 +527,26 @@ class MLP:
 
     # --- What the methods above are made of ---------------------------------------------------------------------------
 
-    def _check_inputs(self, X: ArrayLike, what: str = "X") -> Array:
-        """Return X as the engines take it: 2-D, C-ordered, of the network's dtype or uint8, not empty.
-
-        And finite, unless the engine finds that out by itself: the first lines are all that a single sample costs.
-        """
-        X = as_array(what, X)
-        n_features = self.spec.layer_sizes[0]
-        if X.ndim != 2 or X.shape[1] != n_features:
-            hint = f"; one sample is X.reshape(1, -1), of shape (1, {n_features})" if X.shape == (n_features,) else ""
-            raise ValueError(f"{what} must be (n_samples, {n_features}), got {X.shape}{hint}")
-        if X.shape[0] == 0:
-            raise ValueError(f"{what} must have at least one sample, got {X.shape}")
-        if X.dtype == np.uint8 or (X.dtype == self._parameters.dtype and self._engine.finds_not_finite):
-            return X if X.flags.c_contiguous else np.ascontiguousarray(X)
-        return as_finite(what, X, self.spec.dtype)
+    def _check_inputs(self, X: Any, what: str = "X") -> Inputs:
+        return check_inputs(self.spec, X, what, self._engine.finds_not_finite)
 
     def _check_targets(self, y: ArrayLike, n_samples: int, what: str = "y") -> Array:
-        """Return y as the engines take it: int64 ``(n,)`` for softmax, else ``(n, n_outputs)`` of the dtype."""
-        y = as_array(what, y)
-        n_outputs = self.spec.layer_sizes[-1]
-        if y.ndim == 0 or len(y) != n_samples:
-            raise ValueError(
-                f"{what} must have one entry for each of the {n_samples} samples of X, got shape {y.shape}"
-            )
-        if self.spec.loss == "softmax_cross_entropy":
-            classes = y.astype(np.int64) if y.dtype == np.bool_ and y.ndim == 1 else y
-            return np.ascontiguousarray(check_class_targets((n_samples, n_outputs), classes, what))
-        Y = as_finite(what, y, self.spec.dtype)
-        if Y.ndim == 1 and n_outputs == 1:
-            Y = Y[:, None]
-        if Y.shape != (n_samples, n_outputs):
-            raise ValueError(f"{what} must be ({n_samples}, {n_outputs}), got {y.shape}")
-        if self.spec.loss == "sigmoid_cross_entropy" and (Y.min() < 0 or Y.max() > 1):
-            wrong = Y[(Y < 0) | (Y > 1)][0]
-            raise ValueError(f"{what} must be in [0, 1] for sigmoid_cross_entropy, got {wrong:g}")
-        return Y
+        return check_targets(self.spec, y, n_samples, what)
 
     def _require_classifier(self, what: str) -> None:
         if not self.spec.is_classifier:
             raise ValueError(f"{what} needs a cross-entropy loss, this network has loss {self.spec.loss!r}")
 
-    def _outputs(self, X: Array, threads: int | None = None) -> Array:
+    def _outputs(self, X: Inputs, threads: int | None = None) -> Array:
         try:
             return self._engine.forward(self._parameters, X, threads)
         except NotFiniteError:
             raise not_finite("X", X) from None
 
     def _activate_logits(self, Z: Array) -> Array:
+        if self.spec.output_activation == "exp":
+            with np.errstate(over="ignore"):
+                return np.exp(Z)
         A: Array = kernel(self._engine, self.spec.output_activation)(Z)
         return A
 
@@ -537,7 +559,8 @@ class MLP:
         return labels[:, 0] if labels.shape[1] == 1 else labels
 
     def _loss(self, outputs: Array, y: Array) -> float:
-        return float(kernel(self._engine, self.spec.loss)(outputs, y, self.spec.reduction)[0])
+        parameter = [] if self.spec.loss_parameter is None else [self.spec.loss_parameter]
+        return float(kernel(self._engine, self.spec.loss)(outputs, y, *parameter, self.spec.reduction)[0])
 
     def _accuracy(self, Z: Array, y: Array) -> float:
         right = self._decide(Z).reshape(len(y), -1) == y.reshape(len(y), -1)
@@ -560,90 +583,3 @@ def kernel(engine: Engine, name: str) -> Any:
     from fastmlp import kernels
 
     return getattr(kernels, name)
-
-
-@contextmanager
-def explaining_lack_of_memory(spec: NetworkSpec) -> Iterator[None]:
-    """Make a failed allocation a ValueError that says how many parameters the layer sizes make."""
-    try:
-        yield
-    except (MemoryError, OverflowError, ValueError):  # NumPy has three answers, by how far the size is beyond it.
-        n = sum((n_in + spec.bias) * n_out for n_in, n_out in pairwise(spec.layer_sizes))
-        raise ValueError(
-            f"layer_sizes must make a network that fits in memory, got {shown(list(spec.layer_sizes))}: {n} parameters"
-        ) from None
-
-
-def check_callbacks(callbacks: Any) -> tuple[Callback, ...]:
-    """Return the callbacks as a tuple, or raise ValueError."""
-    try:
-        checked: tuple[Callback, ...] = tuple(callbacks)
-    except TypeError:
-        raise ValueError(f"callbacks must be a sequence of callables, got {shown(callbacks)}") from None
-    for i, callback in enumerate(checked):
-        if not callable(callback):
-            raise ValueError(f"callbacks[{i}] must be callable, got {shown(callback)}")
-    return checked
-
-
-def check_pair(what: str, pair: Any) -> tuple[Any, Any]:
-    """Return the two members of ``(X, y)``, or raise ValueError."""
-    try:
-        X, y = pair
-    except (TypeError, ValueError):
-        got = f"{len(pair)} entries" if hasattr(pair, "__len__") else shown(pair)
-        raise ValueError(f"{what} must be a pair (X, y), got {got}") from None
-    return X, y
-
-
-def as_array(what: str, values: Any) -> Array:
-    """Return an array of what a user gave, or raise ValueError if its rows differ in length."""
-    try:
-        return np.asarray(values)
-    except ValueError:
-        raise ValueError(f"{what} must have rows of one length, got a ragged {type(values).__name__}") from None
-
-
-def as_finite(what: str, array: Array, dtype: str) -> Array:
-    """Return a numeric array in C order and of `dtype`; raise ValueError, by position, if a value is not finite."""
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"{what} must be numeric, got dtype {array.dtype}")
-    with np.errstate(over="ignore"):
-        converted = np.ascontiguousarray(array, dtype=dtype)
-    if not all_finite(converted):
-        raise not_finite(what, array, converted)
-    return converted
-
-
-def all_finite(array: Array) -> bool:
-    """Whether all values are finite."""
-    if array.dtype == np.uint8:
-        return True
-    # A sum is finite if all its terms are (and seldom overflows); it needs no array of flags.
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(array.sum()) or np.isfinite(array).all())
-
-
-def not_finite(what: str, array: Array, converted: Array | None = None) -> ValueError:
-    """Say which value is the first that is not finite (once converted)."""
-    bad = ~np.isfinite(array if converted is None else converted)
-    position = tuple(int(i) for i in np.argwhere(bad)[0])
-    got = f"got {array[position]} at {list(position)}"
-    if converted is not None and np.isfinite(array[position]):
-        return ValueError(f"{what} must not be too large for {converted.dtype}, {got}")
-    return ValueError(f"{what} must be finite, {got}")
-
-
-def copy_checked(what: str, arrays: Sequence[ArrayLike], views: list[Array]) -> None:
-    """Copy each array into its view, or raise ValueError."""
-    try:
-        arrays = list(arrays)
-    except TypeError:
-        raise ValueError(f"{what} must be {len(views)} arrays, one a layer, got {shown(arrays)}") from None
-    if len(arrays) != len(views):
-        raise ValueError(f"{what} must be {len(views)} arrays, one a layer, got {len(arrays)}")
-    for layer, (array, view) in enumerate(zip(arrays, views, strict=True)):
-        array = as_array(f"{what}[{layer}]", array)
-        if array.shape != view.shape:
-            raise ValueError(f"{what}[{layer}] must be {view.shape}, got {array.shape}")
-        view[:] = as_finite(f"{what}[{layer}]", array, view.dtype.name)

@@ -16,7 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.optimizers import Optimizer, Schedule
+from fastmlp.optimizers import Optimizer, Schedule, check_epsilon, check_optimizer, check_schedule
+from fastmlp.sparse import Inputs
+from fastmlp.spec import NetworkSpec, check_count, check_flag, check_number
 
 Array = NDArray[Any]
 
@@ -35,27 +37,27 @@ class Engine(Protocol):
 
     def choose_threads(self, batch_size: int, limit: int) -> int: ...  # noqa: D102
 
-    def compile(self, X: Array, optimizer: Optimizer | None = None) -> None: ...  # noqa: D102
+    def compile(self, X: Inputs, recipe: Recipe | None = None) -> None: ...  # noqa: D102
 
-    def forward(self, parameters: Array, X: Array, threads: int | None = None) -> Array: ...  # noqa: D102
+    def forward(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array: ...  # noqa: D102
 
-    def classes(self, parameters: Array, X: Array, threads: int | None = None) -> Array: ...  # noqa: D102
+    def classes(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array: ...  # noqa: D102
 
-    def gradients(self, parameters: Array, X: Array, y: Array) -> tuple[float, Array]: ...  # noqa: D102
+    def gradients(self, parameters: Array, X: Inputs, y: Array) -> tuple[float, Array]: ...  # noqa: D102
 
     def train_steps(  # noqa: D102
         self,
         parameters: Array,
-        slots: list[Array],
-        X: Array,
+        state: TrainingState,
+        X: Inputs,
         y: Array,
         orders: NDArray[np.int64],
-        batch_size: int,
+        recipe: Recipe,
         first_batch: int,
-        optimizer: Optimizer,
-        first_step: int,
         learning_rates: NDArray[np.float64],
         threads: int,
+        sample_weight: NDArray[np.float64] | None = None,
+        average: Array | None = None,
     ) -> NDArray[np.float64]: ...
 
 
@@ -71,7 +73,8 @@ class History:
     ----------
     train_loss : list of float
         The loss over the epoch's samples, each taken in the forward pass of its own step, before the update.
-        Reduced over the samples as the network's ``reduction`` says.
+        Reduced over the samples as the network's ``reduction`` says; with it, the batches' L2 terms. Sample weights
+        count within a batch: an epoch's mean weighs its batches by their numbers of samples, as scikit-learn's does.
     validation_loss, validation_accuracy : list of float
         After the epoch, on ``validation_data``; empty without it (accuracy: also for regression).
     learning_rate : list of float
@@ -102,13 +105,63 @@ class History:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: what stays the same during a run."""
+    """How to train: what stays the same during a run. Built by `make_recipe`; `fastmlp.MLP.fit` says what it means."""
 
     epochs: int
     batch_size: int
     optimizer: Optimizer
     schedule: Schedule
     shuffle: bool
+    l2: float = 0.0
+    label_smoothing: float = 0.0
+    clip_norm: float | None = None
+    average: float | None = None
+    dropout: tuple[float, ...] = ()
+
+
+def make_recipe(
+    spec: NetworkSpec,
+    n_samples: int,
+    epochs: int,
+    batch_size: int,
+    optimizer: Optimizer | str,
+    schedule: Schedule | str,
+    shuffle: bool,
+    l2: float,
+    label_smoothing: float,
+    clip_norm: float | None,
+    average: float | None,
+    dropout: float | Sequence[float],
+) -> Recipe:
+    """Check the arguments of `fastmlp.MLP.fit` that say how to train, and gather them in a `Recipe`."""
+    optimizer = check_optimizer(optimizer)
+    check_epsilon(optimizer, spec.dtype)
+    label_smoothing = check_number("label_smoothing", label_smoothing, minimum=0.0, below=1.0)
+    if label_smoothing and not spec.is_classifier:
+        raise ValueError(f"label_smoothing must be 0 for loss {spec.loss!r}, got {label_smoothing:g}")
+    return Recipe(
+        epochs=check_count("epochs", epochs),
+        batch_size=min(check_count("batch_size", batch_size), n_samples),
+        optimizer=optimizer,
+        schedule=check_schedule(schedule),
+        shuffle=check_flag("shuffle", shuffle),
+        l2=check_number("l2", l2, minimum=0.0),
+        label_smoothing=label_smoothing,
+        clip_norm=None if clip_norm is None else check_number("clip_norm", clip_norm, above=0.0),
+        average=None if average is None else check_number("average", average, above=0.0, below=1.0),
+        dropout=check_dropout(dropout, spec.n_layers - 1),
+    )
+
+
+def check_dropout(dropout: Any, n_hidden: int) -> tuple[float, ...]:
+    """Return the rate of each hidden layer, or an empty tuple if all are 0."""
+    given = list(dropout) if isinstance(dropout, Sequence | np.ndarray) and not isinstance(dropout, str) else None
+    if given is not None and len(given) != n_hidden:
+        raise ValueError(f"dropout must give one rate for each of the {n_hidden} hidden layers, got {len(given)}")
+    rates = [check_number("dropout", rate, minimum=0.0, below=1.0) for rate in ([dropout] if given is None else given)]
+    if given is None:
+        rates *= n_hidden
+    return tuple(rates) if any(rates) else ()
 
 
 @dataclass
@@ -128,6 +181,10 @@ class TrainingState:
         What the half-done epoch has gathered: the sum of its samples' losses, and its time.
     history : History
         Of the epochs done.
+    dropout_seed : int
+        Of the units that dropout leaves out, see `fastmlp.dropout`.
+    unaveraged : ndarray or None
+        With ``average``, the network holds the average, and the weights that the optimizer changes are here.
     """
 
     rng: np.random.Generator
@@ -138,6 +195,8 @@ class TrainingState:
     loss_sum: float = 0.0
     seconds: float = 0.0
     history: History = field(default_factory=History)
+    dropout_seed: int = 0
+    unaveraged: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -167,12 +226,13 @@ def available_cpus() -> int:
 def train(
     engine: Engine,
     parameters: Array,
-    X: Array,
+    X: Inputs,
     y: Array,
     mean_reduction: bool,
     recipe: Recipe,
     state: TrainingState,
     threads: int,
+    sample_weight: NDArray[np.float64] | None = None,
     evaluate: Callable[[], tuple[float, float | None]] | None = None,
     callbacks: Sequence[Callback] = (),
     progress: ProgressCallback | None = None,
@@ -185,8 +245,10 @@ def train(
         Takes the steps.
     parameters : ndarray
         The flat buffer.
-    X, y : ndarray
-        Samples and targets as the engine takes them.
+    X : ndarray or SparseRows
+        Samples as the engine takes them.
+    y : ndarray
+        Targets, likewise.
     mean_reduction : bool
         Whether the engine's losses are means over the batch (else sums).
     recipe : Recipe
@@ -195,6 +257,8 @@ def train(
         Where to begin; on return, where the run stands.
     threads : int
         For the engine.
+    sample_weight : ndarray (n_samples,), optional
+        Of the samples' losses.
     evaluate : callable, optional
         Gives validation loss and accuracy of the current parameters; called after each epoch.
     callbacks : sequence of callable
@@ -208,13 +272,15 @@ def train(
         If a loss or a parameter is not finite. The parameters are then those of the last good epoch or, where several
         short epochs run in one call, those before that call; the message says which.
     """
-    n_samples = len(X)
+    n_samples = X.shape[0]
     n_batches = -(-n_samples // recipe.batch_size)
     last_size = n_samples - (n_batches - 1) * recipe.batch_size
     started = time.perf_counter()
-    engine.compile(X, recipe.optimizer)
+    engine.compile(X, recipe)
     state.history.compile_seconds += time.perf_counter() - started
 
+    trained, average = (parameters, None) if state.unaveraged is None else (state.unaveraged, parameters)
+    buffers = [trained] if average is None else [trained, average]
     chunk = 1
     stop = False
     while state.epoch < recipe.epochs and not stop:
@@ -222,7 +288,7 @@ def train(
         span = 1 if evaluate or callbacks else max(1, min(recipe.epochs - state.epoch, ORDERS_ELEMENTS // n_samples))
         rng_state = state.rng.bit_generator.state
         orders = draw_orders(state.rng, span if recipe.shuffle else 0, n_samples)
-        backup, first_epoch = parameters.copy(), state.epoch
+        backup, first_epoch = [buffer.copy() for buffer in buffers], state.epoch
 
         while state.epoch < first_epoch + span and not stop:
             position = (state.epoch - first_epoch) * n_batches + state.batch
@@ -230,12 +296,12 @@ def train(
             factors = checked_factors(recipe.schedule, state.step, n_steps, n_batches, recipe.epochs)
             started = time.perf_counter()
             losses = engine.train_steps(
-                parameters, state.slots, X, y, orders, recipe.batch_size, position, recipe.optimizer, state.step,
-                recipe.optimizer.learning_rate * factors, threads,
+                trained, state, X, y, orders, recipe, position, recipe.optimizer.learning_rate * factors, threads,
+                sample_weight, average,
             )  # fmt: skip
             elapsed = time.perf_counter() - started
             if not np.isfinite(losses[-1]):
-                parameters[:] = backup
+                restore(buffers, backup)
                 raise diverged(losses, position, n_batches, first_epoch, recipe.optimizer)
             chunk = max(1, int(n_steps * min(8.0, CHUNK_SECONDS / max(elapsed, 1e-9))))
 
@@ -259,8 +325,8 @@ def train(
             if progress is not None:
                 stop = bool(progress(describe(state, recipe, n_samples, n_batches, mean_reduction)))
 
-        if not np.isfinite(parameters).all():
-            parameters[:] = backup
+        if not np.isfinite(trained).all():
+            restore(buffers, backup)
             raise diverged(losses, position, n_batches, first_epoch, recipe.optimizer)
         if state.epoch < first_epoch + span:  # Stopped within the span: put the generator at the epoch's start.
             state.rng.bit_generator.state = rng_state
@@ -273,6 +339,12 @@ def train(
                     state.history.validation_accuracy.append(accuracy)
             answers = [callback(state.history) for callback in callbacks]  # All are called, whatever the first says.
             stop = stop or any(answers)
+
+
+def restore(buffers: list[Array], backup: list[Array]) -> None:
+    """Copy the backups to their buffers."""
+    for buffer, kept in zip(buffers, backup, strict=True):
+        buffer[:] = kept
 
 
 def checked_factors(

@@ -33,11 +33,13 @@ LN2_HIGH = 0.693145751953125  # The first 16 bits of ln 2: n * LN2_HIGH is exact
 LN2_LOW = 1.42860682030941723212e-6  # The rest.
 LOWEST_FLOAT = -87.0  # Below, exp is taken as 0; it is under 2e-38.
 LOWEST_DOUBLE = -708.0
+HIGHEST_FLOAT = 88.37  # Below 127.5 ln 2 (and 1023.5 ln 2), so that n is an exponent.
+HIGHEST_DOUBLE = 709.43
 
 
 @scalar
 def expm1_parts(x):
-    """For x <= 0, the pair ``(2 ** n, exp(r) - 1)`` with ``x = n ln 2 + r``, ``|r| <= ln(2) / 2`` [Cody, Waite 1980].
+    """The pair ``(2 ** n, exp(r) - 1)`` with ``x = n ln 2 + r``, ``|r| <= ln(2) / 2`` [Cody, Waite 1980].
 
     The Taylor polynomial has an error below half a unit in the last place over that range: degree 7 in float32
     (0.35 ** 7 / 8! = 2e-8), 13 in float64.
@@ -77,6 +79,17 @@ def exp_negative(x):
     y = fma(scale, p, scale)
     y = y if x > lowest(x) else real(0.0, x)
     return y if x == x else x  # NaN must survive.
+
+
+@scalar
+def exp_value(x):
+    """``exp(x)``, infinite where 2 ** n is no exponent of the dtype any more."""
+    highest = real(HIGHEST_DOUBLE, x) if is_double(x) else real(HIGHEST_FLOAT, x)
+    scale, p = expm1_parts(highest if x > highest else (x if x > lowest(x) else lowest(x)))
+    y = fma(scale, p, scale)
+    y = y if x > lowest(x) else real(0.0, x)
+    y = real(np.inf, x) if x > highest else y
+    return y if x == x else x
 
 
 @scalar
@@ -292,10 +305,39 @@ def multiply_by_slope(code, D_place, A_place, n, like):
     return 0
 
 
+# --- Dropout ----------------------------------------------------------------------------------------------------------
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+@kernel
+def drop(A_place, n_rows, stride, key, layer, threshold, like):
+    """Multiply the rows of A, or of dA, by their masks; `fastmlp.dropout.masks` has the formulas.
+
+    `key` is the step's, as it would be if the first of the rows were the first of the batch.
+    """
+    limit = np.uint32(threshold)
+    scale = real(4294967296.0 / (4294967296.0 - threshold), like)
+    for row in range(n_rows):
+        a = advance(pointer(A_place, like), row * stride)
+        x64 = np.uint64(key) + GOLDEN * np.uint64((layer << 32) + row)
+        x64 = (x64 ^ (x64 >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x64 = (x64 ^ (x64 >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x64 = x64 ^ (x64 >> np.uint64(31))
+        low, high = np.uint32(x64 & np.uint64(0xFFFFFFFF)), np.uint32(x64 >> np.uint64(32))
+        for unit in range(stride):
+            x = np.uint32(np.uint32(unit) * np.uint32(0x9E3779B9) + low)
+            x = np.uint32(np.uint32(x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D) + high)
+            x = np.uint32(np.uint32(x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B))
+            x = np.uint32(x ^ (x >> np.uint32(16)))
+            a[unit] = a[unit] * scale if x >= limit else real(0.0, like)
+    return 0
+
+
 # --- Losses, row by row -----------------------------------------------------------------------------------------------
 
-LOSSES = ("softmax_cross_entropy", "sigmoid_cross_entropy", "squared_error")
-SOFTMAX_CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY, SQUARED_ERROR = range(len(LOSSES))
+SOFTMAX_CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY, POISSON, CLIPPED_ERROR, SLOPED_ERROR = range(5)
+"""The codes by which the loops know the losses; `fastmlp.kernels.engine.loss_constants` says which is which."""
 
 
 @inline
@@ -337,6 +379,18 @@ def softmax_cross_entropy_rows(Z, n, classes, order, scale, D, stride, losses, b
 
 
 @inline
+def smoothing_row(z, n, y, scale, smoothing, d):
+    """What label smoothing adds to the softmax cross-entropy of a row, and to d: see `fastmlp.MLP.fit`."""
+    share = real(smoothing, scale) * scale
+    total = 0.0
+    for j in range(n):
+        total += np.float64(z[j])
+        d[j] -= share / real(n, scale)
+    d[y] += share
+    return smoothing * (np.float64(z[y]) - total / n)
+
+
+@inline
 def sigmoid_cross_entropy_row(z, n, y, scale, d):
     """The loss ``Σ max(z, 0) - y z + log(1 + exp(-|z|))`` of a row, and ``d = scale (sigmoid(z) - y)``."""
     loss = 0.0
@@ -348,14 +402,59 @@ def sigmoid_cross_entropy_row(z, n, y, scale, d):
 
 
 @inline
-def squared_error_row(a, n, y, scale, d):
-    """The loss ``½ Σ (a - y)²`` of a row, and ``d = scale (a - y)``, the derivative by the output a."""
+def poisson_row(z, n, y, scale, d):
+    """The loss ``Σ y log(y / exp(z)) - y + exp(z)`` of a row, and ``d = scale (exp(z) - y)``."""
     loss = 0.0
     for j in range(n):
-        difference = a[j] - y[j]
-        loss += np.float64(difference) * np.float64(difference)
-        d[j] = scale * difference
-    return 0.5 * loss
+        mean = exp_value(z[j])
+        log_y = math.log(np.float64(y[j])) if y[j] > real(0.0, scale) else 0.0
+        loss += np.float64(y[j]) * (log_y - np.float64(z[j])) - np.float64(y[j]) + np.float64(mean)
+        d[j] = scale * (mean - y[j])
+    return loss
+
+
+@inline
+def clipped_error_row(a, n, y, scale, low, high, d):
+    """The loss ``Σ c (r - ½ c)`` of a row, ``r = a - y`` and c that clipped to [low, high], and ``d = scale c``.
+
+    Huber's loss; with infinite bounds, half the squared error.
+    """
+    loss = 0.0
+    for j in range(n):
+        r = a[j] - y[j]
+        c = high if r > high else (low if r < low else r)
+        loss += np.float64(c) * (np.float64(r) - 0.5 * np.float64(c))
+        d[j] = scale * c
+    return loss
+
+
+@inline
+def sloped_error_row(a, n, y, scale, low, high, d):
+    """The loss ``Σ s r`` of a row, ``r = a - y``, s being `high` above 0, `low` below, and ``d = scale s``.
+
+    The absolute error and the pinball loss.
+    """
+    loss = 0.0
+    zero = real(0.0, scale)
+    for j in range(n):
+        r = a[j] - y[j]
+        s = high if r > zero else (low if r < zero else zero)
+        loss += np.float64(s) * np.float64(r)
+        d[j] = scale * s
+    return loss
+
+
+@inline
+def values_loss_row(code, z, n, y, scale, low, high, d):
+    """The loss of a row by any code but softmax_cross_entropy's, whose targets are classes."""
+    low, high = real(low, scale), real(high, scale)
+    if code == SIGMOID_CROSS_ENTROPY:
+        return sigmoid_cross_entropy_row(z, n, y, scale, d)
+    if code == POISSON:
+        return poisson_row(z, n, y, scale, d)
+    if code == CLIPPED_ERROR:
+        return clipped_error_row(z, n, y, scale, low, high, d)
+    return sloped_error_row(z, n, y, scale, low, high, d)
 
 
 # --- Optimizer updates ------------------------------------------------------------------------------------------------
@@ -363,15 +462,15 @@ def squared_error_row(a, n, y, scale, d):
 NO_UPDATE, SGD, SGD_MOMENTUM, SGD_NESTEROV, ADAM, RMSPROP = range(6)
 
 # The constants of a step, as the loops want them; see `fastmlp.kernels.engine.step_constants`.
-RATE, DECAY, SHRINK, FIRST, SECOND, EPSILON, ROOT_SCALE = range(7)
-N_CONSTANTS = 7
+RATE, DECAY, SHRINK, FIRST, SECOND, EPSILON, ROOT_SCALE, SCALE, L2, KEEP, KEY = range(11)
+N_CONSTANTS = 11
 
 
 @kernel
-def update(code, constants_place, w_place, g_place, m_place, v_place, n, like):
+def update(code, constants_place, l2, w_place, g_place, m_place, v_place, n, like):
     """One optimizer step over n parameters: `w` and the slots `m`, `v` change in place. All are given by address.
 
-    `constants` are float64 and become the dtype of `w` once, before the loop: ``g' = g + DECAY w`` for all, then
+    `constants` are float64 and become the dtype of `w` once, before the loop: ``g' = g + (DECAY + l2) w`` for all, then
 
     - SGD: ``w -= RATE g'``; with momentum ``m = FIRST m + g'``, ``w -= RATE m``; Nesterov ``w -= RATE (g' + FIRST m)``
     - Adam: ``w *= SHRINK``, ``m = FIRST m + (1 - FIRST) g'``, ``v = SECOND v + (1 - SECOND) g'²``,
@@ -380,7 +479,7 @@ def update(code, constants_place, w_place, g_place, m_place, v_place, n, like):
     """
     constants = pointer(constants_place, 0.0)
     w, g, m, v = pointer(w_place, like), pointer(g_place, like), pointer(m_place, like), pointer(v_place, like)
-    rate, decay = real(constants[RATE], like), real(constants[DECAY], like)
+    rate, decay = real(constants[RATE], like), real(constants[DECAY] + l2, like)
     first, second = real(constants[FIRST], like), real(constants[SECOND], like)
     rest_first, rest_second = real(1.0 - constants[FIRST], like), real(1.0 - constants[SECOND], like)
     shrink, epsilon = real(constants[SHRINK], like), real(constants[EPSILON], like)

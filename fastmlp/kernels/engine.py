@@ -12,6 +12,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
+from fastmlp.dropout import step_keys, threshold
 from fastmlp.kernels import elementwise as e
 from fastmlp.kernels import loop, products
 from fastmlp.kernels.jit import Kernel
@@ -21,23 +22,27 @@ from fastmlp.kernels.products import DENSE_COLUMNS
 from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
 from fastmlp.parameters import ParameterLayout, aligned_zeros, padded
 from fastmlp.shapes import NotFiniteError
-from fastmlp.training import available_cpus
+from fastmlp.sparse import Inputs, SparseRows
+from fastmlp.spec import NetworkSpec
+from fastmlp.training import Recipe, TrainingState, available_cpus
 
 Array = NDArray[Any]
 
 FORWARD_PARTS = (loop.gather, loop.forward, e.activate, products.multiply_rows, products.multiply_listed_rows)
 TRAINING_PARTS = (
     loop.loss_and_output_gradient, loop.backward_through_layers, loop.backward_to_weights, e.multiply_by_slope,
-    e.update,
+    loop.update_piece, e.update,
     products.multiply_columns, products.multiply_listed_columns,
 )  # fmt: skip
+CLIPPING_PARTS = (loop.update_clipped,)
+DROPOUT_PARTS = (e.drop,)
 """The kernels that the loop calls by address; the fields of `State` bear their names."""
 
 FORWARD_ALL = Kernel(
     loop.forward_all,
     lambda T, X_type: (
-        types.int64, types.int64, types.Array(X_type, 2, "A", readonly=True), types.Array(T, 2, "C"),
-        types.Array(types.int64, 1, "C"), T,
+        types.int64, types.int64, types.Array(X_type, 2, "A", readonly=True), types.int64, types.int64, types.int64,
+        types.Array(T, 2, "C"), types.Array(types.int64, 1, "C"), T,
     ),
 )  # fmt: skip
 
@@ -59,7 +64,7 @@ class Scratch:
         self.parameters: Array | None = None
         self.samples = np.zeros(len(Samples._fields), dtype=np.int64)
         self.samples_place = address(self.samples)
-        self.set(**network, **{name: address(array) for name, array in self.arrays.items()})
+        self.set(**network, **{name: address(a) for name, a in self.arrays.items() if name in State._fields})
 
     def set(self, **fields: int) -> None:
         """Write fields of the state."""
@@ -83,7 +88,7 @@ class Engine:
         self.layout = layout
         self.dtype = np.dtype(layout.spec.dtype)
         self._like = self.dtype.type(0)
-        self._layers, self._workspace_size = plan(layout)
+        self._layers, self._dropped, self._workspace_size = plan(layout)
         sizes = layout.spec.layer_sizes
         self._n_outputs = sizes[-1]
         self._work = sum(n_in * n_out for n_in, n_out in pairwise(sizes))  # Multiply-adds a sample.
@@ -98,25 +103,25 @@ class Engine:
         """As many as have enough to do in a step."""
         return max(1, min(limit, batch_size * self._work // STEP_WORK))
 
-    def compile(self, X: Array, optimizer: Optimizer | None = None) -> None:
+    def compile(self, X: Inputs, recipe: Recipe | None = None) -> None:
         """Compile the training loop for this dtype, or load it from the cache."""
-        for part in (loop.train_steps, *FORWARD_PARTS, *TRAINING_PARTS):
+        for part in (loop.train_steps, *FORWARD_PARTS, *training_parts(recipe)):
             part.compiled(self.dtype)
 
-    def forward(self, parameters: Array, X: Array, threads: int | None = None) -> Array:
-        """Compute the outputs: logits for a cross-entropy."""
+    def forward(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array:
+        """Compute the outputs: without their activation, where it is a part of the loss."""
         outputs = np.empty((X.shape[0], self._n_outputs), self.dtype)
         self._forward(parameters, X, outputs, NO_CLASSES, threads)
         return outputs
 
-    def classes(self, parameters: Array, X: Array, threads: int | None = None) -> NDArray[np.int64]:
+    def classes(self, parameters: Array, X: Inputs, threads: int | None = None) -> NDArray[np.int64]:
         """Compute the largest output of each sample."""
         classes = np.empty(X.shape[0], np.int64)
         self._forward(parameters, X, self._no_outputs, classes, threads)
         return classes
 
     def _forward(
-        self, parameters: Array, X: Array, outputs: Array, classes: NDArray[np.int64], threads: int | None
+        self, parameters: Array, X: Inputs, outputs: Array, classes: NDArray[np.int64], threads: int | None
     ) -> None:
         n = X.shape[0]
         worth = n * self._work // FORWARD_WORK
@@ -131,55 +136,76 @@ class Engine:
         if not fine:
             raise NotFiniteError
 
-    def _forward_part(self, parameters: Array, X: Array, outputs: Array, classes: NDArray[np.int64]) -> bool:
+    def _forward_part(self, parameters: Array, X: Inputs, outputs: Array, classes: NDArray[np.int64]) -> bool:
         """Write the outputs, or the classes, of X; say whether X is finite."""
         try:
             entry = self._forward_entries[X.dtype]
         except KeyError:
             entry = self._forward_entries.setdefault(X.dtype, FORWARD_ALL.entry(self.dtype, X.dtype))
         scratch = self._take(1, parameters)
-        doubt = entry(scratch.place, scratch.samples_place, X, outputs, classes, self._like)
+        sparse = (0, 0, 0)
+        if isinstance(X, SparseRows):
+            sparse = addresses(X)
+            X = np.empty((len(X), 0), self.dtype)
+        doubt = entry(scratch.place, scratch.samples_place, X, *sparse, outputs, classes, self._like)
         self._spare[1].append(scratch)
         return bool(doubt == 0.0)
 
-    def gradients(self, parameters: Array, X: Array, y: Array) -> tuple[float, Array]:
+    def gradients(self, parameters: Array, X: Inputs, y: Array) -> tuple[float, Array]:
         """Loss and its derivative by every parameter."""
         gradient, losses, orders = self.layout.allocate(), np.empty(1), np.arange(len(X))
+        constants = np.zeros((1, e.N_CONSTANTS))
+        constants[:, e.SCALE] = batch_scales(self.layout.spec, None, orders[None], len(X), 0, 1)
         scratch = self._take(1, parameters)
-        self._set_up_training(scratch, X, y, orders, gradient=address(gradient))
+        self._set_up_training(scratch, X, y, orders, None, None, gradient=address(gradient))
         run = loop.train_steps.entry(self.dtype)
-        run(scratch.place, scratch.samples_place, e.NO_UPDATE, 0, len(X), 0, address(losses), 1, 0, 1, self._like)
+        run(
+            scratch.place, scratch.samples_place, e.NO_UPDATE, address(constants), len(X), 0, address(losses), 1, 0, 1,
+            self._like,
+        )  # fmt: skip
         self._spare[1].append(scratch)
         return float(losses[0]), gradient
 
     def train_steps(
         self,
         parameters: Array,
-        slots: list[Array],
-        X: Array,
+        state: TrainingState,
+        X: Inputs,
         y: Array,
         orders: NDArray[np.int64],
-        batch_size: int,
+        recipe: Recipe,
         first_batch: int,
-        optimizer: Optimizer,
-        first_step: int,
         learning_rates: NDArray[np.float64],
         threads: int,
+        sample_weight: NDArray[np.float64] | None = None,
+        average: Array | None = None,
     ) -> NDArray[np.float64]:
         """Take one step for each learning rate."""
-        code, constants = step_constants(optimizer, first_step, learning_rates)
-        losses = np.empty(len(learning_rates))
-        gradient = self.layout.allocate() if batch_size > BLOCK_ROWS else losses  # Used by larger batches only.
+        n_steps, batch_size, slots = len(learning_rates), recipe.batch_size, state.slots
+        code, constants = step_constants(recipe.optimizer, state.step, learning_rates)
+        scales = batch_scales(self.layout.spec, sample_weight, orders, batch_size, first_batch, n_steps)
+        constants[:, e.SCALE], constants[:, e.L2] = scales, recipe.l2 * scales
+        constants[:, e.KEY] = step_keys(state.dropout_seed, state.step, n_steps).view(np.float64)
+        constants[:, e.KEEP] = recipe.average or 0.0
+        if state.step == 0:
+            constants[0, e.KEEP] = 0.0
+        losses = np.empty(n_steps)
+        needs_gradient = batch_size > BLOCK_ROWS or recipe.clip_norm is not None
+        gradient = self.layout.allocate() if needs_gradient else losses
         slot1, slot2 = [*map(address, slots), 0, 0][:2]
+        layers = self._layers_with_dropout(recipe.dropout) if recipe.dropout else self._layers
         scratch = self._take(threads, parameters)
-        self._set_up_training(scratch, X, y, orders, gradient=address(gradient), slot1=slot1, slot2=slot2)
+        self._set_up_training(
+            scratch, X, y, orders, sample_weight, recipe, gradient=address(gradient), slot1=slot1, slot2=slot2,
+            average=0 if average is None else address(average), layers=address(layers),
+        )  # fmt: skip
         run = loop.train_steps.entry(self.dtype)
         arguments = (
             scratch.place, scratch.samples_place, code, address(constants), batch_size, first_batch, address(losses),
-            len(losses),
+            n_steps,
         )  # fmt: skip
         # A thread that outlives an interrupted call must not find its memory gone: its function holds all of it.
-        memory = (scratch, parameters, slots, X, y, orders, constants, gradient, losses)
+        memory = (scratch, layers, parameters, slots, X, y, orders, sample_weight, average, constants, gradient, losses)
 
         def work(thread: int, memory: Any = memory) -> int:
             return run(*arguments, thread, threads, self._like)  # type: ignore[no-any-return]
@@ -188,17 +214,55 @@ class Engine:
             scratch.arrays["barrier"][1] = 1
 
         done = run_together(work, threads, call_off)
+        scratch.set(layers=address(self._layers))
         self._spare[threads].append(scratch)
         return losses[:done]
 
-    def _set_up_training(self, scratch: Scratch, X: Array, y: Array, orders: NDArray[np.int64], **fields: int) -> None:
+    def _layers_with_dropout(self, rates: tuple[float, ...]) -> NDArray[np.int64]:
+        """The table of layers with dropout's thresholds, and with places of their own for what it leaves."""
+        layers = self._layers.copy()
+        n_hidden = len(rates)
+        layers[:n_hidden, Layer._fields.index("threshold")] = [threshold(rate) for rate in rates]
+        layers[:n_hidden, Layer._fields.index("A")] = self._dropped[:n_hidden]
+        return layers
+
+    def _set_up_training(
+        self,
+        scratch: Scratch,
+        X: Inputs,
+        y: Array,
+        orders: NDArray[np.int64],
+        sample_weight: NDArray[np.float64] | None,
+        recipe: Recipe | None,
+        **fields: int,
+    ) -> None:
         """Say to the loop where the samples are and what else it needs; the caller keeps the arrays alive."""
         n_orders = 1 if orders.ndim == 1 else len(orders)
+        values, columns, starts = (0, 0, 0) if isinstance(X, np.ndarray) else addresses(X)
         scratch.samples[:] = Samples(
-            address(X), X.dtype == np.uint8, X.strides[0], address(y), address(orders), n_orders, len(X)
+            X=address(X) if isinstance(X, np.ndarray) else 0,
+            X_is_uint8=X.dtype == np.uint8,
+            X_stride=X.strides[0] if isinstance(X, np.ndarray) else 0,
+            y=address(y),
+            orders=address(orders),
+            n_orders=n_orders,
+            n_samples=len(X),
+            weights=0 if sample_weight is None else address(sample_weight),
+            values=values,
+            columns=columns,
+            starts=starts,
         )
         scratch.arrays["barrier"][:] = 0
-        scratch.set(**fields, **{part.function.__name__: part.address(self.dtype) for part in TRAINING_PARTS})
+        squares = scratch.arrays
+        clips = recipe is not None and recipe.clip_norm is not None
+        scratch.set(
+            label_smoothing=bits(recipe.label_smoothing if recipe else 0.0),
+            clip_norm=bits(recipe.clip_norm or 0.0 if recipe else 0.0),
+            weight_squares=address(squares["squares_of_weights"]) if recipe and recipe.l2 else 0,
+            gradient_squares=address(squares["squares_of_gradient"]) if clips else 0,
+            **fields,
+            **{part.function.__name__: part.address(self.dtype) for part in training_parts(recipe)},
+        )
 
     def _take(self, threads: int, parameters: Array) -> Scratch:
         """Scratch memory for one call on these parameters: what an earlier call has given back, or new."""
@@ -218,17 +282,21 @@ class Engine:
         # Whole tiles of rows, so up to a tile more than WEIGHT_ROWS.
         rows_size = (WEIGHT_ROWS + DENSE_COLUMNS.rows) * max(self.layout.row_strides)
         indices_size = max(n_words * 64, BLOCK_ROWS) + LIST_SLACK
+        loss, low, high = loss_constants(spec.loss, spec.loss_parameter)
+        n_pieces = sum(-(-n_in // WEIGHT_ROWS) + spec.bias for n_in in spec.layer_sizes[:-1])
         network = {
             "layers": address(self._layers),
             "n_layers": len(self._layers),
             "inputs": inputs_of(self.layout),
             "n_words": n_words,
-            "loss": e.LOSSES.index(spec.loss),
-            "mean": spec.reduction == "mean",
+            "loss": loss,
             "bias": spec.bias,
-            "input_scale": int(np.float64(spec.input_scale).view(np.int64)),
+            "input_scale": bits(spec.input_scale),
+            "loss_low": bits(low),
+            "loss_high": bits(high),
             "weight_rows_size": rows_size,
             "indices_size": indices_size,
+            "n_pieces": n_pieces,
             **{part.function.__name__: part.address(self.dtype) for part in FORWARD_PARTS},
         }
         sizes = {
@@ -237,6 +305,8 @@ class Engine:
             "row_losses": (BLOCK_ROWS, "float64"),
             "barrier": (8, "int64"),
             "order": (BLOCK_ROWS, "int64"),
+            "squares_of_weights": (n_pieces, "float64"),
+            "squares_of_gradient": (n_pieces, "float64"),
             "weight_rows": (threads * rows_size, dtype),
             "indices": (threads * indices_size, "int32"),
             "turned": (threads * 4 * BLOCK_ROWS, "uint8"),
@@ -270,8 +340,15 @@ def run_together(work: Callable[[int], int], threads: int, call_off: Callable[[]
             raise interruption
 
 
-def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], int]:
-    """Lay out the workspace: give the table of layers, and how many elements the workspace takes."""
+def training_parts(recipe: Recipe | None) -> tuple[Kernel, ...]:
+    """The kernels that the loop calls besides the forward pass's, for a recipe, or for gradients alone."""
+    clipping = CLIPPING_PARTS if recipe and recipe.clip_norm is not None else ()
+    dropping = DROPOUT_PARTS if recipe and recipe.dropout else ()
+    return (*TRAINING_PARTS, *clipping, *dropping)
+
+
+def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], list[int], int]:
+    """Lay out the workspace: give the table of layers, each layer's place of `A` with dropout, and the size."""
     spec = layout.spec
     itemsize = np.dtype(spec.dtype).itemsize
     input_stride = input_stride_of(layout)
@@ -284,8 +361,8 @@ def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], int]:
 
     place(BLOCK_ROWS * input_stride)
     layers = []
-    # The activation of a cross-entropy is part of the loss.
-    activations = (*spec.activations, "identity" if spec.is_classifier else spec.output_activation)
+    # The activation of some losses is a part of them.
+    activations = (*spec.activations, "identity" if spec.loss_takes_logits else spec.output_activation)
     for layer, (n_in, n_out) in enumerate(zip(spec.layer_sizes, spec.layer_sizes[1:], strict=False)):
         stride = layout.row_strides[layer]
         name = activations[layer]
@@ -303,10 +380,13 @@ def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], int]:
                 A=place(BLOCK_ROWS * stride) if name in e.TAKES_INPUT else Z,
                 D=place(BLOCK_ROWS * stride),
                 transposed=place(n_out * layout.row_strides[layer - 1]) if layer else 0,
+                threshold=0,
             )
         )
+    # Behind all else: memory that is never touched without dropout.
+    dropped = [place(BLOCK_ROWS * layer.stride) if layer.Z == layer.A else layer.A for layer in layers]
     place(64)  # Slack: the last tile of a layer may read beyond its last row.
-    return np.array(layers, dtype=np.int64), end
+    return np.array(layers, dtype=np.int64), dropped, end
 
 
 def inputs_of(layout: ParameterLayout) -> int:
@@ -329,6 +409,31 @@ def address(array: Array) -> int:
     return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
 
 
+def addresses(X: SparseRows) -> tuple[int, int, int]:
+    """Where the parts of sparse samples are; the caller keeps them alive."""
+    return address(X.values), address(X.columns), address(X.starts)
+
+
+def bits(value: float) -> int:
+    """The bits of a float64, as an integer."""
+    return int(np.float64(value).view(np.int64))
+
+
+def loss_constants(loss: str, parameter: float | None) -> tuple[int, float, float]:
+    """Give a loss's code and the two constants that `fastmlp.kernels.elementwise.values_loss_row` takes."""
+    value = parameter or 0.0
+    constants: dict[str, tuple[int, float, float]] = {
+        "softmax_cross_entropy": (e.SOFTMAX_CROSS_ENTROPY, 0.0, 0.0),
+        "sigmoid_cross_entropy": (e.SIGMOID_CROSS_ENTROPY, 0.0, 0.0),
+        "poisson": (e.POISSON, 0.0, 0.0),
+        "squared_error": (e.CLIPPED_ERROR, -np.inf, np.inf),
+        "huber": (e.CLIPPED_ERROR, -value, value),
+        "absolute_error": (e.SLOPED_ERROR, -1.0, 1.0),
+        "quantile": (e.SLOPED_ERROR, -value, 1.0 - value),
+    }
+    return constants[loss]
+
+
 def step_constants(
     optimizer: Optimizer, first_step: int, learning_rates: NDArray[np.float64]
 ) -> tuple[int, NDArray[np.float64]]:
@@ -348,6 +453,8 @@ def step_constants(
         constants[:, e.ROOT_SCALE] = 1.0 / np.sqrt(1.0 - optimizer.beta2**t)
         constants[:, e.FIRST], constants[:, e.SECOND] = optimizer.beta1, optimizer.beta2
         constants[:, e.EPSILON] = optimizer.epsilon
+        if optimizer.epsilon_hat:
+            constants[:, e.EPSILON] *= constants[:, e.ROOT_SCALE]
         if optimizer.name == "adamw":
             constants[:, e.SHRINK] = 1.0 - learning_rates * optimizer.weight_decay
         else:
@@ -358,3 +465,25 @@ def step_constants(
     constants[:, e.SECOND] = optimizer.rho
     constants[:, e.EPSILON] = optimizer.epsilon
     return e.RMSPROP, constants
+
+
+def batch_scales(
+    spec: NetworkSpec,
+    sample_weight: NDArray[np.float64] | None,
+    orders: NDArray[np.int64],
+    batch_size: int,
+    first_batch: int,
+    n_steps: int,
+) -> NDArray[np.float64]:
+    """Give what multiplies the sum of a batch's losses, for each step; 0 if the batch has no weight."""
+    n_samples = orders.shape[1]
+    firsts = np.arange(0, n_samples, batch_size)
+    epochs, batches = np.divmod(np.arange(first_batch, first_batch + n_steps), len(firsts))
+    if sample_weight is None:
+        totals = np.minimum(batch_size, n_samples - firsts)[batches]
+    else:
+        rows = [orders[epoch % len(orders)] for epoch in range(epochs[0], epochs[-1] + 1)]
+        totals = np.array([np.add.reduceat(sample_weight[row], firsts) for row in rows])[epochs - epochs[0], batches]
+    numerator = totals.astype(np.float64) if spec.reduction == "sum" else 1.0
+    scales: NDArray[np.float64] = np.divide(numerator, totals, out=np.zeros(n_steps), where=totals > 0)
+    return scales

@@ -11,6 +11,7 @@ and the update is done with the last. So the buffers stay in the cache whatever 
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ from fastmlp.kernels.instructions import (
     prefetch,
     real,
     scan_row,
+    sum_of_squares,
 )
 from fastmlp.kernels.jit import FIRST, inline, kernel
 from fastmlp.kernels.lists import lists_pay, turn_masks
@@ -57,9 +59,10 @@ SPINS = 4000
 class Layer(NamedTuple):
     """A row of the table of layers: sizes, and offsets into the buffers, in elements.
 
-    `weights`, `bias`: in the parameters. `Z`, `A`, `D`: in the workspace, the rows before and after the activation (one
-    place unless the derivative needs both), and their derivative. `transposed`: in the workspace, ``Wᵀ``. `stride` and
-    `input_stride`: between rows of W, Z, A, D, and of the layer's input and Wᵀ.
+    `weights`, `bias`: in the parameters. `Z`, `A`, `D`: in the workspace, what tells the activation's slope, the
+    outputs (in one place unless the slope is told by the input, or dropout comes between), and their derivative.
+    `transposed`: in the workspace, ``Wᵀ``. `stride` and `input_stride`: between rows of W, Z, A, D, and of the layer's
+    input and Wᵀ. `threshold`: of dropout, 0 without.
     """
 
     n_in: int
@@ -73,6 +76,7 @@ class Layer(NamedTuple):
     A: int
     D: int
     transposed: int
+    threshold: int
 
 
 FIELDS = len(Layer._fields)
@@ -90,9 +94,12 @@ class State(NamedTuple):
     inputs: int  # Offset of the gathered X in the workspace.
     n_words: int  # Words of a row's mask: inputs / 64.
     loss: int
-    mean: int
     bias: int
-    input_scale: float  # Its bits.
+    input_scale: float  # The bits of these five.
+    loss_low: float
+    loss_high: float
+    label_smoothing: float
+    clip_norm: float
     workspace: int  # A row of zeros at 0; the gathered X; Z, A, D of the layers; transposed weights.
     masks: int  # uint64 (BLOCK_ROWS + MASK_SLACK, n_words)
     row_losses: int  # float64 (BLOCK_ROWS,)
@@ -107,6 +114,10 @@ class State(NamedTuple):
     gradient: int
     slot1: int
     slot2: int
+    n_pieces: int  # Of the weights, see `WEIGHT_ROWS`; a bias is one, too.
+    weight_squares: int  # float64 (n_pieces,): each piece's sum of squares, for the L2 term; or none.
+    gradient_squares: int  # The same of the gradient, for clipping; or none.
+    average: int  # Of the parameters; or none.
     # The kernels that the loop is made of.
     gather: int
     forward: int
@@ -115,7 +126,10 @@ class State(NamedTuple):
     backward_to_weights: int
     activate: int
     multiply_by_slope: int
+    drop: int
     update: int
+    update_piece: int
+    update_clipped: int
     multiply_rows: int
     multiply_listed_rows: int
     multiply_columns: int
@@ -123,7 +137,10 @@ class State(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Where X and y lie, whatever kind of arrays they are. Written by Python as one row of int64, like `State`."""
+    """Where X and y lie, whatever kind of arrays they are. Written by Python as one row of int64, like `State`.
+
+    X is an array, or `fastmlp.sparse.SparseRows`; then its first three fields mean nothing.
+    """
 
     X: int
     X_is_uint8: int
@@ -132,6 +149,10 @@ class Samples(NamedTuple):
     orders: int  # int64 (n_orders, n_samples)
     n_orders: int
     n_samples: int
+    weights: int  # float64 (n_samples,), or none.
+    values: int  # Of sparse rows.
+    columns: int  # int32, as many.
+    starts: int  # int64 (n_samples + 1,), or none.
 
 
 class Memory(NamedTuple):
@@ -160,9 +181,10 @@ def state_at(place):
     """Read a `State`."""
     row, reals = pointer(place, np.int64(0)), pointer(place, 0.0)
     return State(
-        row[0], row[1], row[2], row[3], row[4], row[5], row[6], reals[7], row[8], row[9], row[10], row[11], row[12],
-        row[13], row[14], row[15], row[16], row[17], row[18], row[19], row[20], row[21], row[22], row[23],
-        row[24], row[25], row[26], row[27], row[28], row[29], row[30], row[31], row[32], row[33],
+        row[0], row[1], row[2], row[3], row[4], row[5], reals[6], reals[7], reals[8], reals[9], reals[10], row[11],
+        row[12], row[13], row[14], row[15], row[16], row[17], row[18], row[19], row[20], row[21], row[22], row[23],
+        row[24], row[25], row[26], row[27], row[28], row[29], row[30], row[31], row[32], row[33], row[34], row[35],
+        row[36], row[37], row[38], row[39], row[40], row[41], row[42], row[43],
     )  # fmt: skip
 
 
@@ -170,7 +192,9 @@ def state_at(place):
 def samples_at(place):
     """Read a `Samples`."""
     row = pointer(place, np.int64(0))
-    return Samples(row[0], row[1], row[2], row[3], row[4], row[5], row[6])
+    return Samples(
+        row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10]
+    )  # fmt: skip
 
 
 @inline
@@ -196,7 +220,7 @@ def memory_of(net, like, thread):
 def layer_of(layers, number):
     """Read a row of the table of layers."""
     row = advance(layers, number * FIELDS)
-    return Layer(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10])
+    return Layer(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11])
 
 
 @inline
@@ -243,6 +267,9 @@ def gather(place, samples_place, order_place, begin, end, like):
     layer = layer_of(memory.layers, FIRST)
     n_in, stride = layer.n_in, layer.input_stride
     scale = real(net.input_scale, like)
+    if samples.starts != 0:
+        gather_sparse(net, memory, samples, order, begin, end, scale, like)
+        return 0
     sample_bytes = n_in if samples.X_is_uint8 != 0 else n_in * (8 if is_double(like) else 4)
     last = layer_of(memory.layers, net.n_layers - 1)
     target_bytes = 8 if net.loss == e.SOFTMAX_CROSS_ENTROPY else last.n_out * (8 if is_double(like) else 4)
@@ -269,15 +296,48 @@ def gather(place, samples_place, order_place, begin, end, like):
 
 
 @inline
-def clear_masks(net, memory, begin, end):
-    """Say of rows beyond the batch that they have no inputs: the last tile and the last byte of a list touch them."""
-    for i in range(begin * net.n_words, end * net.n_words):
-        memory.masks[i] = np.uint64(0)
+def gather_sparse(net, memory, samples, order, begin, end, scale, like):
+    """The same for sparse samples: of a row, only what the sample before has left is cleared."""
+    stride = layer_of(memory.layers, FIRST).input_stride
+    values, columns = pointer(samples.values, like), pointer(samples.columns, np.int32(0))
+    starts = pointer(samples.starts, np.int64(0))
+    clear_rows(net, memory, begin, end, like)
+    for row in range(begin, end):
+        x, mask = advance(memory.workspace, net.inputs + row * stride), advance(memory.masks, row * net.n_words)
+        for k in range(starts[order[row]], starts[order[row] + 1]):
+            j = np.int64(columns[k])
+            x[j] += values[k] * scale
+            mask[j >> 6] |= np.uint64(1) << np.uint64(j & 63)
+        memory.row_losses[row] = 0.0
+
+
+@inline
+def clear_rows(net, memory, begin, end, like):
+    """Make rows of the gathered X zero, eight inputs at a time, where their masks say that they are not.
+
+    Rows beyond the batch must be so, too: the last tile and the last byte of a list touch them.
+    """
+    stride = layer_of(memory.layers, FIRST).input_stride
+    for row in range(begin, end):
+        for word in range(net.n_words):
+            place = row * net.n_words + word
+            bits = memory.masks[place]
+            memory.masks[place] = np.uint64(0)
+            x = advance(memory.workspace, net.inputs + row * stride + word * 64)
+            while bits != 0:
+                if bits & np.uint64(255) != 0:
+                    for j in range(8):
+                        x[j] = real(0.0, like)
+                bits >>= np.uint64(8)
+                x = advance(x, 8)
 
 
 @kernel
-def forward(place, begin, end, thread, like):
-    """All layers for the rows begin ... end. A cross-entropy's activation is part of the loss, and not done here."""
+def forward(place, begin, end, key, thread, like):
+    """All layers for the rows begin ... end. A cross-entropy's activation is part of the loss, and not done here.
+
+    `key` is that of the step, for dropout.
+    """
     net = state_at(place)
     memory = memory_of(net, like, thread)
     workspace = memory.workspace
@@ -305,21 +365,36 @@ def forward(place, begin, end, thread, like):
                     X_place, layer.input_stride, W, stride, b, Z_place, stride, begin, end, layer.n_in, n_vectors, like,
                 ),
             )  # fmt: skip
+        at, n = begin * layer.stride, (end - begin) * layer.stride
         if layer.activation != e.IDENTITY:
-            at, n = begin * layer.stride, (end - begin) * layer.stride
+            active = Z
             if takes_input(layer.activation):  # Z is kept for the derivative.
+                active = A
                 for i in range(at, at + n):
                     A[i] = Z[i]
-            call(net.activate, (layer.activation, address_of(advance(A, at)), n, like))
+            call(net.activate, (layer.activation, address_of(advance(active, at)), n, like))
+        if layer.threshold != 0:
+            if not takes_input(layer.activation):
+                for i in range(at, at + n):
+                    A[i] = Z[i]
+            drop_units(net, layer, number, address_of(advance(A, at)), begin, end, key, like)
         X = A
     return 0
+
+
+@inline
+def drop_units(net, layer, number, rows_place, begin, end, key, like):
+    """Multiply the rows begin ... end of a layer's outputs, or of their derivative, by the masks of dropout."""
+    key_of_begin = key + np.int64(e.GOLDEN) * begin
+    call(net.drop, (rows_place, end - begin, layer.stride, key_of_begin, number, layer.threshold, like))
 
 
 @kernel
 def loss_and_output_gradient(place, samples_place, order_place, begin, end, scale, like):
     """The losses of the rows begin ... end, and their derivative, times `scale`: the division by the batch size.
 
-    It is dA of the last layer, which is dZ already for a cross-entropy.
+    It is dA of the last layer, which is dZ already where the activation is a part of the loss. A sample's weight
+    multiplies both.
     """
     net, samples, order = state_at(place), samples_at(samples_place), pointer(order_place, np.int64(0))
     memory = memory_of(net, like, FIRST)
@@ -330,19 +405,28 @@ def loss_and_output_gradient(place, samples_place, order_place, begin, end, scal
     if net.loss == e.SOFTMAX_CROSS_ENTROPY:
         classes = pointer(samples.y, np.int64(0))
         e.softmax_cross_entropy_rows(A, n_out, classes, order, scale, D, stride, memory.row_losses, begin, end)
+        if net.label_smoothing != 0.0:
+            for row in range(begin, end):
+                a, d, y = advance(A, row * stride), advance(D, row * stride), classes[order[row]]
+                memory.row_losses[row] += e.smoothing_row(a, n_out, y, scale, net.label_smoothing, d)
     else:
         for row in range(begin, end):
             a, d = advance(A, row * stride), advance(D, row * stride)
             targets = advance(pointer(samples.y, like), order[row] * n_out)
-            if net.loss == e.SIGMOID_CROSS_ENTROPY:
-                memory.row_losses[row] += e.sigmoid_cross_entropy_row(a, n_out, targets, scale, d)
-            else:
-                memory.row_losses[row] += e.squared_error_row(a, n_out, targets, scale, d)
+            memory.row_losses[row] += e.values_loss_row(
+                net.loss, a, n_out, targets, scale, net.loss_low, net.loss_high, d
+            )
+    if samples.weights != 0:
+        for row in range(begin, end):
+            weight, d = pointer(samples.weights, 0.0)[order[row]], advance(D, row * stride)
+            memory.row_losses[row] *= weight
+            for j in range(n_out):
+                d[j] *= real(weight, like)
     return 0
 
 
 @kernel
-def backward_through_layers(place, begin, end, thread, like):
+def backward_through_layers(place, begin, end, key, thread, like):
     """From the last layer's dA down to the first layer's dZ: times the activation's slope, then ``dX = dY Wᵀ``."""
     net = state_at(place)
     memory = memory_of(net, like, thread)
@@ -351,10 +435,12 @@ def backward_through_layers(place, begin, end, thread, like):
     for number in range(net.n_layers - 1, -1, -1):
         layer = layer_of(memory.layers, number)
         D = advance(workspace, layer.D)
+        at, n = begin * layer.stride, (end - begin) * layer.stride
+        D_place = address_of(advance(D, at))
+        if layer.threshold != 0:
+            drop_units(net, layer, number, D_place, begin, end, key, like)
         if layer.activation != e.IDENTITY:
-            at, n = begin * layer.stride, (end - begin) * layer.stride
-            kept = advance(workspace, at + (layer.Z if takes_input(layer.activation) else layer.A))
-            D_place, kept_place = address_of(advance(D, at)), address_of(kept)
+            kept_place = address_of(advance(workspace, at + layer.Z))
             call(net.multiply_by_slope, (layer.activation, D_place, kept_place, n, like))
         if number > 0:
             transposed = address_of(advance(workspace, layer.transposed))
@@ -370,16 +456,18 @@ def backward_through_layers(place, begin, end, thread, like):
 
 
 @inline
-def use_gradient(net, memory, layer, row, n_rows, first_block, last_block, optimizer, constants, like):
+def use_gradient(
+    net, memory, place, number, piece, row, n_rows, first_block, last_block, optimizer, constants, thread, like
+):
     """Do with some rows of dW what is to be done: keep or add them in the gradient buffer, update the weights, or both.
 
     Rows with their padding are contiguous, here and in the parameters, so this is one loop over all of them.
     """
-    begin = layer.weights + row * layer.stride
+    layer = layer_of(memory.layers, number)
     n = n_rows * layer.stride
     g = memory.weight_rows
-    if first_block == 0 or last_block == 0 or optimizer == e.NO_UPDATE:
-        kept = advance(memory.gradient, begin)
+    if first_block == 0 or last_block == 0 or optimizer == e.NO_UPDATE or net.gradient_squares != 0:
+        kept = advance(memory.gradient, layer.weights + row * layer.stride)
         if first_block != 0:
             for i in range(n):
                 kept[i] = g[i]
@@ -387,12 +475,68 @@ def use_gradient(net, memory, layer, row, n_rows, first_block, last_block, optim
             for i in range(n):
                 kept[i] += g[i]
         g = kept
-    if last_block != 0 and optimizer != e.NO_UPDATE:
-        w, g_place = address_of(advance(memory.parameters, begin)), address_of(g)
-        m, v = address_of(advance(memory.slot1, begin)), address_of(advance(memory.slot2, begin))
-        call(net.update, (optimizer, constants, w, g_place, m, v, n, like))
-        if layer.transposed > 0 and row < layer.n_in:
+    if last_block != 0 and net.gradient_squares != 0:  # The update has to wait for the norm of the whole gradient.
+        if row < layer.n_in:
+            w = advance(memory.parameters, layer.weights + row * layer.stride)
+            l2 = real(pointer(constants, 0.0)[e.L2], like)
+            for i in range(n):
+                g[i] += l2 * w[i]
+        pointer(net.gradient_squares, 0.0)[piece] = sum_of_squares(g, n)
+    elif last_block != 0 and optimizer != e.NO_UPDATE:
+        call(net.update_piece, (place, number, piece, row, n_rows, address_of(g), optimizer, constants, thread, like))
+
+
+@kernel
+def update_piece(place, number, piece, row, n_rows, g_place, optimizer, constants_place, thread, like):
+    """Update some rows of a layer's weights, or its bias, by their gradient, and what depends on them."""
+    net = state_at(place)
+    memory = memory_of(net, like, thread)
+    layer = layer_of(memory.layers, number)
+    is_weights = row < layer.n_in
+    begin, n = layer.weights + row * layer.stride, n_rows * layer.stride
+    w = advance(memory.parameters, begin)
+    m, v = address_of(advance(memory.slot1, begin)), address_of(advance(memory.slot2, begin))
+    l2 = pointer(constants_place, 0.0)[e.L2] if is_weights and net.gradient_squares == 0 else 0.0
+    call(net.update, (optimizer, constants_place, l2, address_of(w), g_place, m, v, n, like))
+    if net.average != 0:
+        average, keep = pointer(net.average, like), real(pointer(constants_place, 0.0)[e.KEEP], like)
+        for i in range(n):
+            average[begin + i] = w[i] + keep * (average[begin + i] - w[i])
+    if is_weights:
+        if layer.transposed > 0:
             transpose_weights(memory, layer, row, n_rows)  # dX of the next step needs them.
+        if net.weight_squares != 0:
+            pointer(net.weight_squares, 0.0)[piece] = sum_of_squares(w, n)
+    return 0
+
+
+@kernel
+def update_clipped(place, optimizer, constants, thread, threads, like):
+    """Update this thread's share of the weights by the gradient in its buffer, scaled down to `clip_norm`."""
+    net = state_at(place)
+    memory = memory_of(net, like, thread)
+    total = 0.0
+    for piece in range(net.n_pieces):
+        total += pointer(net.gradient_squares, 0.0)[piece]
+    factor = net.clip_norm / (math.sqrt(total) + 1e-6)  # The small number is PyTorch's.
+    unit = -1
+    for number in range(net.n_layers - 1, -1, -1):
+        layer = layer_of(memory.layers, number)
+        for piece in range(-(-layer.n_in // WEIGHT_ROWS) + net.bias):
+            unit += 1
+            if unit % threads != thread:
+                continue
+            row = min(piece * WEIGHT_ROWS, layer.n_in)
+            n_rows = max(1, min(WEIGHT_ROWS, layer.n_in - row))
+            g = advance(memory.gradient, layer.weights + row * layer.stride)
+            if factor < 1.0:
+                for i in range(n_rows * layer.stride):
+                    g[i] *= real(factor, like)
+            call(
+                net.update_piece,
+                (place, number, unit, row, n_rows, address_of(g), optimizer, constants, thread, like),
+            )
+    return 0
 
 
 @inline
@@ -414,7 +558,7 @@ def backward_to_weights(place, n_rows, first_block, last_block, optimizer, const
     width = lanes(like)
     listed = lists_pay(memory.masks, net.n_words, FIRST, n_rows, layer_of(memory.layers, FIRST).n_in)
     turned_word = -1
-    unit = 0
+    unit = 0  # Counts the pieces of all layers.
     for number in range(net.n_layers - 1, -1, -1):
         layer = layer_of(memory.layers, number)
         X = advance(workspace, net.inputs if number == 0 else layer_of(memory.layers, number - 1).A)
@@ -456,7 +600,10 @@ def backward_to_weights(place, n_rows, first_block, last_block, optimizer, const
                         n_vectors, like,
                     ),
                 )  # fmt: skip
-            use_gradient(net, memory, layer, row, n_weight_rows, first_block, last_block, optimizer, constants, like)
+            use_gradient(
+                net, memory, place, number, unit - 1, row, n_weight_rows, first_block, last_block, optimizer, constants,
+                thread, like,
+            )  # fmt: skip
     return 0
 
 
@@ -476,6 +623,20 @@ def sum_of_rows(D, n_rows, stride, db, like):
     for i in range(n_rows):
         for j in range(stride):
             db[j] += D[i * stride + j]
+
+
+@inline
+def sum_weight_squares(net, memory):
+    """Fill `weight_squares`, in the order in which `backward_to_weights` counts the pieces."""
+    piece = 0
+    for number in range(net.n_layers - 1, -1, -1):
+        layer = layer_of(memory.layers, number)
+        for row in range(0, layer.n_in, WEIGHT_ROWS):
+            w = advance(memory.parameters, layer.weights + row * layer.stride)
+            n = min(WEIGHT_ROWS, layer.n_in - row) * layer.stride
+            pointer(net.weight_squares, 0.0)[piece] = sum_of_squares(w, n)
+            piece += 1
+        piece += net.bias  # Its square stays 0.
 
 
 @kernel
@@ -505,26 +666,36 @@ def train_steps(
         for number in range(1, net.n_layers):
             layer = layer_of(memory.layers, number)
             transpose_weights(memory, layer, FIRST, layer.n_in)
+        if net.weight_squares != 0:
+            sum_weight_squares(net, memory)
     if not all_arrived(net.barrier, threads, arrived):
         return 0
     for step in range(n_steps):
         epoch = (first_batch + step) // n_batches
         first = (first_batch + step) % n_batches * batch_size
         n_batch = min(batch_size, samples.n_samples - first)
-        scale = 1.0 / n_batch if net.mean != 0 else 1.0
         constants = constants_place + step * e.N_CONSTANTS * 8
+        scale = pointer(constants, 0.0)[e.SCALE]
+        if scale == 0.0:  # A batch without weight.
+            losses[step] = 0.0
+            continue
         order = samples.orders + (epoch % samples.n_orders * samples.n_samples + first) * 8
         loss = 0.0
+        if net.weight_squares != 0:
+            for piece in range(net.n_pieces):
+                loss += pointer(net.weight_squares, 0.0)[piece]
+            loss *= 0.5 * pointer(constants, 0.0)[e.L2]
         for block in range(0, n_batch, BLOCK_ROWS):
             n_rows = min(BLOCK_ROWS, n_batch - block)
             rows = order + block * 8
             begin, end = share_of_rows(n_rows, thread, threads)
             call(net.gather, (place, samples_place, rows, begin, end, like))
             if end == n_rows:
-                clear_masks(net, memory, n_rows, n_rows + MASK_SLACK)
-            call(net.forward, (place, begin, end, thread, like))
+                clear_rows(net, memory, n_rows, n_rows + MASK_SLACK, like)
+            key = pointer(constants, np.int64(0))[e.KEY] + np.int64(e.GOLDEN) * block
+            call(net.forward, (place, begin, end, key, thread, like))
             call(net.loss_and_output_gradient, (place, samples_place, rows, begin, end, scale, like))
-            call(net.backward_through_layers, (place, begin, end, thread, like))
+            call(net.backward_through_layers, (place, begin, end, key, thread, like))
             arrived += 1
             if not all_arrived(net.barrier, threads, arrived):
                 return step
@@ -541,13 +712,19 @@ def train_steps(
             arrived += 1
             if not all_arrived(net.barrier, threads, arrived):
                 return step
+        if net.gradient_squares != 0:
+            call(net.update_clipped, (place, optimizer, constants, thread, threads, like))
+            arrived += 1
+            if not all_arrived(net.barrier, threads, arrived):
+                return step
         losses[step] = loss
     return n_steps
 
 
-def forward_all(place, samples_place, X, outputs, classes, like):
+def forward_all(place, samples_place, X, values, columns, starts, outputs, classes, like):
     """Write the outputs for all samples of X to `outputs` or, unless it is empty, their argmax to `classes`.
 
+    Of sparse samples the addresses are given; of X only its length counts then.
     Return a number that is 0, or NaN if X is not finite.
     """
     net = state_at(place)
@@ -556,14 +733,15 @@ def forward_all(place, samples_place, X, outputs, classes, like):
     n_samples = X.shape[0]
     samples = pointer(samples_place, np.int64(0))
     samples[0], samples[1], samples[2] = X.ctypes.data, np.int64(X.itemsize == 1), X.strides[0]
+    samples[8], samples[9], samples[10] = values, columns, starts
     doubt = 0.0
     for block in range(0, n_samples, FORWARD_ROWS):
         n_rows = min(FORWARD_ROWS, n_samples - block)
         for row in range(n_rows):
             memory.order[row] = block + row
         call(net.gather, (place, samples_place, net.order, FIRST, n_rows, like))
-        clear_masks(net, memory, n_rows, n_rows + MASK_SLACK)
-        call(net.forward, (place, FIRST, n_rows, FIRST, like))
+        clear_rows(net, memory, n_rows, n_rows + MASK_SLACK, like)
+        call(net.forward, (place, FIRST, n_rows, FIRST, FIRST, like))
         for row in range(n_rows):
             doubt += memory.row_losses[row]
             a = advance(memory.workspace, last.A + row * last.stride)

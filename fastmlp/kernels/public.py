@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fastmlp import reference
 from fastmlp.kernels import elementwise as e
-from fastmlp.kernels.engine import address, step_constants
+from fastmlp.kernels.engine import address, loss_constants, step_constants
 from fastmlp.kernels.instructions import advance, pointer, real
 from fastmlp.kernels.jit import FIRST, kernel
 from fastmlp.kernels.products import DENSE as DENSE_ROWS
@@ -35,7 +35,7 @@ from fastmlp.shapes import (
     check_value_targets,
     reduction_factor,
 )
-from fastmlp.spec import check_count
+from fastmlp.spec import check_count, check_loss_parameter
 
 Array = NDArray[Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -269,9 +269,9 @@ def softmax(Z: Array, out: Array | None = None) -> Array:
 
 @kernel
 def loss_rows(  # type: ignore[no-untyped-def]
-    loss, Z_place, order, classes, Y, scale, D_place, losses_place, n_rows, n, stride, like
+    loss, low, high, Z_place, order, classes, Y, scale, D_place, losses_place, n_rows, n, stride, like
 ):
-    """The losses of rows of n elements, `stride` apart; their derivatives, times `scale`, go to D, laid out like Z."""
+    """The losses of rows of n elements; their derivatives, times `scale`, go to D. Rows are `stride` apart."""
     factor = real(scale, like)
     Z, D, losses = pointer(Z_place, like), pointer(D_place, like), pointer(losses_place, 0.0)
     if loss == e.SOFTMAX_CROSS_ENTROPY:
@@ -280,23 +280,22 @@ def loss_rows(  # type: ignore[no-untyped-def]
     else:
         for row in range(n_rows):
             z, d, y = advance(Z, row * stride), advance(D, row * stride), advance(pointer(Y, like), row * n)
-            if loss == e.SIGMOID_CROSS_ENTROPY:
-                losses[row] = e.sigmoid_cross_entropy_row(z, n, y, factor, d)
-            else:
-                losses[row] = e.squared_error_row(z, n, y, factor, d)
+            losses[row] = e.values_loss_row(loss, z, n, y, factor, low, high, d)
 
 
 NO_CLASSES = np.zeros(0, dtype=np.int64)
 
 
-def run_loss(code: int, Z: Array, classes: NDArray[np.int64], Y: Array, reduction: str) -> tuple[float, Array]:
+def run_loss(
+    name: str, Z: Array, classes: NDArray[np.int64], Y: Array, reduction: str, parameter: float | None = None
+) -> tuple[float, Array]:
     """Run one loss on arrays of any layout."""
     scale = reduction_factor(reduction, len(Z))
     (n_rows, n), dtype = Z.shape, Z.dtype
     Z, Y = in_whole_tiles(Z, dtype), flat_copy(Y).astype(dtype, copy=False).reshape(Y.shape)
     D, losses, order = np.empty_like(Z), np.zeros(n_rows), np.arange(n_rows)
     places = address(Z), address(order), address(classes), address(Y), scale, address(D), address(losses)
-    loss_rows.entry(dtype)(code, *places, n_rows, n, Z.shape[1], dtype.type(0))
+    loss_rows.entry(dtype)(*loss_constants(name, parameter), *places, n_rows, n, Z.shape[1], dtype.type(0))
     return float(losses.sum()) * scale, np.ascontiguousarray(D[:, :n])
 
 
@@ -304,19 +303,45 @@ def run_loss(code: int, Z: Array, classes: NDArray[np.int64], Y: Array, reductio
 def softmax_cross_entropy(Z: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
     """See `twin`."""
     classes = np.array(check_class_targets(check_real(Z).shape, y), order="C")
-    return run_loss(e.SOFTMAX_CROSS_ENTROPY, Z, classes, np.empty((0, 0), Z.dtype), reduction)
+    return run_loss("softmax_cross_entropy", Z, classes, np.empty((0, 0), Z.dtype), reduction)
 
 
 @twin
 def sigmoid_cross_entropy(Z: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
     """See `twin`."""
-    return run_loss(e.SIGMOID_CROSS_ENTROPY, Z, NO_CLASSES, check_value_targets("Z", Z, y), reduction)
+    return run_loss("sigmoid_cross_entropy", Z, NO_CLASSES, check_value_targets("Z", Z, y), reduction)
 
 
 @twin
 def squared_error(A: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
     """See `twin`."""
-    return run_loss(e.SQUARED_ERROR, A, NO_CLASSES, check_value_targets("A", A, y), reduction)
+    return run_loss("squared_error", A, NO_CLASSES, check_value_targets("A", A, y), reduction)
+
+
+@twin
+def poisson(Z: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
+    """See `twin`."""
+    return run_loss("poisson", Z, NO_CLASSES, check_value_targets("Z", Z, y), reduction)
+
+
+@twin
+def absolute_error(A: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
+    """See `twin`."""
+    return run_loss("absolute_error", A, NO_CLASSES, check_value_targets("A", A, y), reduction)
+
+
+@twin
+def huber(A: Array, y: Array, delta: float = 1.0, reduction: str = "mean") -> tuple[float, Array]:
+    """See `twin`."""
+    check_loss_parameter("delta", "huber", delta)
+    return run_loss("huber", A, NO_CLASSES, check_value_targets("A", A, y), reduction, delta)
+
+
+@twin
+def quantile(A: Array, y: Array, level: float = 0.5, reduction: str = "mean") -> tuple[float, Array]:
+    """See `twin`."""
+    check_loss_parameter("level", "quantile", level)
+    return run_loss("quantile", A, NO_CLASSES, check_value_targets("A", A, y), reduction, level)
 
 
 # --- Optimizer updates ------------------------------------------------------------------------------------------------
@@ -340,7 +365,7 @@ def run_update(
     copies = [flat_copy(slot) for slot in buffers]
     code, constants = step_constants(optimizer, step - 1, np.array([learning_rate], np.float64))
     m, v = [*copies, w, w][:2]
-    e.update.entry(dtype)(code, *map(address, (constants, w, g, m, v)), w.size, dtype.type(0))
+    e.update.entry(dtype)(code, address(constants), 0.0, *map(address, (w, g, m, v)), w.size, dtype.type(0))
     parameters[...] = w.reshape(parameters.shape)
     for slot, copy in zip(buffers, copies, strict=True):
         slot[...] = copy.reshape(slot.shape)
@@ -374,10 +399,11 @@ def adam_update(
     epsilon: float = 1e-8,
     weight_decay: float = 0.0,
     decoupled: bool = False,
+    epsilon_hat: bool = False,
 ) -> None:
     """See `twin`."""
     kind = AdamW if decoupled else Adam
-    optimizer = kind(1.0, beta1, beta2, epsilon, weight_decay)
+    optimizer = kind(1.0, beta1, beta2, epsilon, weight_decay, epsilon_hat)
     slots: dict[str, Array | None] = {"first_moment": first_moment, "second_moment": second_moment}
     run_update(optimizer, step, learning_rate, parameters, gradients, slots)
 

@@ -1,0 +1,287 @@
+"""The NumPy engine: the functions of this package, put together into a training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.dropout import masks, step_keys
+from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
+from fastmlp.parameters import ParameterLayout
+from fastmlp.reference import activations as f
+from fastmlp.reference import losses
+from fastmlp.reference.affine import affine_forward
+from fastmlp.reference.updates import adam_step, rmsprop_step, sgd_step
+from fastmlp.sparse import Inputs, SparseRows
+from fastmlp.training import Recipe, TrainingState
+
+Array = NDArray[Any]
+
+DENSE_ROWS = 1000
+"""Rows of sparse samples that become dense at once in the forward pass."""
+
+Activation = Callable[..., Array]
+Backward = Callable[[Array, Array], Array]
+
+ACTIVATIONS: dict[str, tuple[Activation, Backward]] = {
+    "identity": (f.identity, f.identity_backward),
+    "relu": (f.relu, f.relu_backward),
+    "leaky_relu": (f.leaky_relu, f.leaky_relu_backward),
+    "elu": (f.elu, f.elu_backward),
+    "sigmoid": (f.sigmoid, f.sigmoid_backward),
+    "tanh": (f.tanh, f.tanh_backward),
+    "gelu": (f.gelu, f.gelu_backward),
+    "silu": (f.silu, f.silu_backward),
+    "softplus": (f.softplus, f.softplus_backward),
+}
+BACKWARD_TAKES_INPUT = ("gelu", "silu")
+LOSSES: dict[str, Callable[..., tuple[Array, Array]]] = {
+    "softmax_cross_entropy": losses.softmax_cross_entropy_rows,
+    "sigmoid_cross_entropy": losses.sigmoid_cross_entropy_rows,
+    "squared_error": losses.squared_error_rows,
+    "poisson": losses.poisson_rows,
+    "absolute_error": losses.absolute_error_rows,
+    "huber": losses.huber_rows,
+    "quantile": losses.quantile_rows,
+}
+
+
+class Engine:
+    """Forward, gradients and training steps of one network, on the flat parameter buffer.
+
+    Parameters
+    ----------
+    layout : ParameterLayout
+        The network and where its parameters stand.
+    """
+
+    name = "numpy"
+    finds_not_finite = False
+
+    def __init__(self, layout: ParameterLayout) -> None:
+        self.layout = layout
+        self.spec = layout.spec
+
+    def choose_threads(self, batch_size: int, limit: int) -> int:
+        """One: the BLAS behind NumPy has threads of its own."""
+        return 1
+
+    def compile(self, X: Inputs, recipe: Recipe | None = None) -> None:
+        """Do nothing: there is nothing to compile."""
+
+    def forward(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array:
+        """Compute the outputs ``(n_samples, n_out)``: logits for a loss that does their activation itself."""
+        blocks = [X] if isinstance(X, np.ndarray) else [X[i : i + DENSE_ROWS] for i in range(0, len(X), DENSE_ROWS)]
+        Z = np.concatenate([self._forward(parameters, self._scaled(block))[-1] for block in blocks])
+        return Z if self.spec.loss_takes_logits else ACTIVATIONS[self.spec.output_activation][0](Z)
+
+    def classes(self, parameters: Array, X: Inputs, threads: int | None = None) -> NDArray[np.intp]:
+        """Compute the largest output of each sample."""
+        classes: NDArray[np.intp] = self.forward(parameters, X).argmax(axis=1)
+        return classes
+
+    def gradients(self, parameters: Array, X: Inputs, y: Array) -> tuple[float, Array]:
+        """Loss and its derivative by every parameter, as a flat buffer in the layout of `parameters`."""
+        flat = self.layout.allocate()
+        scale = 1.0 / X.shape[0] if self.spec.reduction == "mean" else 1.0
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._gradients(parameters, self._scaled(X), y, scale, flat), flat
+
+    def train_steps(
+        self,
+        parameters: Array,
+        state: TrainingState,
+        X: Inputs,
+        y: Array,
+        orders: NDArray[np.int64],
+        recipe: Recipe,
+        first_batch: int,
+        learning_rates: NDArray[np.float64],
+        threads: int,
+        sample_weight: NDArray[np.float64] | None = None,
+        average: Array | None = None,
+    ) -> NDArray[np.float64]:
+        """Take ``len(learning_rates)`` steps, one minibatch each, changing `parameters` and the slots in place.
+
+        Parameters
+        ----------
+        parameters : ndarray
+            The flat buffer.
+        state : TrainingState
+            Its slots, and how many steps were taken before in this run (Adam's bias correction counts them).
+        X : ndarray or SparseRows
+            All samples. Only the batches become dense.
+        y : ndarray
+            Their targets.
+        orders : ndarray (n_epochs, n_samples) or (1, n_samples)
+            Row e is the order of the samples in the e-th epoch of this call; a single row serves them all.
+        recipe : Recipe
+            What to do in a step.
+        first_batch : int
+            Batch of the first epoch to begin with.
+        learning_rates : ndarray (n_steps,)
+            The rate of each step.
+        threads : int
+            Not used here.
+        sample_weight : ndarray (n_samples,), optional
+            Of the samples' losses. A batch without weight is left out: its loss is 0, and nothing changes.
+        average : ndarray, optional
+            Changed after every step: the moving average of `parameters`.
+
+        Returns
+        -------
+        ndarray (n_done,)
+            The reduced loss of each step, before its update. If a loss is not finite, it is the last, and its update
+            has not been done.
+        """
+        n_samples, batch_size = X.shape[0], recipe.batch_size
+        n_batches = -(-n_samples // batch_size)
+        gradient = self.layout.allocate()
+        losses = np.zeros(len(learning_rates))
+        keys = step_keys(state.dropout_seed, state.step, len(losses))
+        for i, learning_rate in enumerate(learning_rates):
+            epoch, batch = divmod(first_batch + i, n_batches)
+            order = orders[epoch % len(orders)]
+            rows = order[batch * batch_size : (batch + 1) * batch_size]
+            weight = None if sample_weight is None else sample_weight[rows]
+            total = len(rows) if weight is None else weight.sum()
+            if total == 0.0:
+                continue
+            scale = float(1.0 / total) if self.spec.reduction == "mean" else 1.0
+            with np.errstate(over="ignore", invalid="ignore"):  # The loss tells what diverges, and the loop says so.
+                losses[i] = self._gradients(
+                    parameters, self._scaled(X[rows]), y[rows], scale, gradient, weight, recipe.label_smoothing,
+                    self._masks(keys[i], len(rows), recipe.dropout),
+                )  # fmt: skip
+                losses[i] += self._penalty(parameters, recipe.l2 * scale, gradient)
+                if not np.isfinite(losses[i]):
+                    return losses[: i + 1]
+                if recipe.clip_norm is not None:
+                    clip(gradient, recipe.clip_norm)
+                self._update(recipe.optimizer, parameters, gradient, state.slots, state.step + i + 1, learning_rate)
+                if recipe.average is not None and average is not None:
+                    decay = average.dtype.type(recipe.average if state.step + i else 0.0)
+                    average[:] = parameters + decay * (average - parameters)
+        return losses
+
+    def _scaled(self, X: Inputs) -> Array:
+        X = X.to_dense() if isinstance(X, SparseRows) else X
+        X = X.astype(self.spec.dtype, copy=False)
+        return X if self.spec.input_scale == 1.0 else X * X.dtype.type(self.spec.input_scale)
+
+    def _masks(self, key: np.uint64, n_rows: int, rates: tuple[float, ...]) -> list[Array]:
+        """Give what multiplies each hidden layer's outputs; nothing without dropout."""
+        widths = self.spec.layer_sizes[1:-1]
+        return [masks(key, layer, n_rows, widths[layer], rate, self.spec.dtype) for layer, rate in enumerate(rates)]
+
+    def _forward(self, parameters: Array, X: Array, dropout: Sequence[Array] = ()) -> list[Array]:
+        """X, then for each hidden layer what tells its slope (Z or A) and its output, then the last layer's Z."""
+        tape = [X]
+        weights, biases = self.layout.weights(parameters), self.layout.biases(parameters)
+        for layer, W in enumerate(weights):
+            Z = affine_forward(tape[-1], W, biases[layer] if biases else None)
+            tape.append(Z)
+            if layer < len(weights) - 1:
+                name = self.spec.activations[layer]
+                keep_input = name in BACKWARD_TAKES_INPUT
+                A = ACTIVATIONS[name][0](Z, out=None if keep_input else Z)
+                tape.append(A * dropout[layer] if dropout else A)
+        return tape
+
+    def _gradients(
+        self,
+        parameters: Array,
+        X: Array,
+        y: Array,
+        scale: float,
+        flat: Array,
+        sample_weight: NDArray[np.float64] | None = None,
+        smoothing: float = 0.0,
+        dropout: Sequence[Array] = (),
+    ) -> float:
+        """Write the gradient of one batch into `flat`; return the loss. Both are times `scale`."""
+        spec = self.spec
+        tape = self._forward(parameters, X, dropout)
+        Z = tape[-1]
+        parameter = () if spec.loss_parameter is None else (spec.loss_parameter,)
+        if spec.loss == "softmax_cross_entropy":
+            parameter = (smoothing,)
+        if spec.loss_takes_logits:
+            row_losses, dZ = LOSSES[spec.loss](Z, y, *parameter)
+        else:
+            activation, backward = ACTIVATIONS[spec.output_activation]
+            A = activation(Z)
+            row_losses, dA = LOSSES[spec.loss](A, y, *parameter)
+            dZ = backward(dA, Z if spec.output_activation in BACKWARD_TAKES_INPUT else A)
+        if sample_weight is None:
+            dZ *= dZ.dtype.type(scale)
+        else:
+            row_losses = row_losses * sample_weight
+            dZ *= (scale * sample_weight)[:, None].astype(dZ.dtype)
+        weights = self.layout.weights(parameters)
+        dW, db = self.layout.weights(flat), self.layout.biases(flat)
+        for layer in reversed(range(spec.n_layers)):
+            A = tape[2 * layer]
+            np.matmul(A.T, dZ, out=dW[layer])
+            if db:
+                np.sum(dZ, axis=0, out=db[layer])
+            if layer:
+                name = spec.activations[layer - 1]
+                dA = dZ @ weights[layer].T
+                dZ = ACTIVATIONS[name][1](dA * dropout[layer - 1] if dropout else dA, tape[2 * layer - 1])
+        return float(row_losses.sum(dtype=np.float64)) * scale
+
+    def _penalty(self, parameters: Array, l2: float, gradient: Array) -> float:
+        """Give ``½ l2 Σ W²`` over the weights, and add its derivative to the gradient."""
+        squares = 0.0
+        if l2:
+            for W, dW in zip(self.layout.weights(parameters), self.layout.weights(gradient), strict=True):
+                squares += float(np.square(W, dtype=np.float64).sum())
+                dW += dW.dtype.type(l2) * W
+        return 0.5 * l2 * squares
+
+    def _update(
+        self,
+        optimizer: Optimizer,
+        parameters: Array,
+        gradient: Array,
+        slots: list[Array],
+        step: int,
+        learning_rate: float,
+    ) -> None:
+        if isinstance(optimizer, SGD):
+            velocity = slots[0] if slots else None
+            sgd_step(
+                parameters,
+                gradient,
+                velocity,
+                learning_rate,
+                optimizer.momentum,
+                optimizer.nesterov,
+                optimizer.weight_decay,
+            )
+        elif isinstance(optimizer, Adam):
+            adam_step(
+                parameters, gradient, slots[0], slots[1], step, learning_rate, optimizer.beta1, optimizer.beta2,
+                optimizer.epsilon, optimizer.weight_decay, optimizer.name == "adamw", optimizer.epsilon_hat,
+            )  # fmt: skip
+        elif isinstance(optimizer, RMSprop):
+            rmsprop_step(
+                parameters,
+                gradient,
+                slots[0],
+                learning_rate,
+                optimizer.rho,
+                optimizer.epsilon,
+                optimizer.weight_decay,
+            )
+
+
+def clip(gradient: Array, norm: float) -> None:
+    """Scale the gradient down to this 2-norm if its own is greater; the small number is PyTorch's."""
+    factor = norm / (np.sqrt(np.square(gradient, dtype=np.float64).sum()) + 1e-6)
+    if factor < 1.0:
+        gradient *= gradient.dtype.type(factor)
