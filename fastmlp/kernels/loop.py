@@ -590,7 +590,7 @@ def backward_to_weights(place, n_rows, first_block, last_block, constants, threa
             clear_columns(memory.weight_rows, n_weight_rows, n_vectors * width, stride, like)
             if piece == n_pieces:
                 # The bias stands in the parameters as one more row of W, and its gradient is a sum over the samples.
-                sum_of_rows(D, n_rows, layer.stride, memory.weight_rows, like)
+                sum_of_rows(D, n_rows, n_vectors * width, stride, memory.weight_rows, like)
             elif number == 0 and listed:
                 if row >> 6 != turned_word:
                     turned_word = row >> 6
@@ -626,12 +626,12 @@ def clear_columns(G, n_rows, first, stride, like):
 
 
 @inline
-def sum_of_rows(D, n_rows, stride, db, like):
-    """``db = Σ D`` over the rows."""
-    for j in range(stride):
+def sum_of_rows(D, n_rows, n, stride, db, like):
+    """``db = Σ D`` over the rows, for the first n columns: whole vectors. The padding beyond may hold anything."""
+    for j in range(n):
         db[j] = real(0.0, like)
     for i in range(n_rows):
-        for j in range(stride):
+        for j in range(n):
             db[j] += D[i * stride + j]
 
 
