@@ -21,7 +21,7 @@ from fastmlp.kernels.lists import LIST_SLACK, TURNED_BYTES
 from fastmlp.kernels.loop import BLOCK_ROWS
 from fastmlp.kernels.products import DENSE_COLUMNS
 from fastmlp.kernels.records import Layer, Samples, State
-from fastmlp.kernels.weights import piece_rows
+from fastmlp.kernels.weights import WEIGHT_ROWS
 from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
 from fastmlp.parameters import ParameterLayout, aligned_zeros, padded
 from fastmlp.shapes import NotFiniteError
@@ -309,12 +309,11 @@ class Engine:
                 first = Layer._fields.index("activate")
                 layer[first : first + 2] = [each.address(self.dtype) for each in kernels]
         # Whole tiles of rows, so up to a tile more than a piece has.
-        rows_size = max((piece_rows(stride) + DENSE_COLUMNS.rows) * stride for stride in self.layout.row_strides)
+        rows_size = (WEIGHT_ROWS + DENSE_COLUMNS.rows) * max(self.layout.row_strides)
         turned_size = TURNED_BYTES * BLOCK_ROWS
         indices_size = max(n_words * 64, BLOCK_ROWS) + LIST_SLACK
         loss, low, high = loss_constants(spec.loss, spec.loss_parameter)
-        n_in, rows = map(Layer._fields.index, ("n_in", "piece_rows"))
-        n_pieces = sum(int(-(-layer[n_in] // layer[rows])) + spec.bias for layer in self._layers)
+        n_pieces = sum(-(-n_in // WEIGHT_ROWS) + spec.bias for n_in in spec.layer_sizes[:-1])
         network = {
             "layers": address(self._layers),
             "n_layers": len(self._layers),
@@ -408,7 +407,6 @@ def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], list[int], int]:
                 multiply_by_slope=0,
                 takes_input=takes_input,
                 threshold=0,
-                piece_rows=piece_rows(stride),
             )
         )
     # Behind all else: memory that is never touched without dropout.

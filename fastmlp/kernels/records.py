@@ -41,7 +41,6 @@ class Layer(NamedTuple):
     multiply_by_slope: int
     takes_input: int
     threshold: int
-    piece_rows: int  # See `fastmlp.kernels.weights.piece_rows`.
 
 
 class State(NamedTuple):

@@ -20,13 +20,9 @@ from fastmlp.kernels.records import LAYER_BYTES, layer_at, state_at
 from fastmlp.kernels.tiles import lanes
 
 
-def piece_rows(stride: int) -> int:
-    """Rows of a piece of a weight matrix with so many elements a row.
-
-    Enough that the update is one long loop, few enough that they stay in the cache for it; but more where the rows are
-    long, because each piece reads all of dY. It divides 64: a word of the masks serves a whole number of pieces.
-    """
-    return 16 if stride < 1024 else 64
+WEIGHT_ROWS = 16
+"""Rows of a weight matrix in a piece: enough that the update is one long loop, few enough that they stay in the cache
+for it. It divides 64, so that a word of the masks serves a whole number of pieces."""
 
 
 @kernel
@@ -48,17 +44,17 @@ def backward_to_weights(place, n_rows, first_block, last_block, constants, threa
         D_place, dW_place = address_of(D), address_of(dW)
         n_vectors = -(-layer.n_out // lanes(like))
         n_columns = n_vectors * lanes(like)
-        n_pieces = -(-n_in // layer.piece_rows)
+        n_pieces = -(-n_in // WEIGHT_ROWS)
         for piece in range(n_pieces + net.bias):
             unit += 1
             if unit % threads != thread:
                 continue
-            row = min(piece * layer.piece_rows, n_in)
-            n_piece = max(1, min(layer.piece_rows, n_in - row))
+            row = min(piece * WEIGHT_ROWS, n_in)
+            n_piece = max(1, min(WEIGHT_ROWS, n_in - row))
             clear_columns(dW, n_piece, n_columns, stride, like)
             X_place = address_of(advance(X, row))
             if threads > 1:  # The inputs of the next piece: another core's cache has half of them.
-                ahead = advance(X, min(row + threads * layer.piece_rows, n_in - 1))
+                ahead = advance(X, min(row + threads * WEIGHT_ROWS, n_in - 1))
                 for i in range(n_rows):
                     prefetch(advance(ahead, i * input_stride))
             if piece == n_pieces:
@@ -150,12 +146,12 @@ def update_clipped(place, constants, thread, threads, like):
     unit = -1
     for number in range(net.n_layers - 1, -1, -1):
         layer = layer_at(net.layers + number * LAYER_BYTES)
-        for piece in range(-(-layer.n_in // layer.piece_rows) + net.bias):
+        for piece in range(-(-layer.n_in // WEIGHT_ROWS) + net.bias):
             unit += 1
             if unit % threads != thread:
                 continue
-            row = min(piece * layer.piece_rows, layer.n_in)
-            n_rows = max(1, min(layer.piece_rows, layer.n_in - row))
+            row = min(piece * WEIGHT_ROWS, layer.n_in)
+            n_rows = max(1, min(WEIGHT_ROWS, layer.n_in - row))
             g = advance(pointer(net.gradient, like), layer.weights + row * layer.stride)
             if factor < 1.0:
                 for i in range(n_rows * layer.stride):
@@ -174,9 +170,9 @@ def prepare_weights(place, like):
         if layer.transposed > 0:
             call(net.transpose_weights, (place, number, FIRST, layer.n_in, like))
         if net.weight_squares != 0:
-            for row in range(0, layer.n_in, layer.piece_rows):
+            for row in range(0, layer.n_in, WEIGHT_ROWS):
                 w = advance(pointer(net.parameters, like), layer.weights + row * layer.stride)
-                n = min(layer.piece_rows, layer.n_in - row) * layer.stride
+                n = min(WEIGHT_ROWS, layer.n_in - row) * layer.stride
                 pointer(net.weight_squares, 0.0)[unit] = sum_of_squares(w, n)
                 unit += 1
             unit += net.bias  # Its square stays 0.
