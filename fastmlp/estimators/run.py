@@ -1,0 +1,334 @@
+"""One call of fit or partial_fit with a stochastic solver: what scikit-learn's classes do between two epochs.
+
+The steps themselves are those of `fastmlp.training.train`, which calls a `Run` back after every epoch.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+
+from fastmlp.optimizers import SGD, Adam, AdamW, Constant, Cosine, OneCycle, Optimizer, RMSprop, Schedule
+from fastmlp.training import Callback, DivergenceError, History, Progress, Recipe, TrainingState, train
+
+if TYPE_CHECKING:
+    from fastmlp.network import MLP
+
+Array = NDArray[Any]
+
+SMALLEST_RATE = 1e-6
+"""With learning_rate='adaptive': where the rate is not above it, training stops."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """X and the targets as the engine takes them, and the weights of the samples, or None."""
+
+    X: Any
+    Y: Array
+    weights: Array | None
+
+    def __len__(self) -> int:
+        return int(self.X.shape[0])
+
+    def take(self, rows: NDArray[np.int64]) -> Samples:
+        """Give some of them."""
+        return Samples(self.X[rows], self.Y[rows], None if self.weights is None else self.weights[rows])
+
+
+@dataclass
+class SolverState:
+    """What an optimizer must remember to go on: kept between calls, with `warm_start` and `partial_fit`.
+
+    Attributes
+    ----------
+    optimizer : Optimizer
+        Its constants.
+    slots : list of ndarray
+        Its buffers.
+    learning_rate : float
+        The current one.
+    step, epochs : int
+        Steps taken, and epochs of this fit or of these calls of partial_fit.
+    best : ndarray, optional
+        The best weights so far, with early stopping.
+    """
+
+    optimizer: Optimizer
+    slots: list[Array]
+    learning_rate: float
+    step: int = 0
+    epochs: int = 0
+    best: Array | None = None
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Change the rate. scikit-learn's velocity has the rate inside, ours is multiplied by it at each step."""
+        if isinstance(self.optimizer, SGD) and self.slots and rate != self.learning_rate:
+            self.slots[0] *= self.learning_rate / rate
+        self.learning_rate = rate
+
+    def goes_on_with(self, optimizer: Optimizer, net: MLP) -> bool:
+        """Whether its buffers are those that this optimizer needs for this network."""
+        sizes = [slot.size for slot in self.slots]
+        return type(self.optimizer) is type(optimizer) and sizes == [net._parameters.size] * optimizer.n_slots
+
+
+@dataclass(frozen=True)
+class RunSchedule(Schedule):
+    """The rate that the run has come to or, where a schedule was chosen, that schedule's over `max_iter` epochs."""
+
+    solver: Any = None
+    chosen: Schedule | None = None
+    epochs: int = 1
+
+    name = "run"
+
+    def factors(self, first_step: int, n_steps: int, steps_per_epoch: int, epochs: int) -> NDArray[np.float64]:
+        """Give the factors of some steps, counted from the run's first."""
+        if self.chosen is None:
+            return np.full(n_steps, self.solver.learning_rate / self.solver.optimizer.learning_rate)
+        first = first_step - self.solver.step + self.solver.epochs * steps_per_epoch
+        return self.chosen.factors(first, n_steps, steps_per_epoch, max(self.epochs, self.solver.epochs + 1))
+
+
+class SampleOrders:
+    """Draws the orders of the epochs as scikit-learn does: each is a shuffle of the one before.
+
+    It stands where `fastmlp.training.TrainingState` has a NumPy generator.
+    """
+
+    def __init__(self, random_state: np.random.RandomState, n_samples: int) -> None:
+        self.random_state = random_state
+        self.order = np.arange(n_samples)
+
+    @property
+    def bit_generator(self) -> SampleOrders:
+        """Itself: it holds the state."""
+        return self
+
+    @property
+    def state(self) -> Any:
+        """What there is to come back to."""
+        return self.random_state.get_state(legacy=False), self.order
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.random_state.set_state(state[0])
+        self.order = state[1]
+
+    def permuted(self, orders: Array, axis: int, out: Array) -> Array:
+        """Draw one order after the other into the rows of `out`."""
+        for row in out:
+            shuffled = np.arange(len(row))
+            self.random_state.shuffle(shuffled)
+            self.order = row[:] = self.order[shuffled]
+        return out
+
+
+def make_optimizer(estimator: Any) -> Optimizer:
+    """Make the optimizer that an estimator's parameters describe."""
+    e, rate = estimator, float(estimator.learning_rate_init)
+    if isinstance(e.solver, Optimizer):
+        return e.solver
+    if e.solver == "sgd":
+        momentum = min(float(e.momentum), float(np.nextafter(1.0, 0.0)))  # scikit-learn allows 1.
+        return SGD(rate, momentum=momentum, nesterov=bool(e.nesterovs_momentum and momentum > 0))
+    if e.solver == "rmsprop":
+        return RMSprop(rate, epsilon=float(e.epsilon))
+    kind = {"adam": Adam, "adamw": AdamW}[e.solver]
+    return kind(rate, beta1=float(e.beta_1), beta2=float(e.beta_2), epsilon=float(e.epsilon))
+
+
+class Run:
+    """What happens between the epochs: the curves, the learning rate, validation, stopping, what is printed."""
+
+    def __init__(
+        self,
+        estimator: Any,
+        net: MLP,
+        solver: SolverState,
+        samples: Samples,
+        held_out: Samples | None,
+        random_state: np.random.RandomState,
+        callbacks: Sequence[Callback],
+        incremental: bool,
+    ) -> None:
+        self.estimator = estimator
+        self.net = net
+        self.solver = solver
+        self.samples = samples
+        self.held_out = held_out
+        self.callbacks = callbacks
+        self.incremental = incremental
+        self.orders = SampleOrders(random_state, len(samples))
+        self.started = time.perf_counter()
+        self.stopped_by = ""
+        self.bar: Any = None
+        if held_out is not None and estimator.validation_scores_ is None:
+            estimator.validation_scores_, estimator.validation_loss_curve_ = [], []
+            estimator.best_validation_score_ = -np.inf
+
+    def train(self, threads: int | None) -> None:
+        """Take the steps, and leave the estimator with what they came to."""
+        e, net, solver, samples = self.estimator, self.net, self.solver, self.samples
+        batch_size = self.batch_size()
+        recipe = Recipe(
+            epochs=1 if self.incremental else int(e.max_iter),
+            batch_size=batch_size,
+            optimizer=solver.optimizer,
+            schedule=RunSchedule(solver=solver, chosen=chosen_schedule(e), epochs=int(e.max_iter)),
+            shuffle=bool(e.shuffle),
+        )
+        state = TrainingState(rng=self.orders, slots=solver.slots, step=solver.step)
+        e.n_iter_ = 0
+        if e.early_stopping and solver.best is None:
+            solver.best = net._parameters.copy()
+        if e.progress:
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=recipe.epochs, unit="epoch")
+        try:
+            train(
+                net._engine, net._parameters, samples.X, samples.Y, True, recipe, state,
+                net.threads(batch_size, threads), None if self.held_out is None else self.evaluate,
+                (self.end_epoch, *self.callbacks), self.between_chunks if e.progress or e.max_time else None,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            warnings.warn("Training interrupted by user.", stacklevel=4)
+        except DivergenceError as error:
+            if not e.early_stopping:
+                from fastmlp.estimators.base import NOT_FINITE_WEIGHTS
+
+                raise ValueError(f"{NOT_FINITE_WEIGHTS} ({error})") from None
+            self.end_epoch_without_loss()
+        finally:
+            solver.step, solver.epochs = state.step, solver.epochs + state.epoch
+            if self.bar is not None:
+                self.bar.close()
+        if not e.loss_curve_ and state.batch:  # Stopped within the first epoch.
+            e.loss_ = state.loss_sum / (state.batch * batch_size)
+        if e.early_stopping and (e.stopped_ or not self.incremental):
+            net._parameters[:] = solver.best
+        if self.stopped_by:
+            warnings.warn(
+                f"Stochastic Optimizer: {self.stopped_by} and the optimization hasn't converged yet.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+
+    def batch_size(self) -> int:
+        """Give the size of a batch, at most all samples."""
+        asked, n_samples = self.estimator.batch_size, len(self.samples)
+        if asked == "auto":
+            return min(200, n_samples)
+        if asked > n_samples:
+            warnings.warn(f"batch_size must be <= {n_samples} samples, got {asked}: it is clipped", stacklevel=5)
+        return min(int(asked), n_samples)
+
+    # --- Between two epochs -------------------------------------------------------------------------------------------
+
+    def end_epoch(self, history: History) -> bool:
+        """Enter the epoch that is over, and say whether to stop."""
+        e = self.estimator
+        e.n_iter_ += 1
+        e.t_ += len(self.samples)
+        e.loss_ = history.train_loss[-1]
+        e.loss_curve_.append(e.loss_)
+        if e.verbose:
+            print(f"Iteration {e.n_iter_}, loss = {e.loss_:.8f}")
+        if self.held_out is not None:
+            self.enter_validation(history.validation_loss[-1], history.validation_accuracy[-1])
+        if not e.early_stopping:
+            self.count_no_improvement(-e.loss_, -e.best_loss_)
+            e.best_loss_ = min(e.best_loss_, e.loss_)
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"loss {e.loss_:.4g}", refresh=False)
+            self.bar.update(e.n_iter_ - self.bar.n)
+        by_samples = isinstance(self.solver.optimizer, SGD) and e.learning_rate == "invscaling"
+        if by_samples:
+            self.solver.set_learning_rate(self.solver.optimizer.learning_rate / (e.t_ + 1) ** e.power_t)
+        if e._no_improvement_count > e.n_iter_no_change and self.is_over():
+            e.stopped_ = True
+            return True
+        if not self.incremental and e.n_iter_ == e.max_iter:
+            self.stopped_by = f"Maximum iterations ({e.max_iter}) reached"
+        return False
+
+    def count_no_improvement(self, value: float, best: float) -> None:
+        """Count the epochs whose value is not better than the best one by `tol`. A NaN is not counted."""
+        e = self.estimator
+        e._no_improvement_count = e._no_improvement_count + 1 if value < best + e.tol else 0
+
+    def is_over(self) -> bool:
+        """Without improvement: stop, or go on with a smaller learning rate."""
+        e, solver = self.estimator, self.solver
+        what = "Validation " + e.early_stopping_metric if e.early_stopping else "Training loss"
+        verdict = "Stopping."
+        adapts = isinstance(solver.optimizer, SGD) and e.learning_rate == "adaptive"
+        is_over = not adapts or solver.learning_rate <= SMALLEST_RATE
+        if not is_over:
+            solver.set_learning_rate(solver.learning_rate / 5.0)
+            e._no_improvement_count = 0
+            verdict = f"Setting learning rate to {solver.learning_rate:f}"
+        if e.verbose:
+            print(f"{what} did not improve more than tol={e.tol:f} for {e.n_iter_no_change} consecutive epochs. {verdict}")
+        return is_over
+
+    def evaluate(self) -> tuple[float, float | None]:
+        """Loss and score of the validation samples."""
+        held_out, net = self.held_out, self.net
+        assert held_out is not None
+        outputs = net._engine.forward(net._parameters, held_out.X)
+        return net._loss(outputs, held_out.Y), self.estimator._score_outputs(outputs, held_out.Y, held_out.weights)
+
+    def enter_validation(self, loss: float, score: float) -> None:
+        """Enter loss and score, and keep the weights if they are the best."""
+        e, curve = self.estimator, self.estimator.validation_loss_curve_
+        if e.verbose:
+            print(f"Validation score: {score:f}")
+        value, best = score, e.best_validation_score_
+        if e.early_stopping_metric == "loss":
+            value, best = -loss, -min(curve, default=np.inf)
+        e.validation_scores_.append(score)
+        curve.append(loss)
+        if e.early_stopping:
+            self.count_no_improvement(value, best)
+        if value > best:
+            e.best_validation_score_ = score
+            if e.early_stopping:
+                self.solver.best[:] = self.net._parameters
+
+    def end_epoch_without_loss(self) -> None:
+        """The loss is not finite any more: nothing that follows can be better than what is there."""
+        e = self.estimator
+        e.loss_ = float("nan")
+        for curve in (e.loss_curve_, e.validation_scores_, e.validation_loss_curve_):
+            curve.append(e.loss_)
+        e.n_iter_ += 1
+        self.stopped_by = f"The loss is not finite since iteration {e.n_iter_}"
+
+    def between_chunks(self, at: Progress) -> bool:
+        """Move the bar on, and say whether the time is over."""
+        e = self.estimator
+        if self.bar is not None:
+            self.bar.update(at.step / at.n_steps * at.epochs - self.bar.n)
+        if e.max_time is None or time.perf_counter() - self.started < e.max_time:
+            return False
+        self.stopped_by = f"max_time ({e.max_time:g} s) reached"
+        return True
+
+
+def chosen_schedule(estimator: Any) -> Schedule | None:
+    """Give the schedule of the learning rate that was chosen, or None where it changes between epochs only."""
+    if isinstance(estimator.learning_rate, Schedule):
+        return estimator.learning_rate
+    kinds: dict[str, type[Schedule]] = {"cosine": Cosine, "one_cycle": OneCycle}
+    kind = kinds.get(estimator.learning_rate, Constant)
+    return None if kind is Constant else kind()
