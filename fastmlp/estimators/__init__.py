@@ -1,8 +1,8 @@
-"""The scikit-learn face: `MLPClassifier` and `MLPRegressor`, over the same network and training loop as `fastmlp.MLP`.
+"""The scikit-learn face: `MLPClassifier` and `MLPRegressor`, over the network and the training loop of `fastmlp.MLP`.
 
-They take scikit-learn's parameters, and more, and give scikit-learn's attributes; what they do is to validate, to encode
-labels, and to hand over. Given the same ``random_state`` they draw the same initial weights, validation samples and
-orders as scikit-learn's classes do, so their losses and coefficients agree with those up to rounding.
+They take scikit-learn's parameters, and more, and give scikit-learn's attributes; what they do is to validate, to
+encode labels, and to hand over. Given the same ``random_state`` they draw the same initial weights, validation samples
+and orders as scikit-learn's classes do, so their losses and coefficients agree with those up to rounding.
 """
 
 from __future__ import annotations

@@ -17,18 +17,13 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastmlp.estimators.lbfgs import fit_lbfgs
-from fastmlp.estimators.run import Run, Samples, SolverState, make_optimizer
+from fastmlp.estimators.run import NOT_FINITE_WEIGHTS, Run, Samples, SolverState, make_optimizer
 from fastmlp.network import MLP, check_callbacks
 from fastmlp.optimizers import Optimizer, Schedule
 from fastmlp.shapes import NotFiniteError
 from fastmlp.spec import ACTIVATIONS, DTYPES, check_name, dtype_name, make_spec
 
 Array = NDArray[Any]
-
-NOT_FINITE_WEIGHTS = (
-    "Solver produced non-finite parameter weights. The input data may contain large values and need to be preprocessed."
-)
-"""scikit-learn's words, by which its users recognise this."""
 
 LOSS_OF_OUTPUT = {"softmax": "softmax_cross_entropy", "logistic": "sigmoid_cross_entropy"}
 """The loss of a classifier, by scikit-learn's name of its output activation."""
@@ -80,6 +75,12 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         "callbacks": ["array-like", None],
     }
 
+    best_loss_: float | None
+    best_validation_score_: float | None
+    validation_scores_: list[float] | None
+    validation_loss_curve_: list[float] | None
+    stopped_: bool
+
     # --- Fitting ------------------------------------------------------------------------------------------------------
 
     def _store(self, arguments: dict[str, Any]) -> None:
@@ -125,7 +126,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """
         return self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val), incremental=False)
 
-    @available_if(is_stochastic)
+    @available_if(is_stochastic)  # type: ignore[untyped-decorator]
     def partial_fit(
         self,
         X: Any,
@@ -179,12 +180,21 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             raise ValueError(NOT_FINITE_WEIGHTS)
         return self
 
-    def _fit_stochastic(self, net: MLP, samples: Samples, validation: Any, random_state: Any, incremental: bool) -> None:
+    def _fit_stochastic(
+        self, net: MLP, samples: Samples, validation: Any, random_state: Any, incremental: bool
+    ) -> None:
         held_out = self._held_out(validation)
         if self.early_stopping and held_out is None:
             if incremental:
                 raise ValueError("partial_fit does not support early_stopping=True without X_val and y_val")
             samples, held_out = self._split(samples, random_state)
+        callbacks = check_callbacks(self.callbacks or ())
+        went_on = getattr(self, "_went_on", False)
+        if incremental and self.early_stopping:
+            if went_on and self.stopped_:
+                return
+            if not went_on:  # What a fit has found best was judged by other samples.
+                self._no_improvement_count, self.best_validation_score_ = 0, -np.inf
         solver = self.__dict__.get("_optimizer")
         if solver is None or not incremental:
             optimizer = make_optimizer(self)
@@ -194,14 +204,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                 solver.optimizer, solver.epochs = optimizer, 0
                 solver.set_learning_rate(optimizer.learning_rate)
             self._optimizer = solver
-        if not incremental:
-            self._went_on = False
-        elif getattr(self, "stopped_", False):
-            return
-        self._went_on = self._went_on or incremental
-        self.stopped_ = False
-        run = Run(self, net, solver, samples, held_out, random_state, check_callbacks(self.callbacks or ()), incremental)
-        run.train(self._threads())
+        self._went_on, self.stopped_ = incremental, False
+        Run(self, net, solver, samples, held_out, random_state, callbacks, incremental).train(self._threads())
 
     def _hidden_sizes(self) -> tuple[int, ...]:
         sizes = self.hidden_layer_sizes

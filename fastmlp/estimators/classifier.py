@@ -180,7 +180,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
     ) -> None:
         self._store(locals())
 
-    @available_if(is_stochastic)
+    @available_if(is_stochastic)  # type: ignore[untyped-decorator]
     def partial_fit(
         self,
         X: Any,
@@ -298,7 +298,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             raise ValueError(f"{what} must have no classes but {self.classes_}, got {classes}")
 
     def _count_outputs(self, Y: Array) -> int:
-        return len(self.classes_) if Y.ndim == 1 else Y.shape[1]
+        return len(self.classes_) if Y.ndim == 1 else int(Y.shape[1])
 
     def _output_name(self) -> str:
         return "softmax" if self._label_binarizer.y_type_ == "multiclass" else "logistic"
@@ -315,7 +315,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         if self.class_weight is None:
             return weights
         if incremental and self.class_weight == "balanced":
-            raise ValueError("class_weight must not be 'balanced' for partial_fit, which sees a part of the classes; give a dict")
+            raise ValueError(
+                "class_weight must not be 'balanced' for partial_fit, which sees a part of the classes; give a dict"
+            )
         of_classes: Array = compute_sample_weight(self.class_weight, y)
         return of_classes if weights is None else weights * of_classes
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 import warnings
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
+from fastmlp.estimators.run import Samples
+from fastmlp.network import MLP, check_callbacks
 from fastmlp.training import History
-
-if TYPE_CHECKING:
-    from fastmlp.estimators.run import Samples
-    from fastmlp.network import MLP
 
 Array = NDArray[Any]
 
@@ -31,10 +31,6 @@ def fit_lbfgs(estimator: Any, net: MLP, samples: Samples) -> None:
     samples : Samples
         To train on.
     """
-    from scipy.optimize import minimize  # Not before it is used: it takes a tenth of a second to import.
-
-    from fastmlp.network import check_callbacks
-
     e = estimator
     objective = Objective(net, samples, e.alpha)
     callbacks = check_callbacks(e.callbacks or ())
@@ -74,11 +70,7 @@ class Objective:
     """Loss and gradient of a network as a function of its flat buffer, in float64."""
 
     def __init__(self, net: MLP, samples: Samples, alpha: float) -> None:
-        from dataclasses import replace
-
-        from fastmlp.network import MLP as Network
-
-        self.net = net if net.spec.dtype == "float64" else Network._from_spec(replace(net.spec, dtype="float64"), "numba")
+        self.net = net if net.spec.dtype == "float64" else MLP._from_spec(replace(net.spec, dtype="float64"), "numba")
         self.origin = net
         self.X = samples.X if samples.X.dtype == np.float64 else samples.X.astype(np.float64)
         self.Y = samples.Y if samples.Y.dtype.kind == "i" else samples.Y.astype(np.float64, copy=False)

@@ -123,7 +123,7 @@ intercepts_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, 
         return y.reshape(len(y), -1)  # type: ignore[no-any-return]
 
     def _count_outputs(self, Y: Array) -> int:
-        return Y.shape[1]
+        return int(Y.shape[1])
 
     def _output_name(self) -> str:
         return "exp" if self.loss == "poisson" else "identity"

@@ -9,19 +9,22 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
+from fastmlp.network import MLP
 from fastmlp.optimizers import SGD, Adam, AdamW, Constant, Cosine, OneCycle, Optimizer, RMSprop, Schedule
 from fastmlp.training import Callback, DivergenceError, History, Progress, Recipe, TrainingState, train
 
-if TYPE_CHECKING:
-    from fastmlp.network import MLP
-
 Array = NDArray[Any]
+
+NOT_FINITE_WEIGHTS = (
+    "Solver produced non-finite parameter weights. The input data may contain large values and need to be preprocessed."
+)
+"""scikit-learn's words, by which its users recognise this."""
 
 SMALLEST_RATE = 1e-6
 """With learning_rate='adaptive': where the rate is not above it, training stops."""
@@ -167,7 +170,7 @@ class Run:
         self.held_out = held_out
         self.callbacks = callbacks
         self.incremental = incremental
-        self.orders = SampleOrders(random_state, len(samples))
+        self.random_state = random_state
         self.started = time.perf_counter()
         self.stopped_by = ""
         self.bar: Any = None
@@ -186,9 +189,10 @@ class Run:
             schedule=RunSchedule(solver=solver, chosen=chosen_schedule(e), epochs=int(e.max_iter)),
             shuffle=bool(e.shuffle),
         )
-        state = TrainingState(rng=self.orders, slots=solver.slots, step=solver.step)
+        orders: Any = SampleOrders(self.random_state, len(samples))
+        state = TrainingState(rng=orders, slots=solver.slots, step=solver.step)
         e.n_iter_ = 0
-        if e.early_stopping and solver.best is None:
+        if e.early_stopping and (solver.best is None or not self.incremental):
             solver.best = net._parameters.copy()
         if e.progress:
             from tqdm import tqdm
@@ -204,8 +208,6 @@ class Run:
             warnings.warn("Training interrupted by user.", stacklevel=4)
         except DivergenceError as error:
             if not e.early_stopping:
-                from fastmlp.estimators.base import NOT_FINITE_WEIGHTS
-
                 raise ValueError(f"{NOT_FINITE_WEIGHTS} ({error})") from None
             self.end_epoch_without_loss()
         finally:
@@ -214,8 +216,8 @@ class Run:
                 self.bar.close()
         if not e.loss_curve_ and state.batch:  # Stopped within the first epoch.
             e.loss_ = state.loss_sum / (state.batch * batch_size)
-        if e.early_stopping and (e.stopped_ or not self.incremental):
-            net._parameters[:] = solver.best
+        if solver.best is not None and (e.stopped_ or not self.incremental):
+            net._parameters[:], solver.best = solver.best, None
         if self.stopped_by:
             warnings.warn(
                 f"Stochastic Optimizer: {self.stopped_by} and the optimization hasn't converged yet.",
@@ -278,7 +280,9 @@ class Run:
             e._no_improvement_count = 0
             verdict = f"Setting learning rate to {solver.learning_rate:f}"
         if e.verbose:
-            print(f"{what} did not improve more than tol={e.tol:f} for {e.n_iter_no_change} consecutive epochs. {verdict}")
+            print(
+                f"{what} did not improve more than tol={e.tol:f} for {e.n_iter_no_change} consecutive epochs. {verdict}"
+            )
         return is_over
 
     def evaluate(self) -> tuple[float, float | None]:
@@ -302,11 +306,11 @@ class Run:
             self.count_no_improvement(value, best)
         if value > best:
             e.best_validation_score_ = score
-            if e.early_stopping:
+            if self.solver.best is not None:
                 self.solver.best[:] = self.net._parameters
 
     def end_epoch_without_loss(self) -> None:
-        """The loss is not finite any more: nothing that follows can be better than what is there."""
+        """Enter an epoch whose loss is not finite: nothing that follows can be better than what is there."""
         e = self.estimator
         e.loss_ = float("nan")
         for curve in (e.loss_curve_, e.validation_scores_, e.validation_loss_curve_):
