@@ -14,7 +14,9 @@ from contenders import NumPy
 from workloads import Samples, find_workload, load_samples, make_network
 
 from fastmlp.network import make_engine
+from fastmlp.optimizers import Constant
 from fastmlp.parameters import ParameterLayout
+from fastmlp.training import Recipe
 
 CONTENDERS = ("numba", "numpy", "numpy by hand")
 WORKLOADS = ("mnist", "momentum", "adam", "dense", "float64")
@@ -41,11 +43,12 @@ def test_step(contender: str, raced: tuple[Any, Samples], timed: Callable[..., N
     parameters = layout.allocate()
     for view, W in zip(layout.weights(parameters), net.weights, strict=True):
         view[:] = W
-    slots = [layout.allocate() for _ in range(work.optimizer.n_slots)]
+    state = net.training_state(work.optimizer)
+    recipe = Recipe(1, work.batch_size, work.optimizer, Constant(), shuffle=True)
     rates = np.array([work.optimizer.learning_rate])
     timed(
-        group, make_engine(contender, layout).train_steps, parameters, slots, samples.X, samples.y, order,
-        work.batch_size, 0, work.optimizer, 0, rates, 1,
+        group, make_engine(contender, layout).train_steps, parameters, state, samples.X, samples.y, order, recipe, 0,
+        rates, 1,
     )  # fmt: skip
 
 

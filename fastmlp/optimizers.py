@@ -101,6 +101,10 @@ class Adam(Optimizer):
         Added to the root, > 0.
     weight_decay : float, default 0.0
         :math:`\lambda \ge 0`: :math:`g \leftarrow g + \lambda w`.
+    epsilon_hat : bool, default False
+        Take `epsilon` as the :math:`\hat\epsilon` of the efficient form at the end of the paper's section 2, as
+        scikit-learn and TensorFlow do:
+        :math:`w \leftarrow w - \eta \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \frac{m}{\sqrt{v} + \hat\epsilon}`.
 
     References
     ----------
@@ -117,6 +121,7 @@ class Adam(Optimizer):
     beta2: float = 0.999
     epsilon: float = 1e-8
     weight_decay: float = 0.0
+    epsilon_hat: bool = False
 
     name = "adam"
 
@@ -126,6 +131,7 @@ class Adam(Optimizer):
         check_number("beta2", self.beta2, minimum=0.0, below=1.0)
         check_number("epsilon", self.epsilon, above=0.0)
         check_number("weight_decay", self.weight_decay, minimum=0.0)
+        check_flag("epsilon_hat", self.epsilon_hat)
 
     @property
     def n_slots(self) -> int:
@@ -145,6 +151,8 @@ class AdamW(Adam):
         As in `Adam`.
     weight_decay : float, default 0.01
         :math:`\lambda \ge 0`.
+    epsilon_hat : bool, default False
+        As in `Adam`.
 
     References
     ----------

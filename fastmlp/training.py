@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.optimizers import Optimizer, Schedule
+from fastmlp.optimizers import Optimizer, Schedule, check_epsilon, check_optimizer, check_schedule
+from fastmlp.spec import NetworkSpec, check_count, check_flag, check_number
 
 Array = NDArray[Any]
 
@@ -35,7 +36,7 @@ class Engine(Protocol):
 
     def choose_threads(self, batch_size: int, limit: int) -> int: ...  # noqa: D102
 
-    def compile(self, X: Array, optimizer: Optimizer | None = None) -> None: ...  # noqa: D102
+    def compile(self, X: Array, recipe: Recipe | None = None) -> None: ...  # noqa: D102
 
     def forward(self, parameters: Array, X: Array, threads: int | None = None) -> Array: ...  # noqa: D102
 
@@ -46,16 +47,15 @@ class Engine(Protocol):
     def train_steps(  # noqa: D102
         self,
         parameters: Array,
-        slots: list[Array],
+        state: TrainingState,
         X: Array,
         y: Array,
         orders: NDArray[np.int64],
-        batch_size: int,
+        recipe: Recipe,
         first_batch: int,
-        optimizer: Optimizer,
-        first_step: int,
         learning_rates: NDArray[np.float64],
         threads: int,
+        sample_weight: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float64]: ...
 
 
@@ -71,7 +71,8 @@ class History:
     ----------
     train_loss : list of float
         The loss over the epoch's samples, each taken in the forward pass of its own step, before the update.
-        Reduced over the samples as the network's ``reduction`` says.
+        Reduced over the samples as the network's ``reduction`` says; with it, the batches' L2 terms. Sample weights
+        count within a batch: an epoch's mean weighs its batches by their numbers of samples, as scikit-learn's does.
     validation_loss, validation_accuracy : list of float
         After the epoch, on ``validation_data``; empty without it (accuracy: also for regression).
     learning_rate : list of float
@@ -102,13 +103,37 @@ class History:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: what stays the same during a run."""
+    """How to train: what stays the same during a run. Built by `make_recipe`; `fastmlp.MLP.fit` says what it means."""
 
     epochs: int
     batch_size: int
     optimizer: Optimizer
     schedule: Schedule
     shuffle: bool
+    l2: float = 0.0
+
+
+def make_recipe(
+    spec: NetworkSpec,
+    n_samples: int,
+    epochs: int,
+    batch_size: int,
+    optimizer: Optimizer | str,
+    schedule: Schedule | str,
+    shuffle: bool,
+    l2: float,
+) -> Recipe:
+    """Check the arguments of `fastmlp.MLP.fit` that say how to train, and gather them in a `Recipe`."""
+    optimizer = check_optimizer(optimizer)
+    check_epsilon(optimizer, spec.dtype)
+    return Recipe(
+        epochs=check_count("epochs", epochs),
+        batch_size=min(check_count("batch_size", batch_size), n_samples),
+        optimizer=optimizer,
+        schedule=check_schedule(schedule),
+        shuffle=check_flag("shuffle", shuffle),
+        l2=check_number("l2", l2, minimum=0.0),
+    )
 
 
 @dataclass
@@ -173,6 +198,7 @@ def train(
     recipe: Recipe,
     state: TrainingState,
     threads: int,
+    sample_weight: NDArray[np.float64] | None = None,
     evaluate: Callable[[], tuple[float, float | None]] | None = None,
     callbacks: Sequence[Callback] = (),
     progress: ProgressCallback | None = None,
@@ -195,6 +221,8 @@ def train(
         Where to begin; on return, where the run stands.
     threads : int
         For the engine.
+    sample_weight : ndarray (n_samples,), optional
+        Of the samples' losses.
     evaluate : callable, optional
         Gives validation loss and accuracy of the current parameters; called after each epoch.
     callbacks : sequence of callable
@@ -208,11 +236,11 @@ def train(
         If a loss or a parameter is not finite. The parameters are then those of the last good epoch or, where several
         short epochs run in one call, those before that call; the message says which.
     """
-    n_samples = len(X)
+    n_samples = X.shape[0]
     n_batches = -(-n_samples // recipe.batch_size)
     last_size = n_samples - (n_batches - 1) * recipe.batch_size
     started = time.perf_counter()
-    engine.compile(X, recipe.optimizer)
+    engine.compile(X, recipe)
     state.history.compile_seconds += time.perf_counter() - started
 
     chunk = 1
@@ -230,8 +258,8 @@ def train(
             factors = checked_factors(recipe.schedule, state.step, n_steps, n_batches, recipe.epochs)
             started = time.perf_counter()
             losses = engine.train_steps(
-                parameters, state.slots, X, y, orders, recipe.batch_size, position, recipe.optimizer, state.step,
-                recipe.optimizer.learning_rate * factors, threads,
+                parameters, state, X, y, orders, recipe, position, recipe.optimizer.learning_rate * factors, threads,
+                sample_weight,
             )  # fmt: skip
             elapsed = time.perf_counter() - started
             if not np.isfinite(losses[-1]):

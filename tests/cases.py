@@ -89,7 +89,7 @@ def sgd_update(sizes: Sizes, dtype: str, rng: np.random.Generator) -> tuple[Any,
 
 def adam_update(sizes: Sizes, dtype: str, rng: np.random.Generator) -> tuple[Any, ...]:
     w, g, first, second = parameters_and(4, sizes, dtype, rng)
-    return w, g, first, np.abs(second), 3, 0.01, 0.9, 0.99, 1e-6, 0.1, True
+    return w, g, first, np.abs(second), 3, 0.01, 0.9, 0.99, 1e-6, 0.1, True, True
 
 
 def rmsprop_update(sizes: Sizes, dtype: str, rng: np.random.Generator) -> tuple[Any, ...]:

@@ -187,20 +187,21 @@ class Recorder:
         self.first_steps: list[int] = []
         self.calls = 0
 
-    def compile(self, X: Array, optimizer: Any = None) -> None:
+    def compile(self, X: Array, recipe: Any = None) -> None:
         pass
 
     def train_steps(
-        self, parameters: Array, slots: list[Array], X: Array, y: Array, orders: Array, batch_size: int,
-        first_batch: int, optimizer: Any, first_step: int, learning_rates: Array, threads: int,
+        self, parameters: Array, state: TrainingState, X: Array, y: Array, orders: Array, recipe: Recipe,
+        first_batch: int, learning_rates: Array, threads: int, *options: Any,
     ) -> Array:  # fmt: skip
         self.calls += 1
+        batch_size = recipe.batch_size
         n_batches = -(-len(X) // batch_size)
         for i, rate in enumerate(learning_rates):
             epoch, batch = divmod(first_batch + i, n_batches)
             self.batches.append(orders[epoch % len(orders)][batch * batch_size :][:batch_size].tolist())
             self.rates.append(float(rate))
-            self.first_steps.append(first_step + i)
+            self.first_steps.append(state.step + i)
         return np.ones(len(learning_rates))
 
 

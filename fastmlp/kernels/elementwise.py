@@ -351,15 +351,15 @@ def squared_error_row(a, n, y, scale, d):
 NO_UPDATE, SGD, SGD_MOMENTUM, SGD_NESTEROV, ADAM, RMSPROP = range(6)
 
 # The constants of a step, as the loops want them; see `fastmlp.kernels.engine.step_constants`.
-RATE, DECAY, SHRINK, FIRST, SECOND, EPSILON, ROOT_SCALE = range(7)
-N_CONSTANTS = 7
+RATE, DECAY, SHRINK, FIRST, SECOND, EPSILON, ROOT_SCALE, SCALE, L2 = range(9)
+N_CONSTANTS = 9
 
 
 @kernel
-def update(code, constants_place, w_place, g_place, m_place, v_place, n, like):
+def update(code, constants_place, l2, w_place, g_place, m_place, v_place, n, like):
     """One optimizer step over n parameters: `w` and the slots `m`, `v` change in place. All are given by address.
 
-    `constants` are float64 and become the dtype of `w` once, before the loop: ``g' = g + DECAY w`` for all, then
+    `constants` are float64 and become the dtype of `w` once, before the loop: ``g' = g + (DECAY + l2) w`` for all, then
 
     - SGD: ``w -= RATE g'``; with momentum ``m = FIRST m + g'``, ``w -= RATE m``; Nesterov ``w -= RATE (g' + FIRST m)``
     - Adam: ``w *= SHRINK``, ``m = FIRST m + (1 - FIRST) g'``, ``v = SECOND v + (1 - SECOND) g'²``,
@@ -368,7 +368,7 @@ def update(code, constants_place, w_place, g_place, m_place, v_place, n, like):
     """
     constants = pointer(constants_place, 0.0)
     w, g, m, v = pointer(w_place, like), pointer(g_place, like), pointer(m_place, like), pointer(v_place, like)
-    rate, decay = real(constants[RATE], like), real(constants[DECAY], like)
+    rate, decay = real(constants[RATE], like), real(constants[DECAY] + l2, like)
     first, second = real(constants[FIRST], like), real(constants[SECOND], like)
     rest_first, rest_second = real(1.0 - constants[FIRST], like), real(1.0 - constants[SECOND], like)
     shrink, epsilon = real(constants[SHRINK], like), real(constants[EPSILON], like)

@@ -21,14 +21,15 @@ from fastmlp.kernels.products import DENSE_COLUMNS
 from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
 from fastmlp.parameters import ParameterLayout, aligned_zeros, padded
 from fastmlp.shapes import NotFiniteError
-from fastmlp.training import available_cpus
+from fastmlp.spec import NetworkSpec
+from fastmlp.training import Recipe, TrainingState, available_cpus
 
 Array = NDArray[Any]
 
 FORWARD_PARTS = (loop.gather, loop.forward, e.activate, products.multiply_rows, products.multiply_listed_rows)
 TRAINING_PARTS = (
     loop.loss_and_output_gradient, loop.backward_through_layers, loop.backward_to_weights, e.multiply_by_slope,
-    e.update,
+    loop.update_piece, e.update,
     products.multiply_columns, products.multiply_listed_columns,
 )  # fmt: skip
 """The kernels that the loop calls by address; the fields of `State` bear their names."""
@@ -59,7 +60,7 @@ class Scratch:
         self.parameters: Array | None = None
         self.samples = np.zeros(len(Samples._fields), dtype=np.int64)
         self.samples_place = address(self.samples)
-        self.set(**network, **{name: address(array) for name, array in self.arrays.items()})
+        self.set(**network, **{name: address(a) for name, a in self.arrays.items() if name in State._fields})
 
     def set(self, **fields: int) -> None:
         """Write fields of the state."""
@@ -98,7 +99,7 @@ class Engine:
         """As many as have enough to do in a step."""
         return max(1, min(limit, batch_size * self._work // STEP_WORK))
 
-    def compile(self, X: Array, optimizer: Optimizer | None = None) -> None:
+    def compile(self, X: Array, recipe: Recipe | None = None) -> None:
         """Compile the training loop for this dtype, or load it from the cache."""
         for part in (loop.train_steps, *FORWARD_PARTS, *TRAINING_PARTS):
             part.compiled(self.dtype)
@@ -145,41 +146,51 @@ class Engine:
     def gradients(self, parameters: Array, X: Array, y: Array) -> tuple[float, Array]:
         """Loss and its derivative by every parameter."""
         gradient, losses, orders = self.layout.allocate(), np.empty(1), np.arange(len(X))
+        constants = np.zeros((1, e.N_CONSTANTS))
+        constants[:, e.SCALE] = batch_scales(self.layout.spec, None, orders[None], len(X), 0, 1)
         scratch = self._take(1, parameters)
-        self._set_up_training(scratch, X, y, orders, gradient=address(gradient))
+        self._set_up_training(scratch, X, y, orders, None, gradient=address(gradient), weight_squares=0)
         run = loop.train_steps.entry(self.dtype)
-        run(scratch.place, scratch.samples_place, e.NO_UPDATE, 0, len(X), 0, address(losses), 1, 0, 1, self._like)
+        run(
+            scratch.place, scratch.samples_place, e.NO_UPDATE, address(constants), len(X), 0, address(losses), 1, 0, 1,
+            self._like,
+        )  # fmt: skip
         self._spare[1].append(scratch)
         return float(losses[0]), gradient
 
     def train_steps(
         self,
         parameters: Array,
-        slots: list[Array],
+        state: TrainingState,
         X: Array,
         y: Array,
         orders: NDArray[np.int64],
-        batch_size: int,
+        recipe: Recipe,
         first_batch: int,
-        optimizer: Optimizer,
-        first_step: int,
         learning_rates: NDArray[np.float64],
         threads: int,
+        sample_weight: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float64]:
         """Take one step for each learning rate."""
-        code, constants = step_constants(optimizer, first_step, learning_rates)
-        losses = np.empty(len(learning_rates))
+        n_steps, batch_size, slots = len(learning_rates), recipe.batch_size, state.slots
+        code, constants = step_constants(recipe.optimizer, state.step, learning_rates)
+        scales = batch_scales(self.layout.spec, sample_weight, orders, batch_size, first_batch, n_steps)
+        constants[:, e.SCALE], constants[:, e.L2] = scales, recipe.l2 * scales
+        losses = np.empty(n_steps)
         gradient = self.layout.allocate() if batch_size > BLOCK_ROWS else losses  # Used by larger batches only.
         slot1, slot2 = [*map(address, slots), 0, 0][:2]
         scratch = self._take(threads, parameters)
-        self._set_up_training(scratch, X, y, orders, gradient=address(gradient), slot1=slot1, slot2=slot2)
+        self._set_up_training(
+            scratch, X, y, orders, sample_weight, gradient=address(gradient), slot1=slot1, slot2=slot2,
+            weight_squares=address(scratch.arrays["squares"]) if recipe.l2 else 0,
+        )  # fmt: skip
         run = loop.train_steps.entry(self.dtype)
         arguments = (
             scratch.place, scratch.samples_place, code, address(constants), batch_size, first_batch, address(losses),
-            len(losses),
+            n_steps,
         )  # fmt: skip
         # A thread that outlives an interrupted call must not find its memory gone: its function holds all of it.
-        memory = (scratch, parameters, slots, X, y, orders, constants, gradient, losses)
+        memory = (scratch, parameters, slots, X, y, orders, sample_weight, constants, gradient, losses)
 
         def work(thread: int, memory: Any = memory) -> int:
             return run(*arguments, thread, threads, self._like)  # type: ignore[no-any-return]
@@ -191,11 +202,26 @@ class Engine:
         self._spare[threads].append(scratch)
         return losses[:done]
 
-    def _set_up_training(self, scratch: Scratch, X: Array, y: Array, orders: NDArray[np.int64], **fields: int) -> None:
+    def _set_up_training(
+        self,
+        scratch: Scratch,
+        X: Array,
+        y: Array,
+        orders: NDArray[np.int64],
+        sample_weight: NDArray[np.float64] | None,
+        **fields: int,
+    ) -> None:
         """Say to the loop where the samples are and what else it needs; the caller keeps the arrays alive."""
         n_orders = 1 if orders.ndim == 1 else len(orders)
         scratch.samples[:] = Samples(
-            address(X), X.dtype == np.uint8, X.strides[0], address(y), address(orders), n_orders, len(X)
+            X=address(X),
+            X_is_uint8=X.dtype == np.uint8,
+            X_stride=X.strides[0],
+            y=address(y),
+            orders=address(orders),
+            n_orders=n_orders,
+            n_samples=len(X),
+            weights=0 if sample_weight is None else address(sample_weight),
         )
         scratch.arrays["barrier"][:] = 0
         scratch.set(**fields, **{part.function.__name__: part.address(self.dtype) for part in TRAINING_PARTS})
@@ -218,17 +244,18 @@ class Engine:
         # Whole tiles of rows, so up to a tile more than WEIGHT_ROWS.
         rows_size = (WEIGHT_ROWS + DENSE_COLUMNS.rows) * max(self.layout.row_strides)
         indices_size = max(n_words * 64, BLOCK_ROWS) + LIST_SLACK
+        n_pieces = sum(-(-n_in // WEIGHT_ROWS) + spec.bias for n_in in spec.layer_sizes[:-1])
         network = {
             "layers": address(self._layers),
             "n_layers": len(self._layers),
             "inputs": inputs_of(self.layout),
             "n_words": n_words,
             "loss": e.LOSSES.index(spec.loss),
-            "mean": spec.reduction == "mean",
             "bias": spec.bias,
             "input_scale": int(np.float64(spec.input_scale).view(np.int64)),
             "weight_rows_size": rows_size,
             "indices_size": indices_size,
+            "n_pieces": n_pieces,
             **{part.function.__name__: part.address(self.dtype) for part in FORWARD_PARTS},
         }
         sizes = {
@@ -237,6 +264,7 @@ class Engine:
             "row_losses": (BLOCK_ROWS, "float64"),
             "barrier": (8, "int64"),
             "order": (BLOCK_ROWS, "int64"),
+            "squares": (n_pieces, "float64"),
             "weight_rows": (threads * rows_size, dtype),
             "indices": (threads * indices_size, "int32"),
             "turned": (threads * 2 * BLOCK_ROWS, "uint8"),
@@ -348,6 +376,8 @@ def step_constants(
         constants[:, e.ROOT_SCALE] = 1.0 / np.sqrt(1.0 - optimizer.beta2**t)
         constants[:, e.FIRST], constants[:, e.SECOND] = optimizer.beta1, optimizer.beta2
         constants[:, e.EPSILON] = optimizer.epsilon
+        if optimizer.epsilon_hat:
+            constants[:, e.EPSILON] *= constants[:, e.ROOT_SCALE]
         if optimizer.name == "adamw":
             constants[:, e.SHRINK] = 1.0 - learning_rates * optimizer.weight_decay
         else:
@@ -358,3 +388,25 @@ def step_constants(
     constants[:, e.SECOND] = optimizer.rho
     constants[:, e.EPSILON] = optimizer.epsilon
     return e.RMSPROP, constants
+
+
+def batch_scales(
+    spec: NetworkSpec,
+    sample_weight: NDArray[np.float64] | None,
+    orders: NDArray[np.int64],
+    batch_size: int,
+    first_batch: int,
+    n_steps: int,
+) -> NDArray[np.float64]:
+    """Give what multiplies the sum of a batch's losses, for each step; 0 if the batch has no weight."""
+    n_samples = orders.shape[1]
+    firsts = np.arange(0, n_samples, batch_size)
+    epochs, batches = np.divmod(np.arange(first_batch, first_batch + n_steps), len(firsts))
+    if sample_weight is None:
+        totals = np.minimum(batch_size, n_samples - firsts)[batches]
+    else:
+        rows = [orders[epoch % len(orders)] for epoch in range(epochs[0], epochs[-1] + 1)]
+        totals = np.array([np.add.reduceat(sample_weight[row], firsts) for row in rows])[epochs - epochs[0], batches]
+    numerator = totals.astype(np.float64) if spec.reduction == "sum" else 1.0
+    scales: NDArray[np.float64] = np.divide(numerator, totals, out=np.zeros(n_steps), where=totals > 0)
+    return scales

@@ -147,6 +147,28 @@ def scan_row(typing: Any, row: Any, n_words: Any, masks: Any) -> Any:
 
 
 @intrinsic
+def sum_of_squares(typing: Any, base: Any, n: Any) -> Any:
+    """``Σ x²`` over n elements, whole cache lines of them, in float64, lane by lane and then over the lanes."""
+    lanes = 512 // base.dtype.bitwidth
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        vector = ir.VectorType(context.get_data_type(base.dtype), lanes)
+        doubles = ir.VectorType(ir.DoubleType(), lanes)
+        total = cgutils.alloca_once_value(builder, ir.Constant(doubles, [0.0] * lanes))
+        with cgutils.for_range(builder, builder.sdiv(arguments[1], I64(lanes))) as loop:
+            place = builder.gep(arguments[0], [builder.mul(loop.index, I64(lanes))], source_etype=vector.element)
+            x = builder.load(builder.bitcast(place, vector.as_pointer()), align=base.dtype.bitwidth // 8, typ=vector)
+            x = x if base.dtype.bitwidth == 64 else builder.fpext(x, doubles)
+            builder.store(multiply_add(builder, x, x, builder.load(total)), total)
+        name = f"llvm.vector.reduce.fadd.v{lanes}f64"
+        signature_ = ir.FunctionType(ir.DoubleType(), [ir.DoubleType(), doubles])
+        reduce = cgutils.get_or_insert_function(builder.module, signature_, name)
+        return builder.call(reduce, [ir.Constant(ir.DoubleType(), 0.0), builder.load(total)])
+
+    return types.float64(base, types.int64), codegen
+
+
+@intrinsic
 def expand8(typing: Any, indices: Any, table: Any, base: Any) -> Any:
     """Store eight int32 to `indices`: the eight bytes at `table`, each plus `base`."""
 

@@ -235,10 +235,10 @@ class Kernel:
 
 
 def kernel(function: Callable[..., Any]) -> Kernel:
-    """Decorate a `Kernel` of scalars: all arguments are int64 but `scale`, float64, and `like`, of the dtype."""
+    """Decorate a `Kernel` of scalars: all arguments are int64 but `scale` and `l2` (float64) and `like` (the dtype)."""
 
     def signature(T: Any) -> tuple[Any, ...]:
-        special = {"scale": numba.float64, "like": T}
+        special = {"scale": numba.float64, "l2": numba.float64, "like": T}
         return tuple(special.get(name, numba.int64) for name in inspect.signature(function).parameters)
 
     return Kernel(function, signature)

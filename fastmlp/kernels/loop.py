@@ -28,6 +28,7 @@ from fastmlp.kernels.instructions import (
     prefetch,
     real,
     scan_row,
+    sum_of_squares,
 )
 from fastmlp.kernels.jit import FIRST, inline, kernel
 from fastmlp.kernels.lists import turn_masks
@@ -86,7 +87,6 @@ class State(NamedTuple):
     inputs: int  # Offset of the gathered X in the workspace.
     n_words: int  # Words of a row's mask: inputs / 64.
     loss: int
-    mean: int
     bias: int
     input_scale: float  # Its bits.
     workspace: int  # A row of zeros at 0; the gathered X; Z, A, D of the layers; transposed weights.
@@ -103,6 +103,8 @@ class State(NamedTuple):
     gradient: int
     slot1: int
     slot2: int
+    n_pieces: int  # Of the weights, see `WEIGHT_ROWS`; a bias is one, too.
+    weight_squares: int  # float64 (n_pieces,): each piece's sum of squares, for the L2 term; or none.
     # The kernels that the loop is made of.
     gather: int
     forward: int
@@ -112,6 +114,7 @@ class State(NamedTuple):
     activate: int
     multiply_by_slope: int
     update: int
+    update_piece: int
     multiply_rows: int
     multiply_listed_rows: int
     multiply_columns: int
@@ -128,6 +131,7 @@ class Samples(NamedTuple):
     orders: int  # int64 (n_orders, n_samples)
     n_orders: int
     n_samples: int
+    weights: int  # float64 (n_samples,), or none.
 
 
 class Memory(NamedTuple):
@@ -156,9 +160,9 @@ def state_at(place):
     """Read a `State`."""
     row, reals = pointer(place, np.int64(0)), pointer(place, 0.0)
     return State(
-        row[0], row[1], row[2], row[3], row[4], row[5], row[6], reals[7], row[8], row[9], row[10], row[11], row[12],
+        row[0], row[1], row[2], row[3], row[4], row[5], reals[6], row[7], row[8], row[9], row[10], row[11], row[12],
         row[13], row[14], row[15], row[16], row[17], row[18], row[19], row[20], row[21], row[22], row[23],
-        row[24], row[25], row[26], row[27], row[28], row[29], row[30], row[31], row[32], row[33],
+        row[24], row[25], row[26], row[27], row[28], row[29], row[30], row[31], row[32], row[33], row[34], row[35],
     )  # fmt: skip
 
 
@@ -166,7 +170,7 @@ def state_at(place):
 def samples_at(place):
     """Read a `Samples`."""
     row = pointer(place, np.int64(0))
-    return Samples(row[0], row[1], row[2], row[3], row[4], row[5], row[6])
+    return Samples(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7])
 
 
 @inline
@@ -312,25 +316,29 @@ def forward(place, begin, end, thread, like):
 def loss_and_output_gradient(place, samples_place, order_place, begin, end, scale, like):
     """The losses of the rows begin ... end, and their derivative, times `scale`: the division by the batch size.
 
-    It is dA of the last layer, which is dZ already for a cross-entropy.
+    It is dA of the last layer, which is dZ already for a cross-entropy. A sample's weight multiplies both.
     """
     net, samples, order = state_at(place), samples_at(samples_place), pointer(order_place, np.int64(0))
     memory = memory_of(net, like, FIRST)
     last = layer_of(memory.layers, net.n_layers - 1)
     stride, n_out = last.stride, last.n_out
-    scale = real(scale, like)
+    weight = 1.0
     for row in range(begin, end):
         a = advance(memory.workspace, last.A + row * stride)
         d = advance(memory.workspace, last.D + row * stride)
+        if samples.weights != 0:
+            weight = pointer(samples.weights, 0.0)[order[row]]
+        factor = real(scale * weight, like)
         if net.loss == e.SOFTMAX_CROSS_ENTROPY:
             y = pointer(samples.y, np.int64(0))[order[row]]
-            memory.row_losses[row] += e.softmax_cross_entropy_row(a, n_out, y, scale, d, stride)
+            loss = e.softmax_cross_entropy_row(a, n_out, y, factor, d, stride)
         else:
             targets = advance(pointer(samples.y, like), order[row] * n_out)
             if net.loss == e.SIGMOID_CROSS_ENTROPY:
-                memory.row_losses[row] += e.sigmoid_cross_entropy_row(a, n_out, targets, scale, d)
+                loss = e.sigmoid_cross_entropy_row(a, n_out, targets, factor, d)
             else:
-                memory.row_losses[row] += e.squared_error_row(a, n_out, targets, scale, d)
+                loss = e.squared_error_row(a, n_out, targets, factor, d)
+        memory.row_losses[row] += weight * loss
     return 0
 
 
@@ -363,16 +371,18 @@ def backward_through_layers(place, begin, end, thread, like):
 
 
 @inline
-def use_gradient(net, memory, layer, row, n_rows, first_block, last_block, optimizer, constants, like):
+def use_gradient(
+    net, memory, place, number, piece, row, n_rows, first_block, last_block, optimizer, constants, thread, like
+):
     """Do with some rows of dW what is to be done: keep or add them in the gradient buffer, update the weights, or both.
 
     Rows with their padding are contiguous, here and in the parameters, so this is one loop over all of them.
     """
-    begin = layer.weights + row * layer.stride
+    layer = layer_of(memory.layers, number)
     n = n_rows * layer.stride
     g = memory.weight_rows
     if first_block == 0 or last_block == 0 or optimizer == e.NO_UPDATE:
-        kept = advance(memory.gradient, begin)
+        kept = advance(memory.gradient, layer.weights + row * layer.stride)
         if first_block != 0:
             for i in range(n):
                 kept[i] = g[i]
@@ -381,11 +391,27 @@ def use_gradient(net, memory, layer, row, n_rows, first_block, last_block, optim
                 kept[i] += g[i]
         g = kept
     if last_block != 0 and optimizer != e.NO_UPDATE:
-        w, g_place = address_of(advance(memory.parameters, begin)), address_of(g)
-        m, v = address_of(advance(memory.slot1, begin)), address_of(advance(memory.slot2, begin))
-        call(net.update, (optimizer, constants, w, g_place, m, v, n, like))
-        if layer.transposed > 0 and row < layer.n_in:
+        call(net.update_piece, (place, number, piece, row, n_rows, address_of(g), optimizer, constants, thread, like))
+
+
+@kernel
+def update_piece(place, number, piece, row, n_rows, g_place, optimizer, constants_place, thread, like):
+    """Update some rows of a layer's weights, or its bias, by their gradient, and what depends on them."""
+    net = state_at(place)
+    memory = memory_of(net, like, thread)
+    layer = layer_of(memory.layers, number)
+    is_weights = row < layer.n_in
+    begin, n = layer.weights + row * layer.stride, n_rows * layer.stride
+    w = advance(memory.parameters, begin)
+    m, v = address_of(advance(memory.slot1, begin)), address_of(advance(memory.slot2, begin))
+    l2 = pointer(constants_place, 0.0)[e.L2] if is_weights else 0.0
+    call(net.update, (optimizer, constants_place, l2, address_of(w), g_place, m, v, n, like))
+    if is_weights:
+        if layer.transposed > 0:
             transpose_weights(memory, layer, row, n_rows)  # dX of the next step needs them.
+        if net.weight_squares != 0:
+            pointer(net.weight_squares, 0.0)[piece] = sum_of_squares(w, n)
+    return 0
 
 
 @inline
@@ -406,7 +432,7 @@ def backward_to_weights(place, n_rows, first_block, last_block, optimizer, const
     workspace = memory.workspace
     width = lanes(like)
     turned_word = -1
-    unit = 0
+    unit = 0  # Counts the pieces of all layers.
     for number in range(net.n_layers - 1, -1, -1):
         layer = layer_of(memory.layers, number)
         X = advance(workspace, net.inputs if number == 0 else layer_of(memory.layers, number - 1).A)
@@ -444,7 +470,10 @@ def backward_to_weights(place, n_rows, first_block, last_block, optimizer, const
                         n_vectors, like,
                     ),
                 )  # fmt: skip
-            use_gradient(net, memory, layer, row, n_weight_rows, first_block, last_block, optimizer, constants, like)
+            use_gradient(
+                net, memory, place, number, unit - 1, row, n_weight_rows, first_block, last_block, optimizer, constants,
+                thread, like,
+            )  # fmt: skip
     return 0
 
 
@@ -464,6 +493,20 @@ def sum_of_rows(D, n_rows, stride, db, like):
     for i in range(n_rows):
         for j in range(stride):
             db[j] += D[i * stride + j]
+
+
+@inline
+def sum_weight_squares(net, memory):
+    """Fill `weight_squares`, in the order in which `backward_to_weights` counts the pieces."""
+    piece = 0
+    for number in range(net.n_layers - 1, -1, -1):
+        layer = layer_of(memory.layers, number)
+        for row in range(0, layer.n_in, WEIGHT_ROWS):
+            w = advance(memory.parameters, layer.weights + row * layer.stride)
+            n = min(WEIGHT_ROWS, layer.n_in - row) * layer.stride
+            pointer(net.weight_squares, 0.0)[piece] = sum_of_squares(w, n)
+            piece += 1
+        piece += net.bias  # Its square stays 0.
 
 
 @kernel
@@ -493,16 +536,25 @@ def train_steps(
         for number in range(1, net.n_layers):
             layer = layer_of(memory.layers, number)
             transpose_weights(memory, layer, FIRST, layer.n_in)
+        if net.weight_squares != 0:
+            sum_weight_squares(net, memory)
     if not all_arrived(net.barrier, threads, arrived):
         return 0
     for step in range(n_steps):
         epoch = (first_batch + step) // n_batches
         first = (first_batch + step) % n_batches * batch_size
         n_batch = min(batch_size, samples.n_samples - first)
-        scale = 1.0 / n_batch if net.mean != 0 else 1.0
         constants = constants_place + step * e.N_CONSTANTS * 8
+        scale = pointer(constants, 0.0)[e.SCALE]
+        if scale == 0.0:  # A batch without weight.
+            losses[step] = 0.0
+            continue
         order = samples.orders + (epoch % samples.n_orders * samples.n_samples + first) * 8
         loss = 0.0
+        if net.weight_squares != 0:
+            for piece in range(net.n_pieces):
+                loss += pointer(net.weight_squares, 0.0)[piece]
+            loss *= 0.5 * pointer(constants, 0.0)[e.L2]
         for block in range(0, n_batch, BLOCK_ROWS):
             n_rows = min(BLOCK_ROWS, n_batch - block)
             rows = order + block * 8

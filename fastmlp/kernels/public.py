@@ -336,7 +336,7 @@ def run_update(
     copies = [flat_copy(slot) for slot in buffers]
     code, constants = step_constants(optimizer, step - 1, np.array([learning_rate], np.float64))
     m, v = [*copies, w, w][:2]
-    e.update.entry(dtype)(code, *map(address, (constants, w, g, m, v)), w.size, dtype.type(0))
+    e.update.entry(dtype)(code, address(constants), 0.0, *map(address, (w, g, m, v)), w.size, dtype.type(0))
     parameters[...] = w.reshape(parameters.shape)
     for slot, copy in zip(buffers, copies, strict=True):
         slot[...] = copy.reshape(slot.shape)
@@ -370,10 +370,11 @@ def adam_update(
     epsilon: float = 1e-8,
     weight_decay: float = 0.0,
     decoupled: bool = False,
+    epsilon_hat: bool = False,
 ) -> None:
     """See `twin`."""
     kind = AdamW if decoupled else Adam
-    optimizer = kind(1.0, beta1, beta2, epsilon, weight_decay)
+    optimizer = kind(1.0, beta1, beta2, epsilon, weight_decay, epsilon_hat)
     slots: dict[str, Array | None] = {"first_moment": first_moment, "second_moment": second_moment}
     run_update(optimizer, step, learning_rate, parameters, gradients, slots)
 

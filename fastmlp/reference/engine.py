@@ -1,0 +1,243 @@
+"""The NumPy engine: the functions of this package, put together into a training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
+from fastmlp.parameters import ParameterLayout
+from fastmlp.reference import activations as f
+from fastmlp.reference.affine import affine_forward
+from fastmlp.reference.losses import sigmoid_cross_entropy_rows, softmax_cross_entropy_rows, squared_error_rows
+from fastmlp.reference.updates import adam_step, rmsprop_step, sgd_step
+from fastmlp.training import Recipe, TrainingState
+
+Array = NDArray[Any]
+Activation = Callable[..., Array]
+Backward = Callable[[Array, Array], Array]
+
+ACTIVATIONS: dict[str, tuple[Activation, Backward]] = {
+    "identity": (f.identity, f.identity_backward),
+    "relu": (f.relu, f.relu_backward),
+    "leaky_relu": (f.leaky_relu, f.leaky_relu_backward),
+    "elu": (f.elu, f.elu_backward),
+    "sigmoid": (f.sigmoid, f.sigmoid_backward),
+    "tanh": (f.tanh, f.tanh_backward),
+    "gelu": (f.gelu, f.gelu_backward),
+    "silu": (f.silu, f.silu_backward),
+    "softplus": (f.softplus, f.softplus_backward),
+}
+BACKWARD_TAKES_INPUT = ("gelu", "silu")
+LOSSES: dict[str, Callable[[Array, Array], tuple[Array, Array]]] = {
+    "softmax_cross_entropy": softmax_cross_entropy_rows,
+    "sigmoid_cross_entropy": sigmoid_cross_entropy_rows,
+    "squared_error": squared_error_rows,
+}
+
+
+class Engine:
+    """Forward, gradients and training steps of one network, on the flat parameter buffer.
+
+    Parameters
+    ----------
+    layout : ParameterLayout
+        The network and where its parameters stand.
+    """
+
+    name = "numpy"
+    finds_not_finite = False
+
+    def __init__(self, layout: ParameterLayout) -> None:
+        self.layout = layout
+        self.spec = layout.spec
+
+    def choose_threads(self, batch_size: int, limit: int) -> int:
+        """One: the BLAS behind NumPy has threads of its own."""
+        return 1
+
+    def compile(self, X: Array, recipe: Recipe | None = None) -> None:
+        """Do nothing: there is nothing to compile."""
+
+    def forward(self, parameters: Array, X: Array, threads: int | None = None) -> Array:
+        """Compute the outputs ``(n_samples, n_out)``: logits for a cross-entropy, which does its activation itself."""
+        Z = self._forward(parameters, self._scaled(X))[-1]
+        return ACTIVATIONS[self.spec.output_activation][0](Z) if self.spec.loss == "squared_error" else Z
+
+    def classes(self, parameters: Array, X: Array, threads: int | None = None) -> NDArray[np.intp]:
+        """Compute the largest output of each sample."""
+        classes: NDArray[np.intp] = self.forward(parameters, X).argmax(axis=1)
+        return classes
+
+    def gradients(self, parameters: Array, X: Array, y: Array) -> tuple[float, Array]:
+        """Loss and its derivative by every parameter, as a flat buffer in the layout of `parameters`."""
+        flat = self.layout.allocate()
+        scale = 1.0 / X.shape[0] if self.spec.reduction == "mean" else 1.0
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._gradients(parameters, self._scaled(X), y, scale, flat), flat
+
+    def train_steps(
+        self,
+        parameters: Array,
+        state: TrainingState,
+        X: Array,
+        y: Array,
+        orders: NDArray[np.int64],
+        recipe: Recipe,
+        first_batch: int,
+        learning_rates: NDArray[np.float64],
+        threads: int,
+        sample_weight: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.float64]:
+        """Take ``len(learning_rates)`` steps, one minibatch each, changing `parameters` and the slots in place.
+
+        Parameters
+        ----------
+        parameters : ndarray
+            The flat buffer.
+        state : TrainingState
+            Its slots, and how many steps were taken before in this run (Adam's bias correction counts them).
+        X, y : ndarray
+            All samples.
+        orders : ndarray (n_epochs, n_samples) or (1, n_samples)
+            Row e is the order of the samples in the e-th epoch of this call; a single row serves them all.
+        recipe : Recipe
+            What to do in a step.
+        first_batch : int
+            Batch of the first epoch to begin with.
+        learning_rates : ndarray (n_steps,)
+            The rate of each step.
+        threads : int
+            Not used here.
+        sample_weight : ndarray (n_samples,), optional
+            Of the samples' losses. A batch without weight is left out: its loss is 0, and nothing changes.
+
+        Returns
+        -------
+        ndarray (n_done,)
+            The reduced loss of each step, before its update. If a loss is not finite, it is the last, and its update
+            has not been done.
+        """
+        n_samples, batch_size = X.shape[0], recipe.batch_size
+        n_batches = -(-n_samples // batch_size)
+        gradient = self.layout.allocate()
+        losses = np.zeros(len(learning_rates))
+        for i, learning_rate in enumerate(learning_rates):
+            epoch, batch = divmod(first_batch + i, n_batches)
+            order = orders[epoch % len(orders)]
+            rows = order[batch * batch_size : (batch + 1) * batch_size]
+            weight = None if sample_weight is None else sample_weight[rows]
+            total = len(rows) if weight is None else weight.sum()
+            if total == 0.0:
+                continue
+            scale = float(1.0 / total) if self.spec.reduction == "mean" else 1.0
+            with np.errstate(over="ignore", invalid="ignore"):  # The loss tells what diverges, and the loop says so.
+                losses[i] = self._gradients(parameters, self._scaled(X[rows]), y[rows], scale, gradient, weight)
+                losses[i] += self._penalty(parameters, recipe.l2 * scale, gradient)
+                if not np.isfinite(losses[i]):
+                    return losses[: i + 1]
+                self._update(recipe.optimizer, parameters, gradient, state.slots, state.step + i + 1, learning_rate)
+        return losses
+
+    def _scaled(self, X: Array) -> Array:
+        X = X.astype(self.spec.dtype, copy=False)
+        return X if self.spec.input_scale == 1.0 else X * X.dtype.type(self.spec.input_scale)
+
+    def _forward(self, parameters: Array, X: Array) -> list[Array]:
+        """X, then each hidden layer's Z and A, then the last layer's Z."""
+        tape = [X]
+        weights, biases = self.layout.weights(parameters), self.layout.biases(parameters)
+        for layer, W in enumerate(weights):
+            Z = affine_forward(tape[-1], W, biases[layer] if biases else None)
+            tape.append(Z)
+            if layer < len(weights) - 1:
+                name = self.spec.activations[layer]
+                keep_input = name in BACKWARD_TAKES_INPUT
+                tape.append(ACTIVATIONS[name][0](Z, out=None if keep_input else Z))
+        return tape
+
+    def _gradients(
+        self,
+        parameters: Array,
+        X: Array,
+        y: Array,
+        scale: float,
+        flat: Array,
+        sample_weight: NDArray[np.float64] | None = None,
+    ) -> float:
+        """Write the gradient of one batch into `flat`; return the loss. Both are times `scale`."""
+        spec = self.spec
+        tape = self._forward(parameters, X)
+        Z = tape[-1]
+        if spec.loss == "squared_error":
+            activation, backward = ACTIVATIONS[spec.output_activation]
+            A = activation(Z)
+            losses, dA = LOSSES[spec.loss](A, y)
+            dZ = backward(dA, Z if spec.output_activation in BACKWARD_TAKES_INPUT else A)
+        else:
+            losses, dZ = LOSSES[spec.loss](Z, y)
+        if sample_weight is None:
+            dZ *= dZ.dtype.type(scale)
+        else:
+            losses = losses * sample_weight
+            dZ *= (scale * sample_weight)[:, None].astype(dZ.dtype)
+        weights = self.layout.weights(parameters)
+        dW, db = self.layout.weights(flat), self.layout.biases(flat)
+        for layer in reversed(range(spec.n_layers)):
+            A = tape[2 * layer]
+            np.matmul(A.T, dZ, out=dW[layer])
+            if db:
+                np.sum(dZ, axis=0, out=db[layer])
+            if layer:
+                name = spec.activations[layer - 1]
+                kept = tape[2 * layer - 1] if name in BACKWARD_TAKES_INPUT else A
+                dZ = ACTIVATIONS[name][1](dZ @ weights[layer].T, kept)
+        return float(losses.sum(dtype=np.float64)) * scale
+
+    def _penalty(self, parameters: Array, l2: float, gradient: Array) -> float:
+        """Give ``½ l2 Σ W²`` over the weights, and add its derivative to the gradient."""
+        squares = 0.0
+        if l2:
+            for W, dW in zip(self.layout.weights(parameters), self.layout.weights(gradient), strict=True):
+                squares += float(np.square(W, dtype=np.float64).sum())
+                dW += dW.dtype.type(l2) * W
+        return 0.5 * l2 * squares
+
+    def _update(
+        self,
+        optimizer: Optimizer,
+        parameters: Array,
+        gradient: Array,
+        slots: list[Array],
+        step: int,
+        learning_rate: float,
+    ) -> None:
+        if isinstance(optimizer, SGD):
+            velocity = slots[0] if slots else None
+            sgd_step(
+                parameters,
+                gradient,
+                velocity,
+                learning_rate,
+                optimizer.momentum,
+                optimizer.nesterov,
+                optimizer.weight_decay,
+            )
+        elif isinstance(optimizer, Adam):
+            adam_step(
+                parameters, gradient, slots[0], slots[1], step, learning_rate, optimizer.beta1, optimizer.beta2,
+                optimizer.epsilon, optimizer.weight_decay, optimizer.name == "adamw", optimizer.epsilon_hat,
+            )  # fmt: skip
+        elif isinstance(optimizer, RMSprop):
+            rmsprop_step(
+                parameters,
+                gradient,
+                slots[0],
+                learning_rate,
+                optimizer.rho,
+                optimizer.epsilon,
+                optimizer.weight_decay,
+            )

@@ -1,0 +1,213 @@
+"""One step of each optimizer, in place."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.optimizers import SGD, Adam, RMSprop
+from fastmlp.shapes import check_update
+from fastmlp.spec import check_count
+
+Array = NDArray[Any]
+
+
+def sgd_update(
+    parameters: Array,
+    gradients: Array,
+    velocity: Array | None,
+    learning_rate: float,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+) -> None:
+    """One step of `fastmlp.SGD`, in place.
+
+    Parameters
+    ----------
+    parameters, velocity : ndarray
+        Of one shape; changed in place. `velocity` may be None without momentum.
+    gradients : ndarray
+        Of that shape.
+    learning_rate, momentum, weight_decay : float
+        As in `fastmlp.SGD`; the rate may be 0.
+    nesterov : bool
+        As in `fastmlp.SGD`.
+
+    Raises
+    ------
+    ValueError
+        If shapes or dtypes differ, or a number is out of its bounds.
+
+    Examples
+    --------
+    >>> w = np.array([1.0])
+    >>> sgd_update(w, np.array([2.0]), None, 0.1)
+    >>> w
+    array([0.8])
+    """
+    optimizer = SGD(1.0, momentum, nesterov, weight_decay)
+    slots = {"velocity": velocity} if momentum else {}
+    gradients = check_update(optimizer, learning_rate, parameters, gradients, slots)
+    sgd_step(parameters, gradients, velocity, learning_rate, momentum, nesterov, weight_decay)
+
+
+def sgd_step(
+    parameters: Array,
+    gradients: Array,
+    velocity: Array | None,
+    learning_rate: float,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+) -> None:
+    """`sgd_update` without its checks, which the training loop need not repeat at every step."""
+    T = parameters.dtype.type
+    g = gradients + T(weight_decay) * parameters if weight_decay else gradients
+    if momentum:
+        assert velocity is not None
+        velocity *= T(momentum)
+        velocity += g
+        g = g + T(momentum) * velocity if nesterov else velocity
+    parameters -= T(learning_rate) * g
+
+
+def adam_update(
+    parameters: Array,
+    gradients: Array,
+    first_moment: Array,
+    second_moment: Array,
+    step: int,
+    learning_rate: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-8,
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
+    epsilon_hat: bool = False,
+) -> None:
+    """One step of `fastmlp.Adam`, or of `fastmlp.AdamW` if `decoupled`, in place.
+
+    Parameters
+    ----------
+    parameters, first_moment, second_moment : ndarray
+        Of one shape; changed in place.
+    gradients : ndarray
+        Of that shape.
+    step : int
+        t >= 1, the number of this step, for the bias correction.
+    learning_rate, beta1, beta2, epsilon, weight_decay : float
+        As in `fastmlp.Adam`; the rate may be 0.
+    decoupled : bool
+        Weight decay as in AdamW.
+    epsilon_hat : bool
+        As in `fastmlp.Adam`.
+
+    Raises
+    ------
+    ValueError
+        If shapes or dtypes differ, or a number is out of its bounds.
+
+    Examples
+    --------
+    >>> w, m, v = np.array([1.0]), np.zeros(1), np.zeros(1)
+    >>> adam_update(w, np.array([2.0]), m, v, 1, 0.1)
+    >>> w.round(6)
+    array([0.9])
+    """
+    optimizer = Adam(1.0, beta1, beta2, epsilon, weight_decay, epsilon_hat)
+    slots = {"first_moment": first_moment, "second_moment": second_moment}
+    g = check_update(optimizer, learning_rate, parameters, gradients, slots)
+    check_count("step", step)
+    adam_step(
+        parameters, g, first_moment, second_moment, step, learning_rate, beta1, beta2, epsilon, weight_decay, decoupled,
+        epsilon_hat,
+    )  # fmt: skip
+
+
+def adam_step(
+    parameters: Array,
+    g: Array,
+    first_moment: Array,
+    second_moment: Array,
+    step: int,
+    learning_rate: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    weight_decay: float,
+    decoupled: bool,
+    epsilon_hat: bool,
+) -> None:
+    """`adam_update` without its checks."""
+    T = parameters.dtype.type
+    if weight_decay and decoupled:
+        parameters *= T(1.0 - learning_rate * weight_decay)
+    elif weight_decay:
+        g = g + T(weight_decay) * parameters
+    first_moment *= T(beta1)
+    first_moment += T(1.0 - beta1) * g
+    second_moment *= T(beta2)
+    second_moment += T(1.0 - beta2) * g * g
+    correction = 1.0 / math.sqrt(1.0 - beta2**step)
+    root = np.sqrt(second_moment)
+    root *= T(correction)
+    root += T(correction * epsilon if epsilon_hat else epsilon)
+    parameters -= T(learning_rate / (1.0 - beta1**step)) * first_moment / root
+
+
+def rmsprop_update(
+    parameters: Array,
+    gradients: Array,
+    mean_square: Array,
+    learning_rate: float,
+    rho: float = 0.99,
+    epsilon: float = 1e-8,
+    weight_decay: float = 0.0,
+) -> None:
+    """One step of `fastmlp.RMSprop`, in place.
+
+    Parameters
+    ----------
+    parameters, mean_square : ndarray
+        Of one shape; changed in place.
+    gradients : ndarray
+        Of that shape.
+    learning_rate, rho, epsilon, weight_decay : float
+        As in `fastmlp.RMSprop`; the rate may be 0.
+
+    Raises
+    ------
+    ValueError
+        If shapes or dtypes differ, or a number is out of its bounds.
+
+    Examples
+    --------
+    >>> w, s = np.array([1.0]), np.zeros(1)
+    >>> rmsprop_update(w, np.array([2.0]), s, 0.1, rho=0.75)
+    >>> w.round(6)
+    array([0.8])
+    """
+    optimizer = RMSprop(1.0, rho, epsilon, weight_decay)
+    gradients = check_update(optimizer, learning_rate, parameters, gradients, {"mean_square": mean_square})
+    rmsprop_step(parameters, gradients, mean_square, learning_rate, rho, epsilon, weight_decay)
+
+
+def rmsprop_step(
+    parameters: Array,
+    gradients: Array,
+    mean_square: Array,
+    learning_rate: float,
+    rho: float,
+    epsilon: float,
+    weight_decay: float,
+) -> None:
+    """`rmsprop_update` without its checks."""
+    T = parameters.dtype.type
+    g = gradients + T(weight_decay) * parameters if weight_decay else gradients
+    mean_square *= T(rho)
+    mean_square += T(1.0 - rho) * g * g
+    parameters -= T(learning_rate) * g / (np.sqrt(mean_square) + T(epsilon))
