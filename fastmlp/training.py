@@ -42,7 +42,9 @@ class Engine(Protocol):
 
     def classes(self, parameters: Array, X: Array, threads: int | None = None) -> Array: ...  # noqa: D102
 
-    def gradients(self, parameters: Array, X: Array, y: Array) -> tuple[float, Array]: ...  # noqa: D102
+    def gradients(  # noqa: D102
+        self, parameters: Array, X: Array, y: Array, sample_weight: NDArray[np.float64] | None = None
+    ) -> tuple[float, Array]: ...
 
     def train_steps(  # noqa: D102
         self,
@@ -103,7 +105,10 @@ class History:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: what stays the same during a run. Built by `make_recipe`; `fastmlp.MLP.fit` says what it means."""
+    """How to train: what stays the same during a run. Built by `make_recipe`; `fastmlp.MLP.fit` says what it means.
+
+    `loss_factor` multiplies the losses that are reported, but for the L2 term; the steps do not depend on it.
+    """
 
     epochs: int
     batch_size: int
@@ -111,6 +116,7 @@ class Recipe:
     schedule: Schedule
     shuffle: bool
     l2: float = 0.0
+    loss_factor: float = 1.0
 
 
 def make_recipe(

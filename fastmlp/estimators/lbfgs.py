@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
-from fastmlp.estimators.run import Samples
+from fastmlp.estimators.run import Samples, loss_factor
 from fastmlp.network import MLP, check_callbacks
 from fastmlp.training import History
 
@@ -73,6 +73,9 @@ class Objective:
         self.net = net if net.spec.dtype == "float64" else MLP._from_spec(replace(net.spec, dtype="float64"), "numba")
         self.origin = net
         self.X = samples.X if samples.X.dtype == np.float64 else samples.X.astype(np.float64)
+        self.weights = samples.weights
+        # scikit-learn's value of the squared error is the mean over the outputs, its gradient that of the sum.
+        self.loss_factor = loss_factor(net)
         self.Y = samples.Y if samples.Y.dtype.kind == "i" else samples.Y.astype(np.float64, copy=False)
         total = len(samples) if samples.weights is None else float(samples.weights.sum())
         # alpha / total for the weights, nothing for biases and padding (which is zero anyway).
@@ -97,6 +100,6 @@ class Objective:
         """Give the loss and its gradient at `x`."""
         net = self.net
         net._parameters[:] = x
-        loss, gradient = net._engine.gradients(net._parameters, self.X, self.Y)
+        loss, gradient = net._engine.gradients(net._parameters, self.X, self.Y, self.weights)
         decayed = self.decay * x
-        return loss + 0.5 * float(decayed @ x), gradient + decayed
+        return self.loss_factor * loss + 0.5 * float(decayed @ x), gradient + decayed

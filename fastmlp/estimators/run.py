@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -104,27 +105,14 @@ class RunSchedule(Schedule):
 class SampleOrders:
     """Draws the orders of the epochs as scikit-learn does: each is a shuffle of the one before.
 
-    It stands where `fastmlp.training.TrainingState` has a NumPy generator.
+    It stands where `fastmlp.training.TrainingState` has a NumPy generator. That one can draw the order of a half-done
+    epoch again; here nobody goes on with one, so `state` is nothing.
     """
 
     def __init__(self, random_state: np.random.RandomState, n_samples: int) -> None:
         self.random_state = random_state
         self.order = np.arange(n_samples)
-
-    @property
-    def bit_generator(self) -> SampleOrders:
-        """Itself: it holds the state."""
-        return self
-
-    @property
-    def state(self) -> Any:
-        """What there is to come back to."""
-        return self.random_state.get_state(legacy=False), self.order
-
-    @state.setter
-    def state(self, state: Any) -> None:
-        self.random_state.set_state(state[0])
-        self.order = state[1]
+        self.bit_generator = SimpleNamespace(state=None)
 
     def permuted(self, orders: Array, axis: int, out: Array) -> Array:
         """Draw one order after the other into the rows of `out`."""
@@ -145,8 +133,10 @@ def make_optimizer(estimator: Any) -> Optimizer:
         return SGD(rate, momentum=momentum, nesterov=bool(e.nesterovs_momentum and momentum > 0))
     if e.solver == "rmsprop":
         return RMSprop(rate, epsilon=float(e.epsilon))
-    kind = {"adam": Adam, "adamw": AdamW}[e.solver]
-    return kind(rate, beta1=float(e.beta_1), beta2=float(e.beta_2), epsilon=float(e.epsilon))
+    constants = {"beta1": float(e.beta_1), "beta2": float(e.beta_2), "epsilon": float(e.epsilon)}
+    if e.solver == "adamw":
+        return AdamW(rate, **constants)
+    return Adam(rate, **constants, epsilon_hat=True)  # scikit-learn's form.
 
 
 class Run:
@@ -188,6 +178,8 @@ class Run:
             optimizer=solver.optimizer,
             schedule=RunSchedule(solver=solver, chosen=chosen_schedule(e), epochs=int(e.max_iter)),
             shuffle=bool(e.shuffle),
+            l2=float(e.alpha),
+            loss_factor=loss_factor(net),
         )
         orders: Any = SampleOrders(self.random_state, len(samples))
         state = TrainingState(rng=orders, slots=solver.slots, step=solver.step)
@@ -201,7 +193,7 @@ class Run:
         try:
             train(
                 net._engine, net._parameters, samples.X, samples.Y, True, recipe, state,
-                net.threads(batch_size, threads), None if self.held_out is None else self.evaluate,
+                net.threads(batch_size, threads), samples.weights, None if self.held_out is None else self.evaluate,
                 (self.end_epoch, *self.callbacks), self.between_chunks if e.progress or e.max_time else None,
             )  # fmt: skip
         except KeyboardInterrupt:
@@ -290,7 +282,12 @@ class Run:
         held_out, net = self.held_out, self.net
         assert held_out is not None
         outputs = net._engine.forward(net._parameters, held_out.X)
-        return net._loss(outputs, held_out.Y), self.estimator._score_outputs(outputs, held_out.Y, held_out.weights)
+        if held_out.weights is None:
+            loss = net._loss(outputs, held_out.Y)
+        else:
+            loss = net._engine.gradients(net._parameters, held_out.X, held_out.Y, held_out.weights)[0]
+        loss *= loss_factor(net)
+        return loss, self.estimator._score_outputs(outputs, held_out.Y, held_out.weights)
 
     def enter_validation(self, loss: float, score: float) -> None:
         """Enter loss and score, and keep the weights if they are the best."""
@@ -327,6 +324,11 @@ class Run:
             return False
         self.stopped_by = f"max_time ({e.max_time:g} s) reached"
         return True
+
+
+def loss_factor(net: MLP) -> float:
+    """Give what makes the network's loss scikit-learn's: its squared error is the mean over the outputs."""
+    return 1.0 / net.spec.layer_sizes[-1] if net.spec.loss == "squared_error" else 1.0
 
 
 def chosen_schedule(estimator: Any) -> Schedule | None:

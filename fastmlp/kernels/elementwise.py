@@ -351,8 +351,8 @@ def squared_error_row(a, n, y, scale, d):
 NO_UPDATE, SGD, SGD_MOMENTUM, SGD_NESTEROV, ADAM, RMSPROP = range(6)
 
 # The constants of a step, as the loops want them; see `fastmlp.kernels.engine.step_constants`.
-RATE, DECAY, SHRINK, FIRST, SECOND, EPSILON, ROOT_SCALE, SCALE, L2 = range(9)
-N_CONSTANTS = 9
+RATE, DECAY, SHRINK, FIRST, SECOND, EPSILON, ROOT_SCALE, SCALE, LOSS_SCALE, L2 = range(10)
+N_CONSTANTS = 10
 
 
 @kernel

@@ -143,13 +143,16 @@ class Engine:
         self._spare[1].append(scratch)
         return bool(doubt == 0.0)
 
-    def gradients(self, parameters: Array, X: Array, y: Array) -> tuple[float, Array]:
+    def gradients(
+        self, parameters: Array, X: Array, y: Array, sample_weight: NDArray[np.float64] | None = None
+    ) -> tuple[float, Array]:
         """Loss and its derivative by every parameter."""
         gradient, losses, orders = self.layout.allocate(), np.empty(1), np.arange(len(X))
         constants = np.zeros((1, e.N_CONSTANTS))
-        constants[:, e.SCALE] = batch_scales(self.layout.spec, None, orders[None], len(X), 0, 1)
+        scales = batch_scales(self.layout.spec, sample_weight, orders[None], len(X), 0, 1)
+        constants[:, e.SCALE] = constants[:, e.LOSS_SCALE] = scales[0]
         scratch = self._take(1, parameters)
-        self._set_up_training(scratch, X, y, orders, None, gradient=address(gradient), weight_squares=0)
+        self._set_up_training(scratch, X, y, orders, sample_weight, gradient=address(gradient), weight_squares=0)
         run = loop.train_steps.entry(self.dtype)
         run(
             scratch.place, scratch.samples_place, e.NO_UPDATE, address(constants), len(X), 0, address(losses), 1, 0, 1,
@@ -176,6 +179,7 @@ class Engine:
         code, constants = step_constants(recipe.optimizer, state.step, learning_rates)
         scales = batch_scales(self.layout.spec, sample_weight, orders, batch_size, first_batch, n_steps)
         constants[:, e.SCALE], constants[:, e.L2] = scales, recipe.l2 * scales
+        constants[:, e.LOSS_SCALE] = recipe.loss_factor * scales
         losses = np.empty(n_steps)
         gradient = self.layout.allocate() if batch_size > BLOCK_ROWS else losses  # Used by larger batches only.
         slot1, slot2 = [*map(address, slots), 0, 0][:2]

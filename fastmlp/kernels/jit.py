@@ -207,6 +207,7 @@ class Kernel:
         self.function = function
         self.signature = signature
         self._compiled: dict[Any, Any] = {}
+        self._addresses: dict[Any, int] = {}
 
     def compiled(self, *dtypes: Any) -> Any:
         """Give Numba's result of compiling it for these dtypes."""
@@ -229,9 +230,11 @@ class Kernel:
 
     def address(self, *dtypes: Any) -> int:
         """Give what other kernels call."""
-        result = self.compiled(*dtypes)
-        machine_code = attrgetter("library")(result)
-        return machine_code.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name)  # type: ignore[no-any-return]
+        if dtypes not in self._addresses:  # Every call of the loop asks for a dozen, and llvmlite is slow to answer.
+            result = self.compiled(*dtypes)
+            machine_code = attrgetter("library")(result)
+            self._addresses[dtypes] = machine_code.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name)
+        return self._addresses[dtypes]
 
 
 def kernel(function: Callable[..., Any]) -> Kernel:
