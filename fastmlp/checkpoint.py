@@ -127,6 +127,7 @@ class SavedNetwork:
             self.spec = make_spec(
                 fields["layer_sizes"], fields["activations"], fields["output_activation"], fields["loss"],
                 fields["reduction"], fields["bias"], fields["input_scale"], fields["dtype"],
+                fields.get("loss_parameter"),
             )  # fmt: skip
             self.weights = [tensors[f"weights.{i}"] for i in range(self.spec.n_layers)]
             self.biases = [tensors[f"biases.{i}"] for i in range(self.spec.n_layers)] if self.spec.bias else []

@@ -51,6 +51,8 @@ def check_targets(spec: NetworkSpec, y: ArrayLike, n_samples: int, what: str) ->
     if spec.loss == "sigmoid_cross_entropy" and (Y.min() < 0 or Y.max() > 1):
         wrong = Y[(Y < 0) | (Y > 1)][0]
         raise ValueError(f"{what} must be in [0, 1] for sigmoid_cross_entropy, got {wrong:g}")
+    if spec.loss == "poisson" and Y.min() < 0:
+        raise ValueError(f"{what} must be >= 0 for poisson, got {Y.min():g}")
     return Y
 
 

@@ -64,11 +64,12 @@ class MLP:
         One name for all hidden layers, or one a layer: ``relu``, ``sigmoid``, ``tanh``, ``identity``,
         ``leaky_relu``, ``elu``, ``gelu``, ``silu``, ``softplus``.
     output_activation : str, optional
-        Follows from the loss: ``softmax`` for softmax_cross_entropy, ``sigmoid`` for sigmoid_cross_entropy,
-        ``identity`` for squared_error; with squared_error any activation can be named.
+        Follows from the loss: ``softmax`` for softmax_cross_entropy, ``sigmoid`` for sigmoid_cross_entropy, ``exp`` for
+        poisson, ``identity`` for the others; with these any activation can be named.
     loss : str, default "softmax_cross_entropy"
-        ``softmax_cross_entropy`` (classes), ``sigmoid_cross_entropy`` (binary, multilabel) or ``squared_error``
-        (½ Σ (ŷ − y)² over the outputs).
+        ``softmax_cross_entropy`` (classes), ``sigmoid_cross_entropy`` (binary, multilabel); for values, summed over the
+        outputs, ``squared_error`` (½ (ŷ − y)²), ``absolute_error``, ``huber``, ``quantile``, and ``poisson``, half the
+        deviance of counts. `fastmlp.reference` has the formulas.
     reduction : {"mean", "sum"}
         Of the loss over the samples of a batch.
     bias : bool, default True
@@ -84,6 +85,8 @@ class MLP:
         Of the initial weights and of the shuffling.
     engine : {"numba", "numpy"}
         Compiled kernels, or the plain NumPy of `fastmlp.reference`.
+    loss_parameter : float, optional
+        Of huber, δ > 0 (default 1); of quantile, the level in (0, 1) (default 0.5). None for every other loss.
 
     Raises
     ------
@@ -113,8 +116,11 @@ class MLP:
         dtype: Any = "float32",
         seed: int = 0,
         engine: str = "numba",
+        loss_parameter: float | None = None,
     ) -> None:
-        spec = make_spec(layer_sizes, activation, output_activation, loss, reduction, bias, input_scale, dtype)
+        spec = make_spec(
+            layer_sizes, activation, output_activation, loss, reduction, bias, input_scale, dtype, loss_parameter
+        )  # fmt: skip
         if not isinstance(init, str | None):
             raise ValueError(f"init must be a name, got {type(init).__name__}; arrays go through set_parameters")
         if init is not None:
@@ -193,7 +199,7 @@ class MLP:
         Returns
         -------
         ndarray (n_samples, n_outputs)
-            Of the network's dtype: probabilities for the two cross-entropies, values for squared_error.
+            Of the network's dtype: probabilities for the two cross-entropies, values for the other losses.
 
         Raises
         ------
@@ -201,7 +207,7 @@ class MLP:
             If X is not a finite numeric array of that shape.
         """
         outputs = self._outputs(self._check_inputs(X))
-        return self._activate_logits(outputs) if self.spec.is_classifier else outputs
+        return self._activate_logits(outputs) if self.spec.loss_takes_logits else outputs
 
     def predict(self, X: ArrayLike) -> Array:
         """Predict the class of each sample, or its values.
@@ -215,12 +221,13 @@ class MLP:
         -------
         ndarray
             softmax_cross_entropy: class indices ``(n_samples,)``. sigmoid_cross_entropy: 0 or 1, ``(n_samples,)``
-            with one output, else ``(n_samples, n_outputs)``. squared_error: values ``(n_samples, n_outputs)``.
+            with one output, else ``(n_samples, n_outputs)``. Other losses: values ``(n_samples, n_outputs)``.
         """
+        if not self.spec.is_classifier:
+            return self.forward(X)
         X = self._check_inputs(X)
         if self.spec.loss != "softmax_cross_entropy":
-            outputs = self._outputs(X)
-            return self._decide(outputs) if self.spec.is_classifier else outputs
+            return self._decide(self._outputs(X))
         try:
             return self._engine.classes(self._parameters, X)
         except NotFiniteError:
@@ -242,7 +249,7 @@ class MLP:
         Raises
         ------
         ValueError
-            If the loss is squared_error: its outputs are not probabilities.
+            If the loss is not a cross-entropy: its outputs are not probabilities.
         """
         self._require_classifier("predict_proba")
         return self.forward(X)
@@ -273,7 +280,7 @@ class MLP:
         Raises
         ------
         ValueError
-            If the loss is squared_error.
+            If the loss is not a cross-entropy.
         """
         self._require_classifier("accuracy")
         X = self._check_inputs(X)
@@ -327,7 +334,8 @@ class MLP:
             Any real dtype; uint8 stays uint8 in memory, everything else becomes the network's dtype.
         y : array_like
             softmax_cross_entropy: class indices ``(n_samples,)`` or one-hot rows. sigmoid_cross_entropy: targets in
-            [0, 1], ``(n_samples, n_outputs)``, or ``(n_samples,)`` with one output. squared_error: values, likewise.
+            [0, 1], ``(n_samples, n_outputs)``, or ``(n_samples,)`` with one output. Other losses: values, likewise;
+            for poisson >= 0.
         epochs : int, default 10
             Passes over the data.
         batch_size : int, default 100
@@ -512,6 +520,9 @@ class MLP:
             raise not_finite("X", X) from None
 
     def _activate_logits(self, Z: Array) -> Array:
+        if self.spec.output_activation == "exp":
+            with np.errstate(over="ignore"):
+                return np.exp(Z)
         A: Array = kernel(self._engine, self.spec.output_activation)(Z)
         return A
 
@@ -524,7 +535,8 @@ class MLP:
         return labels[:, 0] if labels.shape[1] == 1 else labels
 
     def _loss(self, outputs: Array, y: Array) -> float:
-        return float(kernel(self._engine, self.spec.loss)(outputs, y, self.spec.reduction)[0])
+        parameter = [] if self.spec.loss_parameter is None else [self.spec.loss_parameter]
+        return float(kernel(self._engine, self.spec.loss)(outputs, y, *parameter, self.spec.reduction)[0])
 
     def _accuracy(self, Z: Array, y: Array) -> float:
         right = self._decide(Z).reshape(len(y), -1) == y.reshape(len(y), -1)

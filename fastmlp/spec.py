@@ -18,15 +18,33 @@ import numpy as np
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "elu", "sigmoid", "tanh", "gelu", "silu", "softplus")
 """Activations of the hidden layers, in the order of the codes that the kernels use."""
 
-LOSSES = ("softmax_cross_entropy", "sigmoid_cross_entropy", "squared_error")
-"""Losses, in the order of the codes that the kernels use."""
+LOSSES = (
+    "softmax_cross_entropy",
+    "sigmoid_cross_entropy",
+    "squared_error",
+    "poisson",
+    "absolute_error",
+    "huber",
+    "quantile",
+)
+CLASSIFIER_LOSSES = ("softmax_cross_entropy", "sigmoid_cross_entropy")
 
 OUTPUT_OF_LOSS = {
     "softmax_cross_entropy": "softmax",
     "sigmoid_cross_entropy": "sigmoid",
     "squared_error": "identity",
+    "poisson": "exp",
+    "absolute_error": "identity",
+    "huber": "identity",
+    "quantile": "identity",
 }
-"""The output activation that follows from each loss."""
+"""The output activation that follows from each loss. That of the losses of `LOGIT_LOSSES` is a part of the loss."""
+
+LOGIT_LOSSES = (*CLASSIFIER_LOSSES, "poisson")
+"""Losses of the outputs before their activation."""
+
+LOSS_PARAMETERS = {"huber": 1.0, "quantile": 0.5}
+"""The losses that have a parameter, and its default."""
 
 REDUCTIONS = ("mean", "sum")
 DTYPES = ("float32", "float64")
@@ -45,13 +63,15 @@ class NetworkSpec:
     activations : tuple of str
         One name for each hidden layer.
     output_activation : str
-        ``"softmax"`` or a name of `ACTIVATIONS`.
+        ``"softmax"``, ``"exp"`` or a name of `ACTIVATIONS`.
     loss, reduction, dtype : str
         As in `fastmlp.MLP`.
     bias : bool
         Whether the layers add a bias.
     input_scale : float
         X is multiplied by it before the first layer.
+    loss_parameter : float or None
+        Of a loss that has one.
     """
 
     layer_sizes: tuple[int, ...]
@@ -62,6 +82,7 @@ class NetworkSpec:
     bias: bool
     input_scale: float
     dtype: str
+    loss_parameter: float | None = None
 
     @property
     def n_layers(self) -> int:
@@ -71,7 +92,12 @@ class NetworkSpec:
     @property
     def is_classifier(self) -> bool:
         """Whether `predict` gives classes."""
-        return self.loss != "squared_error"
+        return self.loss in CLASSIFIER_LOSSES
+
+    @property
+    def loss_takes_logits(self) -> bool:
+        """Whether the output activation is a part of the loss, so that an engine's outputs come without it."""
+        return self.loss in LOGIT_LOSSES
 
 
 def make_spec(
@@ -83,6 +109,7 @@ def make_spec(
     bias: bool,
     input_scale: float,
     dtype: Any,
+    loss_parameter: float | None = None,
 ) -> NetworkSpec:
     """Check the arguments of `fastmlp.MLP` and gather them in a `NetworkSpec`."""
     sizes = check_layer_sizes(layer_sizes)
@@ -98,8 +125,8 @@ def make_spec(
     check_name("loss", loss, LOSSES)
     if output_activation is None:
         output_activation = OUTPUT_OF_LOSS[loss]
-    check_name("output_activation", output_activation, (*ACTIVATIONS, "softmax"))
-    fits = ACTIVATIONS if loss == "squared_error" else (OUTPUT_OF_LOSS[loss],)
+    check_name("output_activation", output_activation, (*ACTIVATIONS, "softmax", "exp"))
+    fits = (OUTPUT_OF_LOSS[loss],) if loss in LOGIT_LOSSES else ACTIVATIONS
     if output_activation not in fits:
         raise ValueError(
             f"output_activation with loss {loss!r} must be one of {', '.join(fits)}, got {output_activation!r}"
@@ -114,7 +141,18 @@ def make_spec(
         bias=check_flag("bias", bias),
         input_scale=check_number("input_scale", input_scale, above=0.0),
         dtype=check_name("dtype", dtype_name(dtype), DTYPES),
+        loss_parameter=check_loss_parameter("loss_parameter", loss, loss_parameter),
     )
+
+
+def check_loss_parameter(what: str, loss: str, value: float | None) -> float | None:
+    """Return the loss's parameter, its default if None is given; raise ValueError if it is not one of this loss."""
+    if loss not in LOSS_PARAMETERS:
+        if value is not None:
+            raise ValueError(f"{what} must be None for loss {loss!r}, got {shown(value)}")
+        return None
+    value = LOSS_PARAMETERS[loss] if value is None else value
+    return check_number(what, value, above=0.0, below=1.0 if loss == "quantile" else None)
 
 
 def shown(value: Any) -> str:

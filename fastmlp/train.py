@@ -39,6 +39,7 @@ try:
     from fastmlp.optimizers import Optimizer
     from fastmlp.options import CHECKPOINT, PROGRAM, Options, UsageError, located, make_optimizer, parse_options, spell
     from fastmlp.report import Reporter, draw_curves, draw_misclassified
+    from fastmlp.spec import CLASSIFIER_LOSSES
     from fastmlp.training import DivergenceError
 except KeyboardInterrupt:  # Ctrl-C in the first moments: `main` is not there yet to answer it
     sys.exit(interrupted())
@@ -209,7 +210,7 @@ def choose_loss(loss: str | None, data: Dataset) -> str:
     n_classes = len(data.class_names)
     if n_classes < 2:
         raise UsageError(f"target must hold at least 2 classes, got {n_classes} in {data.name}")
-    if loss == "squared_error" or (loss == "sigmoid_cross_entropy" and n_classes != 2):
+    if loss not in (None, *CLASSIFIER_LOSSES) or (loss == "sigmoid_cross_entropy" and n_classes != 2):
         raise UsageError(
             f"loss must be softmax_cross_entropy for {data.name}, which has {n_classes} classes, got {loss}"
         )

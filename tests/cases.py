@@ -20,7 +20,10 @@ ENGINES = ("numba", "numpy")
 DTYPES = ("float32", "float64")
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "elu", "sigmoid", "tanh", "gelu", "silu", "softplus")
 BACKWARD_TAKES_INPUT = ("gelu", "silu")
-LOSSES = ("softmax_cross_entropy", "sigmoid_cross_entropy", "squared_error")
+LOSSES = (
+    "softmax_cross_entropy", "sigmoid_cross_entropy", "squared_error", "poisson", "absolute_error", "huber", "quantile",
+)  # fmt: skip
+OUTPUT_IS_PART_OF_LOSS = ("softmax_cross_entropy", "sigmoid_cross_entropy", "poisson")
 
 SIZES: dict[str, Sizes] = {
     # name: (n_samples, n_in, n_out). Neighbours of powers of two catch what a vector loop does with its remainder.
@@ -82,6 +85,30 @@ def squared_error(sizes: Sizes, dtype: str, rng: np.random.Generator) -> tuple[A
     return normal(rng, (n_samples, n_out), dtype), normal(rng, (n_samples, n_out), dtype)
 
 
+def poisson(sizes: Sizes, dtype: str, rng: np.random.Generator) -> tuple[Any, ...]:
+    n_samples, _, n_out = sizes
+    return normal(rng, (n_samples, n_out), dtype), rng.poisson(1.5, size=(n_samples, n_out)).astype(dtype)
+
+
+def huber(sizes: Sizes, dtype: str, rng: np.random.Generator) -> tuple[Any, ...]:
+    return (*squared_error(sizes, dtype, rng), 0.7)
+
+
+def quantile(sizes: Sizes, dtype: str, rng: np.random.Generator) -> tuple[Any, ...]:
+    return (*squared_error(sizes, dtype, rng), 0.8, "sum")
+
+
+def targets(loss: str, n_samples: int, n_out: int, rng: np.random.Generator) -> Array:
+    """Draw targets for a loss."""
+    if loss == "softmax_cross_entropy":
+        return rng.integers(n_out, size=n_samples)
+    if loss == "sigmoid_cross_entropy":
+        return rng.integers(2, size=(n_samples, n_out))
+    if loss == "poisson":
+        return rng.poisson(1.5, size=(n_samples, n_out))
+    return rng.normal(size=(n_samples, n_out))
+
+
 def sgd_update(sizes: Sizes, dtype: str, rng: np.random.Generator) -> tuple[Any, ...]:
     w, g, velocity = parameters_and(3, sizes, dtype, rng)
     return w, g, velocity, 0.1, 0.9, True, 0.01
@@ -116,6 +143,10 @@ KERNELS: dict[str, Callable[..., tuple[Any, ...]]] = {
     "softmax_cross_entropy": softmax_cross_entropy,
     "sigmoid_cross_entropy": sigmoid_cross_entropy,
     "squared_error": squared_error,
+    "poisson": poisson,
+    "absolute_error": squared_error,
+    "huber": huber,
+    "quantile": quantile,
     "sgd_update": sgd_update,
     "adam_update": adam_update,
     "rmsprop_update": rmsprop_update,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import ACTIVATIONS, LOSSES
+from cases import ACTIVATIONS, LOSSES, targets
 from numpy.testing import assert_allclose, assert_array_equal
 
 from fastmlp import MLP
@@ -60,11 +60,7 @@ def make_problem(
     for seed in range(100):
         rng = np.random.default_rng(seed)
         X = rng.normal(size=(N_SAMPLES, N_IN))
-        y = {
-            "softmax_cross_entropy": rng.integers(N_OUT, size=N_SAMPLES),
-            "sigmoid_cross_entropy": rng.integers(2, size=(N_SAMPLES, N_OUT)),
-            "squared_error": rng.normal(size=(N_SAMPLES, N_OUT)),
-        }[loss]
+        y = targets(loss, N_SAMPLES, N_OUT, rng)
         sizes = [N_IN, *WIDTHS[: depth - 1], N_OUT]
         net = MLP(
             sizes, activation, output_activation, loss, dtype="float64", seed=seed, engine=engine, **options
@@ -93,9 +89,15 @@ def test_every_activation_with_every_loss(engine: str, activation: str, loss: st
     check(*make_problem(engine, activation, loss))
 
 
+@pytest.mark.parametrize("loss", ["squared_error", "huber"])
 @pytest.mark.parametrize("output_activation", ACTIVATIONS)
-def test_every_output_activation(engine: str, output_activation: str) -> None:
-    check(*make_problem(engine, "tanh", "squared_error", output_activation))
+def test_every_output_activation(engine: str, output_activation: str, loss: str) -> None:
+    check(*make_problem(engine, "tanh", loss, output_activation))
+
+
+@pytest.mark.parametrize(("loss", "parameter"), [("huber", 0.3), ("huber", 5.0), ("quantile", 0.1), ("quantile", 0.9)])
+def test_loss_parameters(engine: str, loss: str, parameter: float) -> None:
+    check(*make_problem(engine, "tanh", loss, loss_parameter=parameter))
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])

@@ -266,6 +266,25 @@ def test_losses_by_hand(kernels: ModuleType) -> None:
     assert loss == 7.0
     assert dA.tolist() == [[1.0, -2.0], [0.0, 3.0]]
 
+    # A - y is 1, -2, 0, 3.
+    loss, dA = kernels.absolute_error(A, y)
+    assert loss == (1 + 2 + 0 + 3) / 2
+    assert dA.tolist() == [[0.5, -0.5], [0.0, 0.5]]
+    loss, dA = kernels.huber(A, y, 2.0, reduction="sum")
+    assert loss == 1 / 2 + 2**2 / 2 + 0 + 2 * (3 - 1)
+    assert dA.tolist() == [[1.0, -2.0], [0.0, 2.0]]
+    assert kernels.huber(A, y, reduction="sum")[0] == 1 / 2 + (2 - 1 / 2) + 0 + (3 - 1 / 2)
+    loss, dA = kernels.quantile(A, y, 0.75, reduction="sum")
+    assert loss == 1 / 4 * 1 + 3 / 4 * 2 + 0 + 1 / 4 * 3
+    assert dA.tolist() == [[0.25, -0.75], [0.0, 0.25]]
+    assert kernels.quantile(A, y)[0] == kernels.absolute_error(A, y)[0] / 2
+
+    # Means 1 and 2 against counts 3 and 0, then against themselves.
+    Z = np.array([[0.0, math.log(2)], [0.0, math.log(2)]])
+    loss, dZ = kernels.poisson(Z, np.array([[3.0, 0.0], [1.0, 2.0]]), "sum")
+    assert loss == pytest.approx(3 * math.log(3) - 3 + 1 + 2, rel=1e-15)
+    assert_allclose(dZ, [[-2.0, 2.0], [0.0, 0.0]], rtol=1e-15, atol=1e-15)
+
 
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
@@ -306,7 +325,7 @@ def test_targets_may_be_indices_or_one_hot_or_one_column(kernels: ModuleType) ->
         assert loss == expected[0]
         assert_array_equal(dZ, expected[1])
     column = Z[:, :1].copy()
-    for name in ("sigmoid_cross_entropy", "squared_error"):
+    for name in cases.LOSSES[1:]:
         flat, tall = (getattr(kernels, name)(column, y) for y in (np.array([1, 0]), np.array([[1.0], [0.0]])))
         assert flat[0] == tall[0]
         assert_array_equal(flat[1], tall[1])
@@ -325,6 +344,17 @@ def test_huge_logits_stay_finite(kernels: ModuleType, dtype: str) -> None:
     loss, dZ = kernels.sigmoid_cross_entropy(Z[:1], np.array([[0.0, 1.0, 0.5]]), "sum")
     assert loss == pytest.approx(2e4 + math.log(2), rel=1e-6)
     assert_allclose(dZ, [[1, -1, 0]], atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES)
+def test_the_mean_of_counts_over_the_range_of_exp(kernels: ModuleType, dtype: str) -> None:
+    top = 88.0 if dtype == "float32" else 709.0
+    Z = np.array([[-1e4, -5.0, -0.1, 0.0, 0.1, 5.0, 20.0, top]], dtype=dtype)
+    dZ = kernels.poisson(Z, np.zeros_like(Z), "sum")[1]
+    expected = [math.exp(z) for z in Z[0].tolist()]
+    assert_allclose(dZ[0], expected, rtol=4 * np.finfo(dtype).eps, atol=1e-37)
+    with np.errstate(over="ignore"):
+        assert kernels.poisson(np.full((1, 1), 1e4, dtype=dtype), np.zeros((1, 1)))[1][0, 0] == np.inf
 
 
 @pytest.mark.parametrize("dtype", cases.DTYPES)
@@ -377,9 +407,11 @@ WRONG_SHAPES = [
     ("softmax_cross_entropy", (zeros(2, 3), np.zeros((2, 4), dtype=int))),
     ("sigmoid_cross_entropy", (zeros(2, 3), zeros(2, 4))),
     ("sigmoid_cross_entropy", (zeros(2, 3), zeros(6))),
-    ("squared_error", (zeros(2, 3), zeros(3, 2))),
-    ("squared_error", (zeros(2, 3), zeros(2))),
-    ("squared_error", (zeros(2, 3), zeros(1, 3))),
+    *(
+        (name, (zeros(2, 3), zeros(*shape)))
+        for name in ("squared_error", "poisson", "absolute_error", "huber", "quantile")
+        for shape in [(3, 2), (2,), (1, 3)]
+    ),
     ("sgd_update", (zeros(3), zeros(4), None, 0.1)),
     ("sgd_update", (zeros(3), zeros(3), zeros(4), 0.1, 0.9)),
     ("adam_update", (zeros(3), zeros(4), zeros(3), zeros(3), 1, 0.1)),
@@ -421,7 +453,7 @@ def test_other_wrong_arguments(kernels: ModuleType) -> None:
         with pytest.raises(
             ValueError, match=r"^reduction must be one of mean, sum, got 'man' \(did you mean 'mean'\?\)$"
         ):
-            getattr(kernels, name)(Z, y, "man")
+            getattr(kernels, name)(Z, y, reduction="man")
         with pytest.raises(ValueError, match=r"^n_samples must be >= 1, got 0$"):
             getattr(kernels, name)(Z[:0], y[:0])
     with pytest.raises(ValueError, match=r"^velocity must be an array .*, got None$"):
@@ -513,6 +545,9 @@ REFUSED: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
     ("sigmoid_cross_entropy", ([[0.0]], zeros(1, 1)), {}, "Z must be a NumPy array, got list"),
     ("squared_error", (zeros(1, 1), [[0.0]]), {}, "y must be a NumPy array, got list"),
     ("squared_error", (zeros(1, 1), np.array([["a"]])), {}, "y must be numeric, got dtype <U1"),
+    ("huber", (zeros(1, 1), zeros(1, 1), 0.0), {}, "delta must be > 0, got 0"),
+    ("quantile", (zeros(1, 1), zeros(1, 1), 1.0), {}, "level must be < 1, got 1"),
+    ("quantile", (zeros(1, 1), zeros(1, 1)), {"level": 0.0}, "level must be > 0, got 0"),
 ]  # fmt: skip
 
 
@@ -579,17 +614,13 @@ def test_networks_agree(
         X = rng.integers(256, size=(n_samples, sizes[0]), dtype=np.uint8)
     else:
         X = rng.normal(size=(n_samples, sizes[0])).astype(dtype)
-    y = {
-        "softmax_cross_entropy": rng.integers(n_out, size=n_samples),
-        "sigmoid_cross_entropy": rng.integers(2, size=(n_samples, n_out)),
-        "squared_error": rng.normal(size=(n_samples, n_out)),
-    }[loss]
+    y = cases.targets(loss, n_samples, n_out, rng)
     MLP = importlib.import_module("fastmlp").MLP
     numba, numpy = (
         MLP(
             sizes,
             activation=names[: len(sizes) - 2],
-            output_activation=output if loss == "squared_error" else None,
+            output_activation=None if loss in cases.OUTPUT_IS_PART_OF_LOSS else output,
             loss=loss,
             reduction=reduction,
             bias=bias,

@@ -154,6 +154,54 @@ def test_wrong_weights(weights: Any, message: str) -> None:
         network("numpy").fit(X, CLASSES, sample_weight=weights)
 
 
+# --- Losses -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_poisson_network_predicts_means(engine: str) -> None:
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-1, 1, size=(400, 1))
+    counts = rng.poisson(np.exp(1.0 + points[:, 0]))
+    net = MLP([1, 1], loss="poisson", dtype="float64", engine=engine)
+    net.fit(points, counts, epochs=600, batch_size=400, optimizer=SGD(0.2, momentum=0.9))
+    assert_allclose(net.forward([[0.0], [1.0]]), np.exp(net.biases[0] + [[0.0], net.weights[0][0]]), rtol=1e-12)
+    assert_array_equal(net.predict(points), net.forward(points))
+    # The maximum-likelihood fit has the counts' own mean.
+    assert net.predict(points).mean() == pytest.approx(counts.mean(), rel=1e-6)
+    assert_allclose(np.log(net.predict([[0.0], [1.0]]))[:, 0], [1.0, 2.0], atol=0.2)
+    with pytest.raises(ValueError, match=r"^y must be >= 0 for poisson, got -1$"):
+        net.fit(points, -np.ones(400))
+
+
+@pytest.mark.parametrize("level", [0.2, 0.5, 0.9])
+def test_the_pinball_loss_finds_quantiles(engine: str, level: float) -> None:
+    y = np.random.default_rng(1).normal(size=999)
+    net = MLP([1, 1], loss="quantile", loss_parameter=level, dtype="float64", engine=engine)
+    net.fit(np.zeros((999, 1)), y, epochs=600, batch_size=999, optimizer=SGD(0.2), schedule="cosine")
+    assert net.predict([[0.0]])[0, 0] == pytest.approx(np.quantile(y, level), abs=0.02)
+
+
+def test_losses_with_a_parameter_are_saved_with_it(engine: str, tmp_path: Path) -> None:
+    net = MLP([2, 3, 1], loss="huber", loss_parameter=0.25, engine=engine)
+    net.save(tmp_path / "net.safetensors")
+    assert MLP.load(tmp_path / "net.safetensors", engine=engine).spec == net.spec
+    assert MLP([2, 3, 1], loss="huber").spec.loss_parameter == 1.0
+    assert MLP([2, 3, 1], loss="quantile").spec.loss_parameter == 0.5
+
+
+@pytest.mark.parametrize(
+    ("loss", "parameter", "message"),
+    [
+        ("squared_error", 1.0, r"^loss_parameter must be None for loss 'squared_error', got 1\.0$"),
+        ("huber", 0.0, r"^loss_parameter must be > 0, got 0$"),
+        ("quantile", 1.0, r"^loss_parameter must be < 1, got 1$"),
+        ("quantile", "half", r"^loss_parameter must be a number, got 'half'$"),
+    ],
+)
+def test_wrong_loss_parameters(loss: str, parameter: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MLP([1, 1], loss=loss, loss_parameter=parameter)
+
+
 # --- L2 ---------------------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ minibatch loop. Read `tiles` first: it is where the time goes; then `loop`, whic
 
 from fastmlp.kernels.engine import Engine
 from fastmlp.kernels.public import (
+    absolute_error,
     adam_update,
     affine_backward,
     affine_forward,
@@ -13,10 +14,13 @@ from fastmlp.kernels.public import (
     elu_backward,
     gelu,
     gelu_backward,
+    huber,
     identity,
     identity_backward,
     leaky_relu,
     leaky_relu_backward,
+    poisson,
+    quantile,
     relu,
     relu_backward,
     rmsprop_update,
@@ -37,6 +41,7 @@ from fastmlp.kernels.public import (
 
 __all__ = [
     "Engine",
+    "absolute_error",
     "adam_update",
     "affine_backward",
     "affine_forward",
@@ -44,10 +49,13 @@ __all__ = [
     "elu_backward",
     "gelu",
     "gelu_backward",
+    "huber",
     "identity",
     "identity_backward",
     "leaky_relu",
     "leaky_relu_backward",
+    "poisson",
+    "quantile",
     "relu",
     "relu_backward",
     "rmsprop_update",

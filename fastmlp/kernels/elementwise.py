@@ -21,11 +21,13 @@ LN2_HIGH = 0.693145751953125  # The first 16 bits of ln 2: n * LN2_HIGH is exact
 LN2_LOW = 1.42860682030941723212e-6  # The rest.
 LOWEST_FLOAT = -87.0  # Below, exp is taken as 0; it is under 2e-38.
 LOWEST_DOUBLE = -708.0
+HIGHEST_FLOAT = 88.37  # Below 127.5 ln 2 (and 1023.5 ln 2), so that n is an exponent.
+HIGHEST_DOUBLE = 709.43
 
 
 @scalar
 def expm1_parts(x):
-    """For x <= 0, the pair ``(2 ** n, exp(r) - 1)`` with ``x = n ln 2 + r``, ``|r| <= ln(2) / 2`` [Cody, Waite 1980].
+    """The pair ``(2 ** n, exp(r) - 1)`` with ``x = n ln 2 + r``, ``|r| <= ln(2) / 2`` [Cody, Waite 1980].
 
     The Taylor polynomial has an error below half a unit in the last place over that range: degree 7 in float32
     (0.35 ** 7 / 8! = 2e-8), 13 in float64.
@@ -65,6 +67,17 @@ def exp_negative(x):
     y = fma(scale, p, scale)
     y = y if x > lowest(x) else real(0.0, x)
     return y if x == x else x  # NaN must survive.
+
+
+@scalar
+def exp_value(x):
+    """``exp(x)``, infinite where 2 ** n is no exponent of the dtype any more."""
+    highest = real(HIGHEST_DOUBLE, x) if is_double(x) else real(HIGHEST_FLOAT, x)
+    scale, p = expm1_parts(highest if x > highest else (x if x > lowest(x) else lowest(x)))
+    y = fma(scale, p, scale)
+    y = y if x > lowest(x) else real(0.0, x)
+    y = real(np.inf, x) if x > highest else y
+    return y if x == x else x
 
 
 @scalar
@@ -282,8 +295,8 @@ def multiply_by_slope(code, D_place, A_place, n, like):
 
 # --- Losses, a row at a time ------------------------------------------------------------------------------------------
 
-LOSSES = ("softmax_cross_entropy", "sigmoid_cross_entropy", "squared_error")
-SOFTMAX_CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY, SQUARED_ERROR = range(len(LOSSES))
+SOFTMAX_CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY, POISSON, CLIPPED_ERROR, SLOPED_ERROR = range(5)
+"""The codes by which the loops know the losses; `fastmlp.kernels.engine.loss_constants` says which is which."""
 
 
 @inline
@@ -336,14 +349,59 @@ def sigmoid_cross_entropy_row(z, n, y, scale, d):
 
 
 @inline
-def squared_error_row(a, n, y, scale, d):
-    """The loss ``½ Σ (a - y)²`` of a row, and ``d = scale (a - y)``, the derivative by the output a."""
+def poisson_row(z, n, y, scale, d):
+    """The loss ``Σ y log(y / exp(z)) - y + exp(z)`` of a row, and ``d = scale (exp(z) - y)``."""
     loss = 0.0
     for j in range(n):
-        difference = a[j] - y[j]
-        loss += np.float64(difference) * np.float64(difference)
-        d[j] = scale * difference
-    return 0.5 * loss
+        mean = exp_value(z[j])
+        log_y = math.log(np.float64(y[j])) if y[j] > real(0.0, scale) else 0.0
+        loss += np.float64(y[j]) * (log_y - np.float64(z[j])) - np.float64(y[j]) + np.float64(mean)
+        d[j] = scale * (mean - y[j])
+    return loss
+
+
+@inline
+def clipped_error_row(a, n, y, scale, low, high, d):
+    """The loss ``Σ c (r - ½ c)`` of a row, ``r = a - y`` and c that clipped to [low, high], and ``d = scale c``.
+
+    Huber's loss; with infinite bounds, half the squared error.
+    """
+    loss = 0.0
+    for j in range(n):
+        r = a[j] - y[j]
+        c = high if r > high else (low if r < low else r)
+        loss += np.float64(c) * (np.float64(r) - 0.5 * np.float64(c))
+        d[j] = scale * c
+    return loss
+
+
+@inline
+def sloped_error_row(a, n, y, scale, low, high, d):
+    """The loss ``Σ s r`` of a row, ``r = a - y``, s being `high` above 0, `low` below, and ``d = scale s``.
+
+    The absolute error and the pinball loss.
+    """
+    loss = 0.0
+    zero = real(0.0, scale)
+    for j in range(n):
+        r = a[j] - y[j]
+        s = high if r > zero else (low if r < zero else zero)
+        loss += np.float64(s) * np.float64(r)
+        d[j] = scale * s
+    return loss
+
+
+@inline
+def values_loss_row(code, z, n, y, scale, low, high, d):
+    """The loss of a row by any code but softmax_cross_entropy's, whose targets are classes."""
+    low, high = real(low, scale), real(high, scale)
+    if code == SIGMOID_CROSS_ENTROPY:
+        return sigmoid_cross_entropy_row(z, n, y, scale, d)
+    if code == POISSON:
+        return poisson_row(z, n, y, scale, d)
+    if code == CLIPPED_ERROR:
+        return clipped_error_row(z, n, y, scale, low, high, d)
+    return sloped_error_row(z, n, y, scale, low, high, d)
 
 
 # --- Optimizer updates ------------------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ class Engine:
             part.compiled(self.dtype)
 
     def forward(self, parameters: Array, X: Array, threads: int | None = None) -> Array:
-        """Compute the outputs: logits for a cross-entropy."""
+        """Compute the outputs: without their activation, where it is a part of the loss."""
         outputs = np.empty((X.shape[0], self._n_outputs), self.dtype)
         self._forward(parameters, X, outputs, NO_CLASSES, threads)
         return outputs
@@ -248,15 +248,18 @@ class Engine:
         # Whole tiles of rows, so up to a tile more than WEIGHT_ROWS.
         rows_size = (WEIGHT_ROWS + DENSE_COLUMNS.rows) * max(self.layout.row_strides)
         indices_size = max(n_words * 64, BLOCK_ROWS) + LIST_SLACK
+        loss, low, high = loss_constants(spec.loss, spec.loss_parameter)
         n_pieces = sum(-(-n_in // WEIGHT_ROWS) + spec.bias for n_in in spec.layer_sizes[:-1])
         network = {
             "layers": address(self._layers),
             "n_layers": len(self._layers),
             "inputs": inputs_of(self.layout),
             "n_words": n_words,
-            "loss": e.LOSSES.index(spec.loss),
+            "loss": loss,
             "bias": spec.bias,
-            "input_scale": int(np.float64(spec.input_scale).view(np.int64)),
+            "input_scale": bits(spec.input_scale),
+            "loss_low": bits(low),
+            "loss_high": bits(high),
             "weight_rows_size": rows_size,
             "indices_size": indices_size,
             "n_pieces": n_pieces,
@@ -271,7 +274,7 @@ class Engine:
             "squares": (n_pieces, "float64"),
             "weight_rows": (threads * rows_size, dtype),
             "indices": (threads * indices_size, "int32"),
-            "turned": (threads * 2 * BLOCK_ROWS, "uint8"),
+            "turned": (threads * 4 * BLOCK_ROWS, "uint8"),
         }
         return Scratch(network, sizes)
 
@@ -316,8 +319,8 @@ def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], int]:
 
     place(BLOCK_ROWS * input_stride)
     layers = []
-    # The activation of a cross-entropy is part of the loss.
-    activations = (*spec.activations, "identity" if spec.is_classifier else spec.output_activation)
+    # The activation of some losses is a part of them.
+    activations = (*spec.activations, "identity" if spec.loss_takes_logits else spec.output_activation)
     for layer, (n_in, n_out) in enumerate(zip(spec.layer_sizes, spec.layer_sizes[1:], strict=False)):
         stride = layout.row_strides[layer]
         name = activations[layer]
@@ -359,6 +362,26 @@ def input_stride_of(layout: ParameterLayout) -> int:
 def address(array: Array) -> int:
     """Where an array's memory begins; the caller keeps it alive."""
     return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
+
+
+def bits(value: float) -> int:
+    """The bits of a float64, as an integer."""
+    return int(np.float64(value).view(np.int64))
+
+
+def loss_constants(loss: str, parameter: float | None) -> tuple[int, float, float]:
+    """Give a loss's code and the two constants that `fastmlp.kernels.elementwise.values_loss_row` takes."""
+    value = parameter or 0.0
+    constants: dict[str, tuple[int, float, float]] = {
+        "softmax_cross_entropy": (e.SOFTMAX_CROSS_ENTROPY, 0.0, 0.0),
+        "sigmoid_cross_entropy": (e.SIGMOID_CROSS_ENTROPY, 0.0, 0.0),
+        "poisson": (e.POISSON, 0.0, 0.0),
+        "squared_error": (e.CLIPPED_ERROR, -np.inf, np.inf),
+        "huber": (e.CLIPPED_ERROR, -value, value),
+        "absolute_error": (e.SLOPED_ERROR, -1.0, 1.0),
+        "quantile": (e.SLOPED_ERROR, -value, 1.0 - value),
+    }
+    return constants[loss]
 
 
 def step_constants(

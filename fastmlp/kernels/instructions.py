@@ -169,6 +169,16 @@ def sum_of_squares(typing: Any, base: Any, n: Any) -> Any:
 
 
 @intrinsic
+def count_ones(typing: Any, word: Any) -> Any:
+    """How many bits of a uint64 are set, as an int64."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return builder.ctpop(arguments[0])
+
+    return types.int64(types.uint64), codegen
+
+
+@intrinsic
 def expand8(typing: Any, indices: Any, table: Any, base: Any) -> Any:
     """Store eight int32 to `indices`: the eight bytes at `table`, each plus `base`."""
 

@@ -237,11 +237,14 @@ class Kernel:
         return self._addresses[dtypes]
 
 
+REALS = ("scale", "l2", "low", "high")
+
+
 def kernel(function: Callable[..., Any]) -> Kernel:
-    """Decorate a `Kernel` of scalars: all arguments are int64 but `scale` and `l2` (float64) and `like` (the dtype)."""
+    """Decorate a `Kernel` of scalars: arguments are int64, but `REALS` are float64 and `like` is of the dtype."""
 
     def signature(T: Any) -> tuple[Any, ...]:
-        special = {"scale": numba.float64, "l2": numba.float64, "like": T}
+        special = {**dict.fromkeys(REALS, numba.float64), "like": T}
         return tuple(special.get(name, numba.int64) for name in inspect.signature(function).parameters)
 
     return Kernel(function, signature)

@@ -5,8 +5,8 @@ zero. From the masks come two kinds of list, each in ascending order:
 
 - *forward*, for a few rows of the batch: the inputs that any of these rows has. Their masks are or-ed, and the set bits
   written out.
-- *backward*, for four adjacent inputs (half a byte): the rows that have any of the four. For this, a word of the masks
-  of eight rows, 8 x 64 bits, is turned into 16 bytes, one for each four inputs, whose bit r says "row r has one".
+- *backward*, for two adjacent inputs: the rows that have any of the two. For this, a word of the masks of eight rows,
+  8 x 64 bits, is turned into 32 bytes, one for each two inputs, whose bit r says "row r has one".
 
 Set bits are written out a byte at a time: a table gives, for each of the 256 bytes, the positions of its set bits, and
 eight positions are stored at once though only the first few count. For 16 bits that takes 2 ns, where AVX-512's
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastmlp.kernels.instructions import advance, expand8, pointer_to
+from fastmlp.kernels.instructions import address_of, advance, count_ones, expand8, pointer, pointer_to
 from fastmlp.kernels.jit import inline
 
 POSITIONS = np.zeros(256 * 8, dtype=np.uint8)
@@ -29,8 +29,27 @@ for _byte in range(256):
     POSITIONS[8 * _byte : 8 * _byte + len(_set)] = _set
     COUNTS[_byte] = len(_set)
 
+ONES = np.uint64(0x5555555555555555)
+TWOS = np.uint64(0x3333333333333333)
+FOURS = np.uint64(0x0F0F0F0F0F0F0F0F)
+"""Every other field of one, two or four bits."""
+
 LIST_SLACK = 8
 """Elements that a list needs beyond its longest: eight are stored at a time."""
+
+
+LISTS_PAY_BELOW = 2 / 3
+"""Share of inputs that are not zero up to which the listed tiles are faster: above it, the lists of two rows hold nearly
+all inputs, and dense tiles, which hold more rows, load less."""
+
+
+@inline
+def lists_pay(masks, n_words, first_row, last_row, n_in):
+    """Whether few enough inputs of some rows are not zero."""
+    ones = 0
+    for i in range(first_row * n_words, last_row * n_words):
+        ones += count_ones(masks[i])
+    return ones < LISTS_PAY_BELOW * ((last_row - first_row) * n_in)
 
 
 @inline
@@ -57,41 +76,50 @@ def forward_list(masks, n_words, first_word, last_word, first_row, n_rows, indic
 
 @inline
 def turn_masks(masks, n_words, w, n_rows, turned):
-    """Turn word `w` of the masks of `n_rows` rows into bytes: ``turned[16 r8 + g]`` is for rows 8 r8 ... 8 r8 + 7.
+    """Turn word `w` of the masks of `n_rows` rows into bytes, whose bit r says "row ``8 r8 + r`` has one of two inputs".
 
-    Bit r of it says whether row ``8 r8 + r`` has any of the inputs ``64 w + 4 g ... 64 w + 4 g + 3``. `masks` must be
-    zero up to the next multiple of eight rows.
+    The byte of the inputs ``64 w + 2 g`` and ``64 w + 2 g + 1`` is ``turned[32 r8 + place_of(g)]``. `masks` must be zero
+    up to the next multiple of eight rows.
+
+    Two bits of each word, one for each pair of inputs, have room for two rows. So four words take the eight rows, and
+    are then dealt out twice: fields of two bits to fields of four, those to bytes.
     """
-    ones = np.uint64(0x1111111111111111)
-    low = np.uint64(0x0F0F0F0F0F0F0F0F)
+    turned_words = pointer(address_of(turned), np.uint64(0))
     for r8 in range((n_rows + 7) >> 3):
-        first = np.uint64(0)  # Each half-byte: rows 0-3 for its four inputs.
-        second = np.uint64(0)  # Rows 4-7.
-        for r in range(4):
-            a = masks[(8 * r8 + r) * n_words + w]
-            b = masks[(8 * r8 + 4 + r) * n_words + w]
-            a |= a >> np.uint64(1)
-            a |= a >> np.uint64(2)
-            b |= b >> np.uint64(1)
-            b |= b >> np.uint64(2)
-            first |= (a & ones) << np.uint64(r)
-            second |= (b & ones) << np.uint64(r)
-        even = (first & low) | ((second & low) << np.uint64(4))  # Bytes of the groups 0, 2, 4, ...
-        odd = ((first >> np.uint64(4)) & low) | (second & ~low)  # Of 1, 3, 5, ...
-        for g in range(0, 16, 2):
-            turned[16 * r8 + g] = np.uint8(even & np.uint64(255))
-            turned[16 * r8 + g + 1] = np.uint8(odd & np.uint64(255))
-            even >>= np.uint64(8)
-            odd >>= np.uint64(8)
+        rows = advance(masks, 8 * r8 * n_words + w)
+        even_03, odd_03 = deal(rows_of_pairs(rows, n_words, 0), rows_of_pairs(rows, n_words, 2), TWOS, 2)
+        even_47, odd_47 = deal(rows_of_pairs(rows, n_words, 4), rows_of_pairs(rows, n_words, 6), TWOS, 2)
+        turned_words[4 * r8], turned_words[4 * r8 + 2] = deal(even_03, even_47, FOURS, 4)
+        turned_words[4 * r8 + 1], turned_words[4 * r8 + 3] = deal(odd_03, odd_47, FOURS, 4)
 
 
 @inline
-def backward_list(turned, group, n_rows, indices):
-    """Write to `indices` every row that has any of the four inputs of `group`; return how many."""
+def rows_of_pairs(rows, n_words, r):
+    """Give a word whose bits 2 g and 2 g + 1 say whether the rows r and r + 1 have one of the inputs 2 g and 2 g + 1."""
+    a, b = rows[r * n_words], rows[(r + 1) * n_words]
+    return ((a | a >> np.uint64(1)) & ONES) | ((b | b << np.uint64(1)) & ~ONES)
+
+
+@inline
+def deal(a, b, mask, width):
+    """Put the even fields of two words, of `width` bits each, side by side, and likewise the odd ones."""
+    return (a & mask) | (b & mask) << np.uint64(width), (a >> np.uint64(width)) & mask | (b & ~mask)
+
+
+@inline
+def place_of(pair):
+    """Where a pair of inputs stands among the 32 bytes that `turn_masks` makes of a word: four words, dealt in turn."""
+    return 8 * (pair & 3) + (pair >> 2)
+
+
+@inline
+def backward_list(turned, pair, n_rows, indices):
+    """Write to `indices` every row that has any of the two inputs of `pair`; return how many."""
     length = 0
     positions, counts = pointer_to(POSITIONS), pointer_to(COUNTS)
+    bytes_of_pair = advance(turned, place_of(pair))
     for r8 in range((n_rows + 7) >> 3):
-        byte = np.int64(turned[16 * r8 + group])
+        byte = np.int64(bytes_of_pair[32 * r8])
         expand8(advance(indices, length), advance(positions, byte * 8), 8 * r8)
         length += np.int64(counts[byte])
     return length

@@ -31,7 +31,7 @@ from fastmlp.kernels.instructions import (
     sum_of_squares,
 )
 from fastmlp.kernels.jit import FIRST, inline, kernel
-from fastmlp.kernels.lists import turn_masks
+from fastmlp.kernels.lists import lists_pay, turn_masks
 from fastmlp.kernels.products import ROW_UNIT
 from fastmlp.kernels.tiles import lanes
 
@@ -88,7 +88,9 @@ class State(NamedTuple):
     n_words: int  # Words of a row's mask: inputs / 64.
     loss: int
     bias: int
-    input_scale: float  # Its bits.
+    input_scale: float  # The bits of these three.
+    loss_low: float
+    loss_high: float
     workspace: int  # A row of zeros at 0; the gathered X; Z, A, D of the layers; transposed weights.
     masks: int  # uint64 (BLOCK_ROWS + MASK_SLACK, n_words)
     row_losses: int  # float64 (BLOCK_ROWS,)
@@ -98,7 +100,7 @@ class State(NamedTuple):
     weight_rows_size: int
     indices: int  # int32, a list.
     indices_size: int
-    turned: int  # uint8 (2 * BLOCK_ROWS,), the masks of 64 inputs, turned.
+    turned: int  # uint8 (4 * BLOCK_ROWS,), the masks of 64 inputs, turned.
     parameters: int
     gradient: int
     slot1: int
@@ -160,9 +162,10 @@ def state_at(place):
     """Read a `State`."""
     row, reals = pointer(place, np.int64(0)), pointer(place, 0.0)
     return State(
-        row[0], row[1], row[2], row[3], row[4], row[5], reals[6], row[7], row[8], row[9], row[10], row[11], row[12],
-        row[13], row[14], row[15], row[16], row[17], row[18], row[19], row[20], row[21], row[22], row[23],
-        row[24], row[25], row[26], row[27], row[28], row[29], row[30], row[31], row[32], row[33], row[34], row[35],
+        row[0], row[1], row[2], row[3], row[4], row[5], reals[6], reals[7], reals[8], row[9], row[10], row[11], row[12],
+        row[13], row[14], row[15], row[16], row[17], row[18], row[19], row[20], row[21], row[22], row[23], row[24],
+        row[25], row[26], row[27], row[28], row[29], row[30], row[31], row[32], row[33], row[34], row[35], row[36],
+        row[37],
     )  # fmt: skip
 
 
@@ -187,7 +190,7 @@ def memory_of(net, like, thread):
         pointer(net.row_losses, 0.0),
         advance(pointer(net.weight_rows, like), thread * net.weight_rows_size),
         advance(pointer(net.indices, np.int32(0)), thread * net.indices_size),
-        advance(pointer(net.turned, np.uint8(0)), thread * 2 * BLOCK_ROWS),
+        advance(pointer(net.turned, np.uint8(0)), thread * 4 * BLOCK_ROWS),
         pointer(net.order, np.int64(0)),
     )
 
@@ -287,7 +290,7 @@ def forward(place, begin, end, thread, like):
         W = address_of(advance(memory.parameters, layer.weights))
         b = address_of(advance(memory.parameters, layer.bias))
         stride, n_vectors = layer.stride, -(-layer.n_out // width)
-        if number == 0:
+        if number == 0 and lists_pay(memory.masks, net.n_words, begin, end, layer.n_in):
             call(
                 net.multiply_listed_rows,
                 (
@@ -316,7 +319,8 @@ def forward(place, begin, end, thread, like):
 def loss_and_output_gradient(place, samples_place, order_place, begin, end, scale, like):
     """The losses of the rows begin ... end, and their derivative, times `scale`: the division by the batch size.
 
-    It is dA of the last layer, which is dZ already for a cross-entropy. A sample's weight multiplies both.
+    It is dA of the last layer, which is dZ already where the activation is a part of the loss. A sample's weight
+    multiplies both.
     """
     net, samples, order = state_at(place), samples_at(samples_place), pointer(order_place, np.int64(0))
     memory = memory_of(net, like, FIRST)
@@ -334,10 +338,7 @@ def loss_and_output_gradient(place, samples_place, order_place, begin, end, scal
             loss = e.softmax_cross_entropy_row(a, n_out, y, factor, d, stride)
         else:
             targets = advance(pointer(samples.y, like), order[row] * n_out)
-            if net.loss == e.SIGMOID_CROSS_ENTROPY:
-                loss = e.sigmoid_cross_entropy_row(a, n_out, targets, factor, d)
-            else:
-                loss = e.squared_error_row(a, n_out, targets, factor, d)
+            loss = e.values_loss_row(net.loss, a, n_out, targets, factor, net.loss_low, net.loss_high, d)
         memory.row_losses[row] += weight * loss
     return 0
 
@@ -431,6 +432,7 @@ def backward_to_weights(place, n_rows, first_block, last_block, optimizer, const
     memory = memory_of(net, like, thread)
     workspace = memory.workspace
     width = lanes(like)
+    listed = lists_pay(memory.masks, net.n_words, FIRST, n_rows, layer_of(memory.layers, FIRST).n_in)
     turned_word = -1
     unit = 0  # Counts the pieces of all layers.
     for number in range(net.n_layers - 1, -1, -1):
@@ -447,18 +449,22 @@ def backward_to_weights(place, n_rows, first_block, last_block, optimizer, const
             row = min(piece * WEIGHT_ROWS, layer.n_in)
             n_weight_rows = max(1, min(WEIGHT_ROWS, layer.n_in - row))
             X_place, stride = address_of(advance(X, row)), layer.stride
+            if threads > 1:
+                ahead = advance(X, min(row + threads * WEIGHT_ROWS, layer.n_in - 1))
+                for i in range(n_rows):
+                    prefetch(advance(ahead, i * layer.input_stride))
             clear_columns(memory.weight_rows, n_weight_rows, n_vectors * width, stride, like)
             if piece == n_pieces:
                 # The bias stands in the parameters as one more row of W, and its gradient is a sum over the samples.
                 sum_of_rows(D, n_rows, layer.stride, memory.weight_rows, like)
-            elif number == 0:
+            elif number == 0 and listed:
                 if row >> 6 != turned_word:
                     turned_word = row >> 6
                     turn_masks(memory.masks, net.n_words, turned_word, n_rows, memory.turned)
                 call(
                     net.multiply_listed_columns,
                     (
-                        X_place, layer.input_stride, address_of(memory.turned), (row & 63) >> 2, n_rows, D_place,
+                        X_place, layer.input_stride, address_of(memory.turned), (row & 63) >> 1, n_rows, D_place,
                         stride, net.workspace, G, stride, n_weight_rows, n_vectors, address_of(memory.indices), like,
                     ),
                 )  # fmt: skip

@@ -31,7 +31,7 @@ DENSE_COLUMNS = SHAPES["dense", "columns"]
 LISTED = SHAPES["listed", "rows"]
 SINGLE = SHAPES["listed", "row"].vectors
 LISTED_COLUMNS = SHAPES["listed", "columns"]
-assert LISTED_COLUMNS.rows == 4  # What `turn_masks` prepares.
+assert LISTED_COLUMNS.rows == 2  # What `turn_masks` prepares.
 
 DEPTH = 1024
 """Rows of the right-hand matrix that a panel takes at a time: with 7 vectors across 448 KiB, which fit a level-2 cache.
@@ -134,7 +134,7 @@ def multiply_columns(A_place, lda, B_place, ldb, initial_place, C_place, ldc, n_
 
 @kernel
 def multiply_listed_columns(
-    A_place, lda, turned_place, first_group, n_rows_of_A, B_place, ldb, initial_place, C_place, ldc, n_rows, n_vectors,
+    A_place, lda, turned_place, first_pair, n_rows_of_A, B_place, ldb, initial_place, C_place, ldc, n_rows, n_vectors,
     indices_place, like,
 ):  # fmt: skip
     """The same for an A with turned masks, over its rows that are not zero, for the first `n_rows` rows of C."""
@@ -151,7 +151,7 @@ def multiply_listed_columns(
         count = panel_edge(panel + 1, n_panels, n_vectors) - v
         column = v * lanes(like)
         for row in range(0, n_rows, LISTED_COLUMNS.rows):
-            length = backward_list(turned, first_group + row // LISTED_COLUMNS.rows, n_rows_of_A, indices)
+            length = backward_list(turned, first_pair + row // LISTED_COLUMNS.rows, n_rows_of_A, indices)
             listed_columns(
                 count, advance(A, row), lda, advance(B, column), ldb, advance(initial, column), 0,
                 advance(C, row * ldc + column), ldc, indices, length,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fastmlp import reference
 from fastmlp.kernels import elementwise as e
-from fastmlp.kernels.engine import address, step_constants
+from fastmlp.kernels.engine import address, loss_constants, step_constants
 from fastmlp.kernels.instructions import advance, pointer, real
 from fastmlp.kernels.jit import kernel
 from fastmlp.kernels.products import DENSE as DENSE_ROWS
@@ -35,7 +35,7 @@ from fastmlp.shapes import (
     check_value_targets,
     reduction_factor,
 )
-from fastmlp.spec import check_count
+from fastmlp.spec import check_count, check_loss_parameter
 
 Array = NDArray[Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -268,7 +268,7 @@ def softmax(Z: Array, out: Array | None = None) -> Array:
 
 
 @kernel
-def loss_rows(loss, Z, classes, Y, scale, D, n_rows, n, like):  # type: ignore[no-untyped-def]
+def loss_rows(loss, low, high, Z, classes, Y, scale, D, n_rows, n, like):  # type: ignore[no-untyped-def]
     """The sum of the rows' losses; their derivatives, times `scale`, go to D."""
     total = 0.0
     factor = real(scale, like)
@@ -277,42 +277,69 @@ def loss_rows(loss, Z, classes, Y, scale, D, n_rows, n, like):  # type: ignore[n
         y = advance(pointer(Y, like), row * n)
         if loss == e.SOFTMAX_CROSS_ENTROPY:
             total += e.softmax_cross_entropy_row(z, n, pointer(classes, np.int64(0))[row], factor, d, n)
-        elif loss == e.SIGMOID_CROSS_ENTROPY:
-            total += e.sigmoid_cross_entropy_row(z, n, y, factor, d)
         else:
-            total += e.squared_error_row(z, n, y, factor, d)
+            total += e.values_loss_row(loss, z, n, y, factor, low, high, d)
     return total
 
 
 NO_CLASSES = np.zeros(0, dtype=np.int64)
 
 
-def run_loss(code: int, Z: Array, classes: NDArray[np.int64], Y: Array, reduction: str) -> tuple[float, Array]:
+def run_loss(
+    name: str, Z: Array, classes: NDArray[np.int64], Y: Array, reduction: str, parameter: float | None = None
+) -> tuple[float, Array]:
     """Run one loss on arrays of any layout."""
     scale = reduction_factor(reduction, len(Z))
     D = np.empty(Z.shape, Z.dtype)
     Z, Y = flat_copy(Z).reshape(Z.shape), flat_copy(Y).astype(Z.dtype, copy=False).reshape(Y.shape)
     places = address(Z), address(classes), address(Y), scale, address(D)
-    return float(loss_rows.entry(Z.dtype)(code, *places, *Z.shape, Z.dtype.type(0))) * scale, D
+    run = loss_rows.entry(Z.dtype)
+    return float(run(*loss_constants(name, parameter), *places, *Z.shape, Z.dtype.type(0))) * scale, D
 
 
 @twin
 def softmax_cross_entropy(Z: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
     """See `twin`."""
     classes = np.array(check_class_targets(check_real(Z).shape, y), order="C")
-    return run_loss(e.SOFTMAX_CROSS_ENTROPY, Z, classes, np.empty((0, 0), Z.dtype), reduction)
+    return run_loss("softmax_cross_entropy", Z, classes, np.empty((0, 0), Z.dtype), reduction)
 
 
 @twin
 def sigmoid_cross_entropy(Z: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
     """See `twin`."""
-    return run_loss(e.SIGMOID_CROSS_ENTROPY, Z, NO_CLASSES, check_value_targets("Z", Z, y), reduction)
+    return run_loss("sigmoid_cross_entropy", Z, NO_CLASSES, check_value_targets("Z", Z, y), reduction)
 
 
 @twin
 def squared_error(A: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
     """See `twin`."""
-    return run_loss(e.SQUARED_ERROR, A, NO_CLASSES, check_value_targets("A", A, y), reduction)
+    return run_loss("squared_error", A, NO_CLASSES, check_value_targets("A", A, y), reduction)
+
+
+@twin
+def poisson(Z: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
+    """See `twin`."""
+    return run_loss("poisson", Z, NO_CLASSES, check_value_targets("Z", Z, y), reduction)
+
+
+@twin
+def absolute_error(A: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
+    """See `twin`."""
+    return run_loss("absolute_error", A, NO_CLASSES, check_value_targets("A", A, y), reduction)
+
+
+@twin
+def huber(A: Array, y: Array, delta: float = 1.0, reduction: str = "mean") -> tuple[float, Array]:
+    """See `twin`."""
+    check_loss_parameter("delta", "huber", delta)
+    return run_loss("huber", A, NO_CLASSES, check_value_targets("A", A, y), reduction, delta)
+
+
+@twin
+def quantile(A: Array, y: Array, level: float = 0.5, reduction: str = "mean") -> tuple[float, Array]:
+    """See `twin`."""
+    check_loss_parameter("level", "quantile", level)
+    return run_loss("quantile", A, NO_CLASSES, check_value_targets("A", A, y), reduction, level)
 
 
 # --- Optimizer updates ------------------------------------------------------------------------------------------------

@@ -54,17 +54,17 @@ class Shape(NamedTuple):
 SHAPES: dict[tuple[str, str], Shape] = {
     32: {
         ("dense", "rows"): Shape(6, 4),
-        ("dense", "columns"): Shape(6, 4),
-        ("listed", "rows"): Shape(3, 7),
-        ("listed", "columns"): Shape(4, 4),
+        ("dense", "columns"): Shape(8, 3),
+        ("listed", "rows"): Shape(2, 7),
+        ("listed", "columns"): Shape(2, 7),
         ("dense", "row"): Shape(1, 8),
         ("listed", "row"): Shape(1, 8),
     },
     16: {
         ("dense", "rows"): Shape(4, 3),
         ("dense", "columns"): Shape(4, 3),
-        ("listed", "rows"): Shape(4, 3),
-        ("listed", "columns"): Shape(4, 3),
+        ("listed", "rows"): Shape(2, 5),
+        ("listed", "columns"): Shape(2, 5),
         ("dense", "row"): Shape(1, 8),
         ("listed", "row"): Shape(1, 8),
     },

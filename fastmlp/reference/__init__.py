@@ -30,11 +30,21 @@ from fastmlp.reference.activations import (
 )
 from fastmlp.reference.affine import affine_backward, affine_forward
 from fastmlp.reference.engine import Engine
-from fastmlp.reference.losses import sigmoid_cross_entropy, softmax, softmax_cross_entropy, squared_error
+from fastmlp.reference.losses import (
+    absolute_error,
+    huber,
+    poisson,
+    quantile,
+    sigmoid_cross_entropy,
+    softmax,
+    softmax_cross_entropy,
+    squared_error,
+)
 from fastmlp.reference.updates import adam_update, rmsprop_update, sgd_update
 
 __all__ = [
     "Engine",
+    "absolute_error",
     "adam_update",
     "affine_backward",
     "affine_forward",
@@ -42,10 +52,13 @@ __all__ = [
     "elu_backward",
     "gelu",
     "gelu_backward",
+    "huber",
     "identity",
     "identity_backward",
     "leaky_relu",
     "leaky_relu_backward",
+    "poisson",
+    "quantile",
     "relu",
     "relu_backward",
     "rmsprop_update",

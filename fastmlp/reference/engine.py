@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
 from fastmlp.parameters import ParameterLayout
 from fastmlp.reference import activations as f
+from fastmlp.reference import losses
 from fastmlp.reference.affine import affine_forward
-from fastmlp.reference.losses import sigmoid_cross_entropy_rows, softmax_cross_entropy_rows, squared_error_rows
 from fastmlp.reference.updates import adam_step, rmsprop_step, sgd_step
 from fastmlp.training import Recipe, TrainingState
 
@@ -32,10 +32,14 @@ ACTIVATIONS: dict[str, tuple[Activation, Backward]] = {
     "softplus": (f.softplus, f.softplus_backward),
 }
 BACKWARD_TAKES_INPUT = ("gelu", "silu")
-LOSSES: dict[str, Callable[[Array, Array], tuple[Array, Array]]] = {
-    "softmax_cross_entropy": softmax_cross_entropy_rows,
-    "sigmoid_cross_entropy": sigmoid_cross_entropy_rows,
-    "squared_error": squared_error_rows,
+LOSSES: dict[str, Callable[..., tuple[Array, Array]]] = {
+    "softmax_cross_entropy": losses.softmax_cross_entropy_rows,
+    "sigmoid_cross_entropy": losses.sigmoid_cross_entropy_rows,
+    "squared_error": losses.squared_error_rows,
+    "poisson": losses.poisson_rows,
+    "absolute_error": losses.absolute_error_rows,
+    "huber": losses.huber_rows,
+    "quantile": losses.quantile_rows,
 }
 
 
@@ -63,9 +67,9 @@ class Engine:
         """Do nothing: there is nothing to compile."""
 
     def forward(self, parameters: Array, X: Array, threads: int | None = None) -> Array:
-        """Compute the outputs ``(n_samples, n_out)``: logits for a cross-entropy, which does its activation itself."""
+        """Compute the outputs ``(n_samples, n_out)``: logits for a loss that does their activation itself."""
         Z = self._forward(parameters, self._scaled(X))[-1]
-        return ACTIVATIONS[self.spec.output_activation][0](Z) if self.spec.loss == "squared_error" else Z
+        return Z if self.spec.loss_takes_logits else ACTIVATIONS[self.spec.output_activation][0](Z)
 
     def classes(self, parameters: Array, X: Array, threads: int | None = None) -> NDArray[np.intp]:
         """Compute the largest output of each sample."""
@@ -176,17 +180,18 @@ class Engine:
         spec = self.spec
         tape = self._forward(parameters, X)
         Z = tape[-1]
-        if spec.loss == "squared_error":
+        parameter = () if spec.loss_parameter is None else (spec.loss_parameter,)
+        if spec.loss_takes_logits:
+            row_losses, dZ = LOSSES[spec.loss](Z, y, *parameter)
+        else:
             activation, backward = ACTIVATIONS[spec.output_activation]
             A = activation(Z)
-            losses, dA = LOSSES[spec.loss](A, y)
+            row_losses, dA = LOSSES[spec.loss](A, y, *parameter)
             dZ = backward(dA, Z if spec.output_activation in BACKWARD_TAKES_INPUT else A)
-        else:
-            losses, dZ = LOSSES[spec.loss](Z, y)
         if sample_weight is None:
             dZ *= dZ.dtype.type(scale)
         else:
-            losses = losses * sample_weight
+            row_losses = row_losses * sample_weight
             dZ *= (scale * sample_weight)[:, None].astype(dZ.dtype)
         weights = self.layout.weights(parameters)
         dW, db = self.layout.weights(flat), self.layout.biases(flat)
@@ -199,7 +204,7 @@ class Engine:
                 name = spec.activations[layer - 1]
                 kept = tape[2 * layer - 1] if name in BACKWARD_TAKES_INPUT else A
                 dZ = ACTIVATIONS[name][1](dZ @ weights[layer].T, kept)
-        return float(losses.sum(dtype=np.float64)) * scale
+        return float(row_losses.sum(dtype=np.float64)) * scale
 
     def _penalty(self, parameters: Array, l2: float, gradient: Array) -> float:
         """Give ``½ l2 Σ W²`` over the weights, and add its derivative to the gradient."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fastmlp.reference.activations import sigmoid
 from fastmlp.shapes import check_class_targets, check_real, check_softmax, check_value_targets, reduction_factor
+from fastmlp.spec import check_loss_parameter
 
 Array = NDArray[Any]
 
@@ -182,3 +183,191 @@ def squared_error_rows(A: Array, Y: Array) -> tuple[Array, Array]:
     """`squared_error` of each row."""
     dA = A - Y
     return 0.5 * np.square(dA).sum(axis=1, dtype=np.float64), dA
+
+
+def poisson(Z: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
+    """Half the Poisson deviance of counts, their mean being ``exp(Z)``, and its derivative ``exp(Z) - y``.
+
+    ``loss = y log(y / exp(Z)) - y + exp(Z)``, summed over the outputs; the first term is 0 where y is.
+
+    Parameters
+    ----------
+    Z : ndarray (n_samples, n_outputs)
+        Logarithms of the means, float32 or float64.
+    y : ndarray (n_samples, n_outputs), or (n_samples,) with one output
+        Targets >= 0.
+    reduction : {"mean", "sum"}
+        Over the samples.
+
+    Returns
+    -------
+    loss : float
+        >= 0, and 0 where ``exp(Z) = y``.
+    dZ : ndarray (n_samples, n_outputs)
+        Of the dtype of Z.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not match.
+
+    References
+    ----------
+    P. McCullagh, J. A. Nelder, "Generalized Linear Models", Chapman and Hall 1989, section 2.3.
+
+    Examples
+    --------
+    >>> loss, dZ = poisson(np.array([[0.0, 0.0]]), np.array([[2.0, 0.0]]))
+    >>> round(loss, 4), dZ.tolist()
+    (1.3863, [[-1.0, 1.0]])
+    """
+    return reduced(*poisson_rows(Z, check_value_targets("Z", Z, y)), reduction)
+
+
+def poisson_rows(Z: Array, Y: Array) -> tuple[Array, Array]:
+    """`poisson` of each row."""
+    mean = np.exp(Z)
+    log_Y = np.log(Y, out=np.zeros_like(Y), where=Y > 0)
+    return (Y * (log_Y - Z) - Y + mean).sum(axis=1, dtype=np.float64), mean - Y
+
+
+def absolute_error(A: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
+    """Absolute error, ``Σ |A - y|`` over the outputs, and its derivative, the sign of ``A - y`` (0 at 0).
+
+    Parameters
+    ----------
+    A : ndarray (n_samples, n_outputs)
+        The network's outputs ŷ, float32 or float64.
+    y : ndarray (n_samples, n_outputs), or (n_samples,) with one output
+        Targets.
+    reduction : {"mean", "sum"}
+        Over the samples.
+
+    Returns
+    -------
+    loss : float
+        In the targets' unit.
+    dA : ndarray (n_samples, n_outputs)
+        The derivative by the *output* A; the output activation's backward gives dZ.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not match.
+
+    References
+    ----------
+    C. M. Bishop, "Pattern Recognition and Machine Learning", Springer 2006, section 1.5.5.
+
+    Examples
+    --------
+    >>> loss, dA = absolute_error(np.array([[3.0]]), np.array([1.0]))
+    >>> loss, dA.tolist()
+    (2.0, [[1.0]])
+    """
+    return reduced(*absolute_error_rows(A, check_value_targets("A", A, y)), reduction)
+
+
+def absolute_error_rows(A: Array, Y: Array) -> tuple[Array, Array]:
+    """`absolute_error` of each row."""
+    difference = A - Y
+    return np.abs(difference).sum(axis=1, dtype=np.float64), np.sign(difference)
+
+
+def huber(A: Array, y: Array, delta: float = 1.0, reduction: str = "mean") -> tuple[float, Array]:
+    """Huber's loss: half the squared error near the target, linear beyond, summed over the outputs.
+
+    With ``r = A - y`` it is ``½ r²`` where ``|r| <= δ``, else ``δ (|r| - ½ δ)``; its derivative is r, cut off at ±δ.
+
+    Parameters
+    ----------
+    A : ndarray (n_samples, n_outputs)
+        The network's outputs ŷ, float32 or float64.
+    y : ndarray (n_samples, n_outputs), or (n_samples,) with one output
+        Targets.
+    delta : float
+        δ > 0, in the targets' unit.
+    reduction : {"mean", "sum"}
+        Over the samples.
+
+    Returns
+    -------
+    loss : float
+        In the square of the targets' unit.
+    dA : ndarray (n_samples, n_outputs)
+        The derivative by the *output* A; the output activation's backward gives dZ.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not match, or delta is not above 0.
+
+    References
+    ----------
+    P. J. Huber, "Robust estimation of a location parameter", Annals of Mathematical Statistics 35, 1964.
+
+    Examples
+    --------
+    >>> loss, dA = huber(np.array([[3.0, 1.5]]), np.array([[1.0, 1.0]]))
+    >>> loss, dA.tolist()
+    (1.625, [[1.0, 0.5]])
+    """
+    check_loss_parameter("delta", "huber", delta)
+    return reduced(*huber_rows(A, check_value_targets("A", A, y), delta), reduction)
+
+
+def huber_rows(A: Array, Y: Array, delta: float) -> tuple[Array, Array]:
+    """`huber` of each row."""
+    difference = A - Y
+    near = np.clip(difference, -delta, delta)
+    return (near * (difference - 0.5 * near)).sum(axis=1, dtype=np.float64), near
+
+
+def quantile(A: Array, y: Array, level: float = 0.5, reduction: str = "mean") -> tuple[float, Array]:
+    """Pinball loss, whose minimum is at a quantile of y, summed over the outputs.
+
+    It is ``level (y - A)`` where ``A < y``, else ``(1 - level) (A - y)``; its derivative is ``-level``,
+    ``1 - level``, or 0 where A = y.
+
+    Parameters
+    ----------
+    A : ndarray (n_samples, n_outputs)
+        The network's outputs ŷ, float32 or float64.
+    y : ndarray (n_samples, n_outputs), or (n_samples,) with one output
+        Targets.
+    level : float
+        Of the quantile, in (0, 1).
+    reduction : {"mean", "sum"}
+        Over the samples.
+
+    Returns
+    -------
+    loss : float
+        In the targets' unit.
+    dA : ndarray (n_samples, n_outputs)
+        The derivative by the *output* A; the output activation's backward gives dZ.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not match, or level is not in (0, 1).
+
+    References
+    ----------
+    R. Koenker, G. Bassett, "Regression quantiles", Econometrica 46, 1978.
+
+    Examples
+    --------
+    >>> loss, dA = quantile(np.array([[3.0, 0.0]]), np.array([[1.0, 1.0]]), level=0.75)
+    >>> loss, dA.tolist()
+    (1.25, [[0.25, -0.75]])
+    """
+    check_loss_parameter("level", "quantile", level)
+    return reduced(*quantile_rows(A, check_value_targets("A", A, y), level), reduction)
+
+
+def quantile_rows(A: Array, Y: Array, level: float) -> tuple[Array, Array]:
+    """`quantile` of each row."""
+    difference = A - Y
+    dA = np.where(difference > 0, 1.0 - level, np.where(difference < 0, -level, 0.0)).astype(A.dtype)
+    return (dA * difference).sum(axis=1, dtype=np.float64), dA
