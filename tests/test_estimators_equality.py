@@ -142,7 +142,7 @@ def test_partial_fit_goes_on_as_scikit_learns_does() -> None:
 def test_partial_fit_after_fit_goes_on_with_the_moments() -> None:
     pair = fit_both("classes", **SOLVERS["adam"])
     for estimator in pair:
-        estimator.partial_fit(X_digits[:50], y_digits[:50])
+        estimator.partial_fit(X_digits[:80], y_digits[:80])
     assert_equal(*pair)
 
 

@@ -16,9 +16,10 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from fastmlp.checks import check_callbacks
 from fastmlp.estimators.lbfgs import fit_lbfgs
 from fastmlp.estimators.run import NOT_FINITE_WEIGHTS, Run, Samples, SolverState, make_optimizer
-from fastmlp.network import MLP, check_callbacks
+from fastmlp.network import MLP
 from fastmlp.optimizers import Optimizer, Schedule
 from fastmlp.shapes import NotFiniteError
 from fastmlp.spec import ACTIVATIONS, DTYPES, check_name, dtype_name, make_spec
@@ -329,7 +330,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     def _build(self, layer_sizes: tuple[int, ...], dtype: str) -> MLP:
         names = [self.activation] * (len(layer_sizes) - 2) if isinstance(self.activation, str) else self.activation
         names = ["sigmoid" if name == "logistic" else name for name in names]
-        spec = make_spec(layer_sizes, names, None, self._loss_name(), "mean", True, 1.0, dtype)
+        loss, parameter = self._loss()
+        spec = make_spec(layer_sizes, names, None, loss, "mean", True, 1.0, dtype, parameter)
         return MLP._from_spec(spec, "numba")
 
     def _remember_views(self) -> None:

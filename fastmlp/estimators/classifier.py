@@ -138,6 +138,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
     }
     _is_regressor = False
+    loss = "log_loss"
 
     def __init__(
         self,
@@ -268,7 +269,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             ``log(predict_proba(X))``.
         """
         P = self.predict_proba(X)
-        return np.log(P, out=P)  # type: ignore[no-any-return]
+        return np.log(P, out=P)
 
     # --- Labels -------------------------------------------------------------------------------------------------------
 
@@ -282,9 +283,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         else:
             self._check_classes(unique_labels(y), what)
         if self._label_binarizer.y_type_ == "multilabel-indicator":
-            Y: Array = self._label_binarizer.transform(y)
-            return Y.astype(np.float64)
-        indices = np.searchsorted(self.classes_, y)
+            return np.asarray(self._label_binarizer.transform(y), dtype=np.float64)
+        indices: Array = np.searchsorted(self.classes_, y)
         return indices if self._label_binarizer.y_type_ == "multiclass" else indices.astype(np.float64)[:, None]
 
     def _check_classes(self, classes: Array, what: str) -> None:
@@ -303,8 +303,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
     def _output_name(self) -> str:
         return "softmax" if self._label_binarizer.y_type_ == "multiclass" else "logistic"
 
-    def _loss_name(self) -> str:
-        return LOSS_OF_OUTPUT[self.out_activation_]
+    def _loss(self) -> tuple[str, float | None]:
+        return LOSS_OF_OUTPUT[self.out_activation_], None
 
     def _strata(self, Y: Array) -> Array | None:
         """Give what the validation samples are stratified by: the label, for two classes, as in scikit-learn."""

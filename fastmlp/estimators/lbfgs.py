@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
+from fastmlp.checks import check_callbacks
 from fastmlp.estimators.run import Samples, loss_factor
-from fastmlp.network import MLP, check_callbacks
+from fastmlp.network import MLP
 from fastmlp.training import History
 
 Array = NDArray[Any]

@@ -111,7 +111,7 @@ intercepts_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, 
         ndarray (n_samples,) or (n_samples, n_outputs)
             Of the network's dtype.
         """
-        outputs = self._forward(X)
+        outputs = self._values(self._forward(X))
         return outputs.ravel() if outputs.shape[1] == 1 else outputs
 
     def _encode(self, y: Any, learn: bool, what: str = "y") -> Array:
@@ -128,9 +128,17 @@ intercepts_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, 
     def _output_name(self) -> str:
         return "exp" if self.loss == "poisson" else "identity"
 
-    def _loss_name(self) -> str:
-        return self.loss  # type: ignore[no-any-return]
+    def _loss(self) -> tuple[str, float | None]:
+        return self.loss, self.loss_parameter
 
     def _score_outputs(self, outputs: Array, Y: Array, weights: Array | None) -> float:
         """R² of the outputs."""
-        return float(r2_score(Y, outputs, sample_weight=weights)) if np.isfinite(outputs).all() else float("nan")
+        values = self._values(outputs)
+        if not np.isfinite(values).all():
+            return float("nan")
+        with np.errstate(over="ignore"):
+            return float(r2_score(Y, values, sample_weight=weights))
+
+    def _values(self, outputs: Array) -> Array:
+        """Give the values that are meant by the engine's outputs."""
+        return self._net._activate_logits(outputs) if self._net.spec.loss_takes_logits else outputs

@@ -133,7 +133,7 @@ def make_optimizer(estimator: Any) -> Optimizer:
         return SGD(rate, momentum=momentum, nesterov=bool(e.nesterovs_momentum and momentum > 0))
     if e.solver == "rmsprop":
         return RMSprop(rate, epsilon=float(e.epsilon))
-    constants = {"beta1": float(e.beta_1), "beta2": float(e.beta_2), "epsilon": float(e.epsilon)}
+    constants: dict[str, Any] = {"beta1": float(e.beta_1), "beta2": float(e.beta_2), "epsilon": float(e.epsilon)}
     if e.solver == "adamw":
         return AdamW(rate, **constants)
     return Adam(rate, **constants, epsilon_hat=True)  # scikit-learn's form.
