@@ -189,7 +189,8 @@ class Run:
         if e.progress:
             from tqdm import tqdm
 
-            self.bar = tqdm(total=recipe.epochs, unit="epoch")
+            shape = "{l_bar}{bar}| {n:.1f}/{total} epochs [{elapsed}<{remaining}{postfix}]"
+            self.bar = tqdm(total=recipe.epochs, bar_format=shape)
         try:
             train(
                 net._engine, net._parameters, samples.X, samples.Y, True, recipe, state,
