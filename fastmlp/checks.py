@@ -11,24 +11,28 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmlp.shapes import check_class_targets
+from fastmlp.sparse import Inputs, SparseRows, is_sparse, sparse_rows
 from fastmlp.spec import NetworkSpec, shown
 from fastmlp.training import Callback
 
 Array = NDArray[Any]
 
 
-def check_inputs(spec: NetworkSpec, X: ArrayLike, what: str, engine_finds_not_finite: bool) -> Array:
-    """Return X as the engines take it: 2-D, C-ordered, of the network's dtype or uint8, not empty.
+def check_inputs(spec: NetworkSpec, X: Any, what: str, engine_finds_not_finite: bool) -> Inputs:
+    """Return X as the engines take it: 2-D, of the network's dtype or uint8, not empty; an ndarray in C order.
 
     And finite, unless the engine finds that out by itself: the first lines are all that a single sample costs.
     """
-    X = as_array(what, X)
+    sparse = is_sparse(X)
+    X = X if sparse else as_array(what, X)
     n_features = spec.layer_sizes[0]
     if X.ndim != 2 or X.shape[1] != n_features:
         hint = f"; one sample is X.reshape(1, -1), of shape (1, {n_features})" if X.shape == (n_features,) else ""
         raise ValueError(f"{what} must be (n_samples, {n_features}), got {X.shape}{hint}")
     if X.shape[0] == 0:
         raise ValueError(f"{what} must have at least one sample, got {X.shape}")
+    if sparse:
+        return sparse_rows(what, X, spec.dtype)
     if X.dtype == np.uint8 or (X.dtype == spec.dtype and engine_finds_not_finite):
         return X if X.flags.c_contiguous else np.ascontiguousarray(X)
     return as_finite(what, X, spec.dtype)
@@ -109,17 +113,18 @@ def as_finite(what: str, array: Array, dtype: str) -> Array:
     return converted
 
 
-def all_finite(array: Array) -> bool:
+def all_finite(array: Inputs) -> bool:
     """Whether all values are finite."""
-    if array.dtype == np.uint8:
+    if isinstance(array, SparseRows) or array.dtype == np.uint8:  # The first were looked at when they were made.
         return True
     # A sum is finite if all its terms are (and seldom overflows); it needs no array of flags.
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(array.sum()) or np.isfinite(array).all())
 
 
-def not_finite(what: str, array: Array, converted: Array | None = None) -> ValueError:
+def not_finite(what: str, array: Inputs, converted: Array | None = None) -> ValueError:
     """Say which value is the first that is not finite (once converted)."""
+    assert isinstance(array, np.ndarray)
     bad = ~np.isfinite(array if converted is None else converted)
     position = tuple(int(i) for i in np.argwhere(bad)[0])
     got = f"got {array[position]} at {list(position)}"

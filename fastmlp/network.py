@@ -26,6 +26,7 @@ from fastmlp.checks import (
 from fastmlp.optimizers import SGD, Optimizer, Schedule
 from fastmlp.parameters import ParameterLayout, initialise
 from fastmlp.shapes import NotFiniteError
+from fastmlp.sparse import Inputs
 from fastmlp.spec import INITIALISERS, NetworkSpec, check_count, check_name, make_spec, shown
 from fastmlp.training import (
     Callback,
@@ -188,13 +189,14 @@ class MLP:
 
     # --- Inference ----------------------------------------------------------------------------------------------------
 
-    def forward(self, X: ArrayLike) -> Array:
+    def forward(self, X: Any) -> Array:
         """Compute the network's output, after the output activation.
 
         Parameters
         ----------
-        X : array_like (n_samples, n_features)
-            Any real dtype; uint8 is converted in the kernels.
+        X : array_like or sparse matrix (n_samples, n_features)
+            Any real dtype; uint8 is converted in the kernels. A matrix or array of `scipy.sparse` becomes CSR, and only
+            the rows that are worked on become dense.
 
         Returns
         -------
@@ -209,7 +211,7 @@ class MLP:
         outputs = self._outputs(self._check_inputs(X))
         return self._activate_logits(outputs) if self.spec.loss_takes_logits else outputs
 
-    def predict(self, X: ArrayLike) -> Array:
+    def predict(self, X: Any) -> Array:
         """Predict the class of each sample, or its values.
 
         Parameters
@@ -225,15 +227,15 @@ class MLP:
         """
         if not self.spec.is_classifier:
             return self.forward(X)
-        X = self._check_inputs(X)
+        inputs = self._check_inputs(X)
         if self.spec.loss != "softmax_cross_entropy":
-            return self._decide(self._outputs(X))
+            return self._decide(self._outputs(inputs))
         try:
-            return self._engine.classes(self._parameters, X)
+            return self._engine.classes(self._parameters, inputs)
         except NotFiniteError:
-            raise not_finite("X", X) from None
+            raise not_finite("X", inputs) from None
 
-    def predict_proba(self, X: ArrayLike) -> Array:
+    def predict_proba(self, X: Any) -> Array:
         """Probabilities of the classes (after softmax) or of the labels (after sigmoid).
 
         Parameters
@@ -254,7 +256,7 @@ class MLP:
         self._require_classifier("predict_proba")
         return self.forward(X)
 
-    def loss(self, X: ArrayLike, y: ArrayLike) -> float:
+    def loss(self, X: Any, y: ArrayLike) -> float:
         """Compute the loss over all samples, reduced as the network's `reduction` says.
 
         Parameters
@@ -264,10 +266,10 @@ class MLP:
         y : array_like
             As in `fit`.
         """
-        X = self._check_inputs(X)
-        return self._loss(self._outputs(X), self._check_targets(y, len(X)))
+        inputs = self._check_inputs(X)
+        return self._loss(self._outputs(inputs), self._check_targets(y, len(inputs)))
 
-    def accuracy(self, X: ArrayLike, y: ArrayLike) -> float:
+    def accuracy(self, X: Any, y: ArrayLike) -> float:
         """Compute the fraction of samples whose prediction is right, in [0, 1]; with several labels, all must be right.
 
         Parameters
@@ -283,10 +285,10 @@ class MLP:
             If the loss is not a cross-entropy.
         """
         self._require_classifier("accuracy")
-        X = self._check_inputs(X)
-        return self._accuracy(self._outputs(X), self._check_targets(y, len(X)))
+        inputs = self._check_inputs(X)
+        return self._accuracy(self._outputs(inputs), self._check_targets(y, len(inputs)))
 
-    def gradients(self, X: ArrayLike, y: ArrayLike) -> Gradients:
+    def gradients(self, X: Any, y: ArrayLike) -> Gradients:
         """Compute the derivative of `loss` by every parameter.
 
         Parameters
@@ -301,17 +303,17 @@ class MLP:
         Gradients
             ``.weights`` and ``.biases``, shaped like the network's.
         """
-        X = self._check_inputs(X)
-        loss, flat = self._engine.gradients(self._parameters, X, self._check_targets(y, len(X)))
-        if not np.isfinite(loss) and not all_finite(X):
-            raise not_finite("X", X)
+        inputs = self._check_inputs(X)
+        loss, flat = self._engine.gradients(self._parameters, inputs, self._check_targets(y, len(inputs)))
+        if not np.isfinite(loss) and not all_finite(inputs):
+            raise not_finite("X", inputs)
         return Gradients(self._layout.weights(flat), self._layout.biases(flat))
 
     # --- Training -----------------------------------------------------------------------------------------------------
 
     def fit(
         self,
-        X: ArrayLike,
+        X: Any,
         y: ArrayLike,
         epochs: int = 10,
         batch_size: int = 100,
@@ -330,8 +332,9 @@ class MLP:
 
         Parameters
         ----------
-        X : array_like (n_samples, n_features)
-            Any real dtype; uint8 stays uint8 in memory, everything else becomes the network's dtype.
+        X : array_like or sparse matrix (n_samples, n_features)
+            Any real dtype; uint8 stays uint8 in memory, everything else becomes the network's dtype. Sparse as in
+            `forward`; the kernels pass over its zeros.
         y : array_like
             softmax_cross_entropy: class indices ``(n_samples,)`` or one-hot rows. sigmoid_cross_entropy: targets in
             [0, 1], ``(n_samples, n_outputs)``, or ``(n_samples,)`` with one output. Other losses: values, likewise;
@@ -388,15 +391,15 @@ class MLP:
         evaluate = None
         if validation_data is not None:
             X_validation, y_validation = check_pair("validation_data", validation_data)
-            X_validation = self._check_inputs(X_validation, "validation X")
-            if not all_finite(X_validation):
-                raise not_finite("validation X", X_validation)
-            y_validation = self._check_targets(y_validation, len(X_validation), "validation y")
+            checked_X = self._check_inputs(X_validation, "validation X")
+            if not all_finite(checked_X):
+                raise not_finite("validation X", checked_X)
+            checked_y = self._check_targets(y_validation, len(checked_X), "validation y")
 
             def evaluate() -> tuple[float, float | None]:
-                outputs = self._outputs(X_validation, n_threads)
-                accuracy = self._accuracy(outputs, y_validation) if self.spec.is_classifier else None
-                return self._loss(outputs, y_validation), accuracy
+                outputs = self._outputs(checked_X, n_threads)
+                accuracy = self._accuracy(outputs, checked_y) if self.spec.is_classifier else None
+                return self._loss(outputs, checked_y), accuracy
 
         if state is None:
             state = self.training_state(recipe.optimizer)
@@ -503,7 +506,7 @@ class MLP:
 
     # --- What the methods above are made of ---------------------------------------------------------------------------
 
-    def _check_inputs(self, X: ArrayLike, what: str = "X") -> Array:
+    def _check_inputs(self, X: Any, what: str = "X") -> Inputs:
         return check_inputs(self.spec, X, what, self._engine.finds_not_finite)
 
     def _check_targets(self, y: ArrayLike, n_samples: int, what: str = "y") -> Array:
@@ -513,7 +516,7 @@ class MLP:
         if not self.spec.is_classifier:
             raise ValueError(f"{what} needs a cross-entropy loss, this network has loss {self.spec.loss!r}")
 
-    def _outputs(self, X: Array, threads: int | None = None) -> Array:
+    def _outputs(self, X: Inputs, threads: int | None = None) -> Array:
         try:
             return self._engine.forward(self._parameters, X, threads)
         except NotFiniteError:

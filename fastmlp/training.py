@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.optimizers import Optimizer, Schedule, check_epsilon, check_optimizer, check_schedule
+from fastmlp.sparse import Inputs
 from fastmlp.spec import NetworkSpec, check_count, check_flag, check_number
 
 Array = NDArray[Any]
@@ -36,21 +37,21 @@ class Engine(Protocol):
 
     def choose_threads(self, batch_size: int, limit: int) -> int: ...  # noqa: D102
 
-    def compile(self, X: Array, recipe: Recipe | None = None) -> None: ...  # noqa: D102
+    def compile(self, X: Inputs, recipe: Recipe | None = None) -> None: ...  # noqa: D102
 
-    def forward(self, parameters: Array, X: Array, threads: int | None = None) -> Array: ...  # noqa: D102
+    def forward(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array: ...  # noqa: D102
 
-    def classes(self, parameters: Array, X: Array, threads: int | None = None) -> Array: ...  # noqa: D102
+    def classes(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array: ...  # noqa: D102
 
     def gradients(  # noqa: D102
-        self, parameters: Array, X: Array, y: Array, sample_weight: NDArray[np.float64] | None = None
+        self, parameters: Array, X: Inputs, y: Array, sample_weight: NDArray[np.float64] | None = None
     ) -> tuple[float, Array]: ...
 
     def train_steps(  # noqa: D102
         self,
         parameters: Array,
         state: TrainingState,
-        X: Array,
+        X: Inputs,
         y: Array,
         orders: NDArray[np.int64],
         recipe: Recipe,
@@ -198,7 +199,7 @@ def available_cpus() -> int:
 def train(
     engine: Engine,
     parameters: Array,
-    X: Array,
+    X: Inputs,
     y: Array,
     mean_reduction: bool,
     recipe: Recipe,
@@ -217,8 +218,10 @@ def train(
         Takes the steps.
     parameters : ndarray
         The flat buffer.
-    X, y : ndarray
-        Samples and targets as the engine takes them.
+    X : ndarray or SparseRows
+        Samples as the engine takes them.
+    y : ndarray
+        Targets, likewise.
     mean_reduction : bool
         Whether the engine's losses are means over the batch (else sums).
     recipe : Recipe

@@ -21,6 +21,7 @@ from fastmlp.kernels.products import DENSE_COLUMNS
 from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
 from fastmlp.parameters import ParameterLayout, aligned_zeros, padded
 from fastmlp.shapes import NotFiniteError
+from fastmlp.sparse import Inputs, SparseRows
 from fastmlp.spec import NetworkSpec
 from fastmlp.training import Recipe, TrainingState, available_cpus
 
@@ -37,8 +38,8 @@ TRAINING_PARTS = (
 FORWARD_ALL = Kernel(
     loop.forward_all,
     lambda T, X_type: (
-        types.int64, types.int64, types.Array(X_type, 2, "A", readonly=True), types.Array(T, 2, "C"),
-        types.Array(types.int64, 1, "C"), T,
+        types.int64, types.int64, types.Array(X_type, 2, "A", readonly=True), types.int64, types.int64, types.int64,
+        types.Array(T, 2, "C"), types.Array(types.int64, 1, "C"), T,
     ),
 )  # fmt: skip
 
@@ -99,25 +100,25 @@ class Engine:
         """As many as have enough to do in a step."""
         return max(1, min(limit, batch_size * self._work // STEP_WORK))
 
-    def compile(self, X: Array, recipe: Recipe | None = None) -> None:
+    def compile(self, X: Inputs, recipe: Recipe | None = None) -> None:
         """Compile the training loop for this dtype, or load it from the cache."""
         for part in (loop.train_steps, *FORWARD_PARTS, *TRAINING_PARTS):
             part.compiled(self.dtype)
 
-    def forward(self, parameters: Array, X: Array, threads: int | None = None) -> Array:
+    def forward(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array:
         """Compute the outputs: without their activation, where it is a part of the loss."""
         outputs = np.empty((X.shape[0], self._n_outputs), self.dtype)
         self._forward(parameters, X, outputs, NO_CLASSES, threads)
         return outputs
 
-    def classes(self, parameters: Array, X: Array, threads: int | None = None) -> NDArray[np.int64]:
+    def classes(self, parameters: Array, X: Inputs, threads: int | None = None) -> NDArray[np.int64]:
         """Compute the largest output of each sample."""
         classes = np.empty(X.shape[0], np.int64)
         self._forward(parameters, X, self._no_outputs, classes, threads)
         return classes
 
     def _forward(
-        self, parameters: Array, X: Array, outputs: Array, classes: NDArray[np.int64], threads: int | None
+        self, parameters: Array, X: Inputs, outputs: Array, classes: NDArray[np.int64], threads: int | None
     ) -> None:
         n = X.shape[0]
         worth = n * self._work // FORWARD_WORK
@@ -132,19 +133,23 @@ class Engine:
         if not fine:
             raise NotFiniteError
 
-    def _forward_part(self, parameters: Array, X: Array, outputs: Array, classes: NDArray[np.int64]) -> bool:
+    def _forward_part(self, parameters: Array, X: Inputs, outputs: Array, classes: NDArray[np.int64]) -> bool:
         """Write the outputs, or the classes, of X; say whether X is finite."""
         try:
             entry = self._forward_entries[X.dtype]
         except KeyError:
             entry = self._forward_entries.setdefault(X.dtype, FORWARD_ALL.entry(self.dtype, X.dtype))
         scratch = self._take(1, parameters)
-        doubt = entry(scratch.place, scratch.samples_place, X, outputs, classes, self._like)
+        sparse = (0, 0, 0)
+        if isinstance(X, SparseRows):
+            sparse = addresses(X)
+            X = np.empty((len(X), 0), self.dtype)
+        doubt = entry(scratch.place, scratch.samples_place, X, *sparse, outputs, classes, self._like)
         self._spare[1].append(scratch)
         return bool(doubt == 0.0)
 
     def gradients(
-        self, parameters: Array, X: Array, y: Array, sample_weight: NDArray[np.float64] | None = None
+        self, parameters: Array, X: Inputs, y: Array, sample_weight: NDArray[np.float64] | None = None
     ) -> tuple[float, Array]:
         """Loss and its derivative by every parameter."""
         gradient, losses, orders = self.layout.allocate(), np.empty(1), np.arange(len(X))
@@ -165,7 +170,7 @@ class Engine:
         self,
         parameters: Array,
         state: TrainingState,
-        X: Array,
+        X: Inputs,
         y: Array,
         orders: NDArray[np.int64],
         recipe: Recipe,
@@ -209,7 +214,7 @@ class Engine:
     def _set_up_training(
         self,
         scratch: Scratch,
-        X: Array,
+        X: Inputs,
         y: Array,
         orders: NDArray[np.int64],
         sample_weight: NDArray[np.float64] | None,
@@ -217,15 +222,19 @@ class Engine:
     ) -> None:
         """Say to the loop where the samples are and what else it needs; the caller keeps the arrays alive."""
         n_orders = 1 if orders.ndim == 1 else len(orders)
+        values, columns, starts = (0, 0, 0) if isinstance(X, np.ndarray) else addresses(X)
         scratch.samples[:] = Samples(
-            X=address(X),
+            X=address(X) if isinstance(X, np.ndarray) else 0,
             X_is_uint8=X.dtype == np.uint8,
-            X_stride=X.strides[0],
+            X_stride=X.strides[0] if isinstance(X, np.ndarray) else 0,
             y=address(y),
             orders=address(orders),
             n_orders=n_orders,
             n_samples=len(X),
             weights=0 if sample_weight is None else address(sample_weight),
+            values=values,
+            columns=columns,
+            starts=starts,
         )
         scratch.arrays["barrier"][:] = 0
         scratch.set(**fields, **{part.function.__name__: part.address(self.dtype) for part in TRAINING_PARTS})
@@ -362,6 +371,11 @@ def input_stride_of(layout: ParameterLayout) -> int:
 def address(array: Array) -> int:
     """Where an array's memory begins; the caller keeps it alive."""
     return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
+
+
+def addresses(X: SparseRows) -> tuple[int, int, int]:
+    """Where the parts of sparse samples are; the caller keeps them alive."""
+    return address(X.values), address(X.columns), address(X.starts)
 
 
 def bits(value: float) -> int:

@@ -124,7 +124,10 @@ class State(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Where X and y lie, whatever kind of arrays they are. Written by Python as one row of int64, like `State`."""
+    """Where X and y lie, whatever kind of arrays they are. Written by Python as one row of int64, like `State`.
+
+    X is an array, or `fastmlp.sparse.SparseRows`; then its first three fields mean nothing.
+    """
 
     X: int
     X_is_uint8: int
@@ -134,6 +137,9 @@ class Samples(NamedTuple):
     n_orders: int
     n_samples: int
     weights: int  # float64 (n_samples,), or none.
+    values: int  # Of sparse rows.
+    columns: int  # int32, as many.
+    starts: int  # int64 (n_samples + 1,), or none.
 
 
 class Memory(NamedTuple):
@@ -173,7 +179,9 @@ def state_at(place):
 def samples_at(place):
     """Read a `Samples`."""
     row = pointer(place, np.int64(0))
-    return Samples(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7])
+    return Samples(
+        row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10]
+    )  # fmt: skip
 
 
 @inline
@@ -246,6 +254,9 @@ def gather(place, samples_place, order_place, begin, end, like):
     layer = layer_of(memory.layers, FIRST)
     n_in, stride = layer.n_in, layer.input_stride
     scale = real(net.input_scale, like)
+    if samples.starts != 0:
+        gather_sparse(net, memory, samples, order, begin, end, scale, like)
+        return 0
     sample_bytes = n_in if samples.X_is_uint8 != 0 else n_in * (8 if is_double(like) else 4)
     for row in range(begin, end):
         x = advance(memory.workspace, net.inputs + row * stride)
@@ -269,10 +280,40 @@ def gather(place, samples_place, order_place, begin, end, like):
 
 
 @inline
-def clear_masks(net, memory, begin, end):
-    """Say of rows beyond the batch that they have no inputs: the last tile and the last byte of a list touch them."""
-    for i in range(begin * net.n_words, end * net.n_words):
-        memory.masks[i] = np.uint64(0)
+def gather_sparse(net, memory, samples, order, begin, end, scale, like):
+    """The same for sparse samples: of a row, only what the sample before has left is cleared."""
+    stride = layer_of(memory.layers, FIRST).input_stride
+    values, columns = pointer(samples.values, like), pointer(samples.columns, np.int32(0))
+    starts = pointer(samples.starts, np.int64(0))
+    clear_rows(net, memory, begin, end, like)
+    for row in range(begin, end):
+        x, mask = advance(memory.workspace, net.inputs + row * stride), advance(memory.masks, row * net.n_words)
+        for k in range(starts[order[row]], starts[order[row] + 1]):
+            j = np.int64(columns[k])
+            x[j] += values[k] * scale
+            mask[j >> 6] |= np.uint64(1) << np.uint64(j & 63)
+        memory.row_losses[row] = 0.0
+
+
+@inline
+def clear_rows(net, memory, begin, end, like):
+    """Make rows of the gathered X zero, eight inputs at a time, where their masks say that they are not.
+
+    Rows beyond the batch must be so, too: the last tile and the last byte of a list touch them.
+    """
+    stride = layer_of(memory.layers, FIRST).input_stride
+    for row in range(begin, end):
+        for word in range(net.n_words):
+            place = row * net.n_words + word
+            bits = memory.masks[place]
+            memory.masks[place] = np.uint64(0)
+            x = advance(memory.workspace, net.inputs + row * stride + word * 64)
+            while bits != 0:
+                if bits & np.uint64(255) != 0:
+                    for j in range(8):
+                        x[j] = real(0.0, like)
+                bits >>= np.uint64(8)
+                x = advance(x, 8)
 
 
 @kernel
@@ -567,7 +608,7 @@ def train_steps(
             begin, end = share_of_rows(n_rows, thread, threads)
             call(net.gather, (place, samples_place, rows, begin, end, like))
             if end == n_rows:
-                clear_masks(net, memory, n_rows, n_rows + MASK_SLACK)
+                clear_rows(net, memory, n_rows, n_rows + MASK_SLACK, like)
             call(net.forward, (place, begin, end, thread, like))
             call(net.loss_and_output_gradient, (place, samples_place, rows, begin, end, scale, like))
             call(net.backward_through_layers, (place, begin, end, thread, like))
@@ -591,9 +632,10 @@ def train_steps(
     return n_steps
 
 
-def forward_all(place, samples_place, X, outputs, classes, like):
+def forward_all(place, samples_place, X, values, columns, starts, outputs, classes, like):
     """Write the outputs for all samples of X to `outputs` or, unless it is empty, their argmax to `classes`.
 
+    Of sparse samples the addresses are given; of X only its length counts then.
     Return a number that is 0, or NaN if X is not finite.
     """
     net = state_at(place)
@@ -602,13 +644,14 @@ def forward_all(place, samples_place, X, outputs, classes, like):
     n_samples = X.shape[0]
     samples = pointer(samples_place, np.int64(0))
     samples[0], samples[1], samples[2] = X.ctypes.data, np.int64(X.itemsize == 1), X.strides[0]
+    samples[8], samples[9], samples[10] = values, columns, starts
     doubt = 0.0
     for block in range(0, n_samples, BLOCK_ROWS):
         n_rows = min(BLOCK_ROWS, n_samples - block)
         for row in range(n_rows):
             memory.order[row] = block + row
         call(net.gather, (place, samples_place, net.order, FIRST, n_rows, like))
-        clear_masks(net, memory, n_rows, n_rows + MASK_SLACK)
+        clear_rows(net, memory, n_rows, n_rows + MASK_SLACK, like)
         call(net.forward, (place, FIRST, n_rows, FIRST, like))
         for row in range(n_rows):
             doubt += memory.row_losses[row]

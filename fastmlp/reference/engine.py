@@ -14,9 +14,14 @@ from fastmlp.reference import activations as f
 from fastmlp.reference import losses
 from fastmlp.reference.affine import affine_forward
 from fastmlp.reference.updates import adam_step, rmsprop_step, sgd_step
+from fastmlp.sparse import Inputs, SparseRows
 from fastmlp.training import Recipe, TrainingState
 
 Array = NDArray[Any]
+
+DENSE_ROWS = 1000
+"""Rows of sparse samples that become dense at once in the forward pass."""
+
 Activation = Callable[..., Array]
 Backward = Callable[[Array, Array], Array]
 
@@ -63,21 +68,22 @@ class Engine:
         """One: the BLAS behind NumPy has threads of its own."""
         return 1
 
-    def compile(self, X: Array, recipe: Recipe | None = None) -> None:
+    def compile(self, X: Inputs, recipe: Recipe | None = None) -> None:
         """Do nothing: there is nothing to compile."""
 
-    def forward(self, parameters: Array, X: Array, threads: int | None = None) -> Array:
+    def forward(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array:
         """Compute the outputs ``(n_samples, n_out)``: logits for a loss that does their activation itself."""
-        Z = self._forward(parameters, self._scaled(X))[-1]
+        blocks = [X] if isinstance(X, np.ndarray) else [X[i : i + DENSE_ROWS] for i in range(0, len(X), DENSE_ROWS)]
+        Z = np.concatenate([self._forward(parameters, self._scaled(block))[-1] for block in blocks])
         return Z if self.spec.loss_takes_logits else ACTIVATIONS[self.spec.output_activation][0](Z)
 
-    def classes(self, parameters: Array, X: Array, threads: int | None = None) -> NDArray[np.intp]:
+    def classes(self, parameters: Array, X: Inputs, threads: int | None = None) -> NDArray[np.intp]:
         """Compute the largest output of each sample."""
         classes: NDArray[np.intp] = self.forward(parameters, X).argmax(axis=1)
         return classes
 
     def gradients(
-        self, parameters: Array, X: Array, y: Array, sample_weight: NDArray[np.float64] | None = None
+        self, parameters: Array, X: Inputs, y: Array, sample_weight: NDArray[np.float64] | None = None
     ) -> tuple[float, Array]:
         """Loss and its derivative by every parameter, as a flat buffer in the layout of `parameters`."""
         flat = self.layout.allocate()
@@ -90,7 +96,7 @@ class Engine:
         self,
         parameters: Array,
         state: TrainingState,
-        X: Array,
+        X: Inputs,
         y: Array,
         orders: NDArray[np.int64],
         recipe: Recipe,
@@ -107,8 +113,10 @@ class Engine:
             The flat buffer.
         state : TrainingState
             Its slots, and how many steps were taken before in this run (Adam's bias correction counts them).
-        X, y : ndarray
-            All samples.
+        X : ndarray or SparseRows
+            All samples. Only the batches become dense.
+        y : ndarray
+            Their targets.
         orders : ndarray (n_epochs, n_samples) or (1, n_samples)
             Row e is the order of the samples in the e-th epoch of this call; a single row serves them all.
         recipe : Recipe
@@ -150,7 +158,8 @@ class Engine:
                 self._update(recipe.optimizer, parameters, gradient, state.slots, state.step + i + 1, learning_rate)
         return losses
 
-    def _scaled(self, X: Array) -> Array:
+    def _scaled(self, X: Inputs) -> Array:
+        X = X.to_dense() if isinstance(X, SparseRows) else X
         X = X.astype(self.spec.dtype, copy=False)
         return X if self.spec.input_scale == 1.0 else X * X.dtype.type(self.spec.input_scale)
 

@@ -1,0 +1,102 @@
+"""Samples that are mostly zero, by rows: what a `scipy.sparse` matrix becomes. SciPy itself is not needed here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class SparseRows:
+    """A matrix in compressed rows (CSR). Entries of one place add up, as they do in SciPy.
+
+    Attributes
+    ----------
+    values : ndarray (n_values,)
+        Of the network's dtype, finite.
+    columns : int32 ndarray (n_values,)
+        Where the values stand in their rows.
+    starts : int64 ndarray (n_rows + 1,)
+        Row i has the values ``starts[i] ... starts[i + 1] - 1``.
+    n_columns : int
+        Of the matrix.
+    """
+
+    values: Array
+    columns: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    n_columns: int
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return len(self), self.n_columns
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the values."""
+        return self.values.dtype
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> SparseRows:
+        """Give some rows: a view of those of a slice (of step 1), a copy of those of an array."""
+        if isinstance(rows, slice):
+            first, last, _ = rows.indices(len(self))
+            return SparseRows(self.values, self.columns, self.starts[first : last + 1], self.n_columns)
+        counts = self.starts[rows + 1] - self.starts[rows]
+        starts = np.append(0, np.cumsum(counts))
+        kept = np.arange(starts[-1]) + np.repeat(self.starts[rows] - starts[:-1], counts)
+        return SparseRows(self.values[kept], self.columns[kept], starts, self.n_columns)
+
+    def to_dense(self) -> Array:
+        """Give an ndarray of the same rows."""
+        dense = np.zeros(self.shape, self.dtype)
+        here = slice(self.starts[0], self.starts[-1])
+        row_numbers = np.repeat(np.arange(len(self)), np.diff(self.starts))
+        np.add.at(dense, (row_numbers, self.columns[here]), self.values[here])
+        return dense
+
+
+Inputs = Array | SparseRows
+"""X, as the engines take it."""
+
+
+def is_sparse(X: Any) -> bool:
+    """Whether it is one of SciPy's sparse matrices or arrays, told without importing SciPy."""
+    return hasattr(X, "tocsr")
+
+
+def sparse_rows(what: str, X: Any, dtype: str) -> SparseRows:
+    """Convert a sparse matrix of SciPy's to `SparseRows`, or raise ValueError."""
+    if X.dtype.kind not in "biuf":
+        raise ValueError(f"{what} must be numeric, got dtype {X.dtype}")
+    X = X.tocsr()
+    n_values = int(X.indptr[-1])
+    starts = np.ascontiguousarray(X.indptr, np.int64)
+    wide_columns = X.indices[:n_values]
+    if starts[0] != 0 or (np.diff(starts) < 0).any() or n_values > min(len(X.data), len(X.indices)):
+        raise ValueError(
+            f"{what} must be a well-formed CSR matrix, got row starts that do not ascend within its values"
+        )
+    if n_values and (wide_columns.min() < 0 or wide_columns.max() >= X.shape[1]):
+        raise ValueError(
+            f"{what} must be a well-formed CSR matrix, got columns {wide_columns.min()} to {wide_columns.max()} "
+            f"of {X.shape[1]}"
+        )
+    columns = np.ascontiguousarray(wide_columns, np.int32)
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(X.data[:n_values], dtype)
+    wrong = ~np.isfinite(values)
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        place = [int(np.searchsorted(starts, at, side="right")) - 1, int(columns[at])]
+        rule = "be finite" if not np.isfinite(X.data[at]) else f"not be too large for {dtype}"
+        raise ValueError(f"{what} must {rule}, got {X.data[at]} at {place}")
+    return SparseRows(values, columns, starts, X.shape[1])
