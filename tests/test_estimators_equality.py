@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 import sklearn.neural_network as theirs
+from scipy import sparse
 from sklearn.datasets import load_digits, make_multilabel_classification, make_regression
 from sklearn.exceptions import ConvergenceWarning
 
@@ -100,6 +101,35 @@ def test_float32(task: str) -> None:
     ours, other = fit_both(task, dtype=np.float32, **SOLVERS["nesterov"])
     assert {array.dtype for array in ours.coefs_ + ours.intercepts_} == {np.dtype("float32")}
     assert_equal(ours, other, rtol=2e-4)
+
+
+@pytest.mark.parametrize("form", ["csr_array", "csr_matrix", "csc_array", "csc_matrix"])
+@pytest.mark.parametrize("solver", ["nesterov", "adam", "lbfgs"])
+def test_sparse_samples(form: str, solver: str) -> None:
+    X = getattr(sparse, form)(X_digits * (X_digits > 0.5))
+    parameters = {"solver": "lbfgs", "max_iter": 5} if solver == "lbfgs" else SOLVERS[solver]
+    pair = []
+    for library in (fastmlp, theirs):
+        estimator = library.MLPClassifier(**{"random_state": 3, **COMMON, **parameters})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            pair.append(estimator.fit(X, y_digits))
+    assert_equal(*pair, rtol=1e-6 if solver == "lbfgs" else 1e-9, curves=solver != "lbfgs")
+    np.testing.assert_allclose(pair[0].predict_proba(X), pair[1].predict_proba(X.toarray()), rtol=1e-5)
+    np.testing.assert_array_equal(pair[0].predict(X), pair[1].predict(X))
+
+
+def test_sparse_samples_with_early_stopping_and_in_float32() -> None:
+    X = sparse.csr_array(X_digits * (X_digits > 0.5))
+    for dtype, rtol in ((np.float64, 1e-9), (np.float32, 2e-4)):
+        pair = []
+        for library in (fastmlp, theirs):
+            estimator = library.MLPClassifier(**{"random_state": 3, **COMMON, "early_stopping": True})
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                pair.append(estimator.fit(X.astype(dtype), y_digits))
+        assert_equal(*pair, rtol=rtol)
+        np.testing.assert_allclose(pair[0].validation_scores_, pair[1].validation_scores_)
 
 
 @pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])

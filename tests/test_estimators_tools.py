@@ -28,6 +28,7 @@ from sklearn.preprocessing import StandardScaler
 from fastmlp import MLPClassifier, MLPRegressor
 
 X, y = load_iris(return_X_y=True)
+X = (X - X.mean(axis=0)) / X.std(axis=0)
 
 
 @pytest.fixture(autouse=True)

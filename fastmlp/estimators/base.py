@@ -22,6 +22,7 @@ from fastmlp.estimators.run import NOT_FINITE_WEIGHTS, Run, Samples, SolverState
 from fastmlp.network import MLP
 from fastmlp.optimizers import Optimizer, Schedule
 from fastmlp.shapes import NotFiniteError
+from fastmlp.sparse import is_sparse, sparse_rows
 from fastmlp.spec import ACTIVATIONS, DTYPES, check_name, dtype_name, make_spec
 
 Array = NDArray[Any]
@@ -226,7 +227,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     def _input_dtypes(self, is_first: bool) -> Any:
         """Give the dtypes that X may keep; it becomes the first where it has none of them."""
         if not is_first:
-            return np.result_type(*self.coefs_)
+            return self._dtype_of_coefs()
         if self.dtype is not None:
             return np.dtype(check_name("dtype", dtype_name(self.dtype), DTYPES))
         return (np.float64, np.float32)
@@ -245,6 +246,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         n_outputs, spec = self._count_outputs(Y), self._net.spec
         if n_outputs != spec.layer_sizes[-1]:
             raise ValueError(f"{what} must have {spec.layer_sizes[-1]} outputs as before, got {n_outputs}")
+        if is_sparse(X):
+            X = sparse_rows("X", X, spec.dtype)
         return Samples(X, np.ascontiguousarray(Y, dtype=np.int64 if Y.ndim == 1 else spec.dtype), weights)
 
     def _split(self, samples: Samples, random_state: Any) -> tuple[Samples, Samples]:
@@ -362,13 +365,16 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                 return net
         shapes = [np.shape(array) for array in (*coefs, *intercepts)]
         if net is None or shapes != [view.shape for view in self._views]:  # Unpickled, or another network altogether.
-            dtype = np.result_type(*coefs)
             sizes = (len(coefs[0]), *(len(b) for b in intercepts))
-            net = self._build(sizes, dtype.name if dtype.kind == "f" else "float64")
+            net = self._build(sizes, self._dtype_of_coefs().name)
         net.set_parameters(coefs, intercepts)
         self._net = net
         self._remember_views()
         return net
+
+    def _dtype_of_coefs(self) -> np.dtype[Any]:
+        dtype = np.result_type(*self.coefs_)
+        return dtype if dtype.name in DTYPES else np.dtype(np.float64)
 
     def _threads(self) -> int | None:
         """Give what the user asks for, or 1 in a worker of joblib, which has a CPU to itself; None is free choice."""
@@ -409,6 +415,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             except NotFiniteError:
                 pass  # scikit-learn says what is wrong with it.
         X = validate_data(self, X, accept_sparse="csr", dtype=parameters.dtype, order="C", reset=False)
+        if is_sparse(X):
+            X = sparse_rows("X", X, parameters.dtype.name)
         try:
             return method(parameters, X, self._threads())
         except NotFiniteError:

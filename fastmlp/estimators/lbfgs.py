@@ -15,6 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from fastmlp.checks import check_callbacks
 from fastmlp.estimators.run import Samples, loss_factor
 from fastmlp.network import MLP
+from fastmlp.sparse import SparseRows
 from fastmlp.training import History
 
 Array = NDArray[Any]
@@ -73,7 +74,11 @@ class Objective:
     def __init__(self, net: MLP, samples: Samples, alpha: float) -> None:
         self.net = net if net.spec.dtype == "float64" else MLP._from_spec(replace(net.spec, dtype="float64"), "numba")
         self.origin = net
-        self.X = samples.X if samples.X.dtype == np.float64 else samples.X.astype(np.float64)
+        self.X = samples.X
+        if isinstance(self.X, SparseRows):
+            self.X = replace(self.X, values=self.X.values.astype(np.float64, copy=False))
+        elif self.X.dtype != np.float64:
+            self.X = self.X.astype(np.float64)
         self.weights = samples.weights
         # scikit-learn's value of the squared error is the mean over the outputs, its gradient that of the sum.
         self.loss_factor = loss_factor(net)
