@@ -69,7 +69,12 @@ def test_grid_search() -> None:
 
 def test_halving_search_over_epochs() -> None:
     search = HalvingGridSearchCV(
-        quick(learning_rate_init=0.1), {"alpha": [1e-4, 1.0, 100.0]}, resource="max_iter", max_resources=60, cv=3, random_state=0
+        quick(learning_rate_init=0.1),
+        {"alpha": [1e-4, 1.0, 100.0]},
+        resource="max_iter",
+        max_resources=60,
+        cv=3,
+        random_state=0,
     ).fit(X, y)
     assert search.best_score_ > 0.9
 
