@@ -17,6 +17,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 import sklearn.neural_network as theirs
+from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import load_iris, make_multilabel_classification
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFittedError
@@ -205,8 +206,6 @@ def test_two_words_and_a_single_one() -> None:
 
 @pytest.mark.usefixtures("_may_not_converge")
 def test_several_labels() -> None:
-    from scipy import sparse
-
     X, Y = make_multilabel_classification(80, random_state=0)
     clf = MLPClassifier(max_iter=100, learning_rate_init=0.01, random_state=0).fit(X, Y)
     assert clf.predict(X).shape == Y.shape
@@ -268,6 +267,8 @@ def test_layouts_in_memory() -> None:
     [
         (np.array([[1.0, 2.0, np.nan, 4.0]]), "Input X contains NaN"),
         (np.array([[1.0, 2.0, np.inf, 4.0]]), "Input X contains infinity"),
+        (sparse.csr_array([[1.0, np.nan, 0.0, 4.0]]), "Input X contains NaN"),
+        (sparse.csr_array(np.zeros((2, 3))), "X has 3 features, but MLPClassifier is expecting 4"),
         (np.zeros((2, 3)), "X has 3 features, but MLPClassifier is expecting 4"),
         (np.zeros((0, 4)), r"Found array with 0 sample\(s\)"),
         (np.zeros(4), "Expected 2D array, got 1D array"),

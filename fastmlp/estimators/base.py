@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from contextlib import suppress
 from numbers import Integral, Real
 from typing import Any
 
@@ -22,7 +23,7 @@ from fastmlp.estimators.run import NOT_FINITE_WEIGHTS, Run, Samples, SolverState
 from fastmlp.network import MLP
 from fastmlp.optimizers import Optimizer, Schedule
 from fastmlp.shapes import NotFiniteError
-from fastmlp.sparse import is_sparse, sparse_rows
+from fastmlp.sparse import Inputs, is_sparse, sparse_rows
 from fastmlp.spec import ACTIVATIONS, DTYPES, check_name, dtype_name, make_spec
 
 Array = NDArray[Any]
@@ -36,6 +37,14 @@ def is_stochastic(estimator: Any) -> bool:
     if estimator.solver == "lbfgs":
         raise AttributeError("partial_fit needs a stochastic solver, got solver='lbfgs'")
     return True
+
+
+def as_inputs(X: Any, dtype: np.dtype[Any]) -> Inputs:
+    """Give a matrix as the engine takes it."""
+    if is_sparse(X):
+        return sparse_rows("X", X, dtype.name)
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(X, dtype=dtype)
 
 
 class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types.
@@ -246,9 +255,11 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         n_outputs, spec = self._count_outputs(Y), self._net.spec
         if n_outputs != spec.layer_sizes[-1]:
             raise ValueError(f"{what} must have {spec.layer_sizes[-1]} outputs as before, got {n_outputs}")
-        if is_sparse(X):
-            X = sparse_rows("X", X, spec.dtype)
-        return Samples(X, np.ascontiguousarray(Y, dtype=np.int64 if Y.ndim == 1 else spec.dtype), weights)
+        return Samples(
+            as_inputs(X, np.dtype(spec.dtype)),
+            np.ascontiguousarray(Y, dtype=np.int64 if Y.ndim == 1 else spec.dtype),
+            weights,
+        )
 
     def _split(self, samples: Samples, random_state: Any) -> tuple[Samples, Samples]:
         """Set samples aside for validation, the same ones as scikit-learn does."""
@@ -398,27 +409,21 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         net = self._network()
         engine, parameters = net._engine, net._parameters
         method = engine.classes if classes else engine.forward
-        # scikit-learn's validation takes longer than a small network. A plain array of numbers of the right shape
-        # passes it unchanged if it is finite, which the engine finds out by itself.
+        # scikit-learn's validation takes longer than a small network. A plain array, or CSR matrix, of numbers of the
+        # right shape passes it unchanged if it is finite, which is found out on the way.
         if (
-            type(X) is np.ndarray
+            (type(X) is np.ndarray or getattr(X, "format", None) == "csr")
             and X.ndim == 2
             and X.dtype.kind in "fiu"
             and X.shape[1] == net.spec.layer_sizes[0]
             and X.shape[0] > 0
             and not hasattr(self, "feature_names_in_")
         ):
-            with np.errstate(over="ignore"):
-                plain = np.ascontiguousarray(X, dtype=parameters.dtype)
-            try:
-                return method(parameters, plain, 1 if len(X) == 1 else self._threads())
-            except NotFiniteError:
-                pass  # scikit-learn says what is wrong with it.
+            with suppress(NotFiniteError, ValueError):  # scikit-learn says below what is wrong with it.
+                return method(parameters, as_inputs(X, parameters.dtype), 1 if X.shape[0] == 1 else self._threads())
         X = validate_data(self, X, accept_sparse="csr", dtype=parameters.dtype, order="C", reset=False)
-        if is_sparse(X):
-            X = sparse_rows("X", X, parameters.dtype.name)
         try:
-            return method(parameters, X, self._threads())
+            return method(parameters, as_inputs(X, parameters.dtype), self._threads())
         except NotFiniteError:
             raise ValueError("X must be finite") from None
 
