@@ -69,6 +69,8 @@ def save_network(
     header["notes"] = notes or {}
     if state is not None:
         tensors |= {f"slots.{i}": slot for i, slot in enumerate(state.slots)}
+        if state.unaveraged is not None:
+            tensors["unaveraged"] = state.unaveraged
         header["state"] = {
             "rng": state.rng.bit_generator.state,
             "epoch": state.epoch,
@@ -158,4 +160,5 @@ def read_state(fields: dict[str, Any], tensors: dict[str, Array]) -> TrainingSta
         loss_sum=fields["loss_sum"],
         seconds=fields["seconds"],
         history=History(**fields["history"]),
+        unaveraged=tensors.get("unaveraged"),
     )

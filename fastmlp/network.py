@@ -327,6 +327,9 @@ class MLP:
         state: TrainingState | None = None,
         sample_weight: ArrayLike | None = None,
         l2: float = 0.0,
+        label_smoothing: float = 0.0,
+        clip_norm: float | None = None,
+        average: float | None = None,
     ) -> History:
         """Train by minibatches, going on from the current parameters.
 
@@ -366,6 +369,15 @@ class MLP:
         l2 : float, default 0.0
             Adds ``½ l2 Σ W²`` over the weights, not the biases, to each batch's loss, divided as its losses are: with
             ``reduction="mean"`` by the number of samples, or by the sum of their weights. scikit-learn's `alpha`.
+        label_smoothing : float, default 0.0
+            e in [0, 1): classes are learnt as ``(1 - e) onehot + e / n_classes``, labels as ``(1 - e) y + e / 2``. In
+            the training alone: validation is on the targets as they are.
+        clip_norm : float, optional
+            Scale each step's gradient, that of the L2 term included, down to this 2-norm if its own is greater, over
+            all parameters together, as ``torch.nn.utils.clip_grad_norm_`` does.
+        average : float, optional
+            Decay in (0, 1) of a moving average of all parameters, ``a += (1 - decay) (w - a)`` after every step, a
+            being w after the first. The network holds the average: callbacks and validation see it, and it stays.
 
         Returns
         -------
@@ -383,7 +395,12 @@ class MLP:
         inputs = self._check_inputs(X)
         targets = self._check_targets(y, len(inputs))
         weights = None if sample_weight is None else check_sample_weight(sample_weight, len(inputs))
-        recipe = make_recipe(self.spec, len(inputs), epochs, batch_size, optimizer, schedule, shuffle, l2)
+        recipe = make_recipe(
+            self.spec, len(inputs), epochs, batch_size, optimizer, schedule, shuffle, l2, label_smoothing, clip_norm,
+            average,
+        )  # fmt: skip
+        if recipe.label_smoothing and self.spec.loss == "sigmoid_cross_entropy":  # Softmax's classes are no numbers.
+            targets = ((1.0 - recipe.label_smoothing) * targets + recipe.label_smoothing / 2).astype(targets.dtype)
         callbacks = check_callbacks(callbacks)
         if progress is not None and not callable(progress):
             raise ValueError(f"progress must be callable, got {shown(progress)}")
@@ -410,6 +427,12 @@ class MLP:
                 f"state must come from a run on these {len(inputs)} samples with this batch_size, "
                 f"got {state.batch} batches of {recipe.batch_size} done in an epoch"
             )
+        if recipe.average is not None:
+            unaveraged = self._layout.allocate()
+            unaveraged[:] = self._parameters if state.unaveraged is None else state.unaveraged
+            state.unaveraged = unaveraged
+        elif state.unaveraged is not None:
+            raise ValueError("average must be given again: the state comes from a run with it, got None")
         is_new = state.step == 0  # A run that goes on is not another one.
         self._fits += is_new
         try:

@@ -59,6 +59,7 @@ class Engine(Protocol):
         learning_rates: NDArray[np.float64],
         threads: int,
         sample_weight: NDArray[np.float64] | None = None,
+        average: Array | None = None,
     ) -> NDArray[np.float64]: ...
 
 
@@ -118,6 +119,9 @@ class Recipe:
     shuffle: bool
     l2: float = 0.0
     loss_factor: float = 1.0
+    label_smoothing: float = 0.0
+    clip_norm: float | None = None
+    average: float | None = None
 
 
 def make_recipe(
@@ -129,10 +133,16 @@ def make_recipe(
     schedule: Schedule | str,
     shuffle: bool,
     l2: float,
+    label_smoothing: float,
+    clip_norm: float | None,
+    average: float | None,
 ) -> Recipe:
     """Check the arguments of `fastmlp.MLP.fit` that say how to train, and gather them in a `Recipe`."""
     optimizer = check_optimizer(optimizer)
     check_epsilon(optimizer, spec.dtype)
+    label_smoothing = check_number("label_smoothing", label_smoothing, minimum=0.0, below=1.0)
+    if label_smoothing and not spec.is_classifier:
+        raise ValueError(f"label_smoothing must be 0 for loss {spec.loss!r}, got {label_smoothing:g}")
     return Recipe(
         epochs=check_count("epochs", epochs),
         batch_size=min(check_count("batch_size", batch_size), n_samples),
@@ -140,6 +150,9 @@ def make_recipe(
         schedule=check_schedule(schedule),
         shuffle=check_flag("shuffle", shuffle),
         l2=check_number("l2", l2, minimum=0.0),
+        label_smoothing=label_smoothing,
+        clip_norm=None if clip_norm is None else check_number("clip_norm", clip_norm, above=0.0),
+        average=None if average is None else check_number("average", average, above=0.0, below=1.0),
     )
 
 
@@ -160,6 +173,8 @@ class TrainingState:
         What the half-done epoch has gathered: the sum of its samples' losses, and its time.
     history : History
         Of the epochs done.
+    unaveraged : ndarray or None
+        With ``average``, the network holds the average, and the weights that the optimizer changes are here.
     """
 
     rng: np.random.Generator
@@ -170,6 +185,7 @@ class TrainingState:
     loss_sum: float = 0.0
     seconds: float = 0.0
     history: History = field(default_factory=History)
+    unaveraged: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -252,6 +268,8 @@ def train(
     engine.compile(X, recipe)
     state.history.compile_seconds += time.perf_counter() - started
 
+    trained, average = (parameters, None) if state.unaveraged is None else (state.unaveraged, parameters)
+    buffers = [trained] if average is None else [trained, average]
     chunk = 1
     stop = False
     while state.epoch < recipe.epochs and not stop:
@@ -259,7 +277,7 @@ def train(
         span = 1 if evaluate or callbacks else max(1, min(recipe.epochs - state.epoch, ORDERS_ELEMENTS // n_samples))
         rng_state = state.rng.bit_generator.state
         orders = draw_orders(state.rng, span if recipe.shuffle else 0, n_samples)
-        backup, first_epoch = parameters.copy(), state.epoch
+        backup, first_epoch = [buffer.copy() for buffer in buffers], state.epoch
 
         while state.epoch < first_epoch + span and not stop:
             position = (state.epoch - first_epoch) * n_batches + state.batch
@@ -267,12 +285,12 @@ def train(
             factors = checked_factors(recipe.schedule, state.step, n_steps, n_batches, recipe.epochs)
             started = time.perf_counter()
             losses = engine.train_steps(
-                parameters, state, X, y, orders, recipe, position, recipe.optimizer.learning_rate * factors, threads,
-                sample_weight,
+                trained, state, X, y, orders, recipe, position, recipe.optimizer.learning_rate * factors, threads,
+                sample_weight, average,
             )  # fmt: skip
             elapsed = time.perf_counter() - started
             if not np.isfinite(losses[-1]):
-                parameters[:] = backup
+                restore(buffers, backup)
                 raise diverged(losses, position, n_batches, first_epoch, recipe.optimizer)
             chunk = max(1, int(n_steps * min(8.0, CHUNK_SECONDS / max(elapsed, 1e-9))))
 
@@ -296,8 +314,8 @@ def train(
             if progress is not None:
                 stop = bool(progress(describe(state, recipe, n_samples, n_batches, mean_reduction)))
 
-        if not np.isfinite(parameters).all():
-            parameters[:] = backup
+        if not np.isfinite(trained).all():
+            restore(buffers, backup)
             raise diverged(losses, position, n_batches, first_epoch, recipe.optimizer)
         if state.epoch < first_epoch + span:  # Stopped within the span: put the generator at the epoch's start.
             state.rng.bit_generator.state = rng_state
@@ -310,6 +328,12 @@ def train(
                     state.history.validation_accuracy.append(accuracy)
             answers = [callback(state.history) for callback in callbacks]  # All are called, whatever the first says.
             stop = stop or any(answers)
+
+
+def restore(buffers: list[Array], backup: list[Array]) -> None:
+    """Copy the backups to their buffers."""
+    for buffer, kept in zip(buffers, backup, strict=True):
+        buffer[:] = kept
 
 
 def checked_factors(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 import warnings
 from collections.abc import Iterator
@@ -216,6 +217,31 @@ def test_solvers_and_schedules_are_those_of_the_network(
     net.fit(X_iris, y_iris, 20, 40, optimizer, schedule, shuffle=False, l2=0.3)
     for mine, yours in zip(clf.coefs_ + clf.intercepts_, net.weights + net.biases, strict=True):
         np.testing.assert_allclose(mine, yours, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("y", [y_iris, y_iris > 0, np.stack([y_iris > 0, y_iris > 1], axis=1).astype(int)])
+def test_smoothing_clipping_and_averaging_are_those_of_the_network(y: np.ndarray) -> None:
+    more = {"label_smoothing": 0.2, "clip_norm": 0.05, "average": 0.9}
+    first = make(max_iter=1, solver=fastmlp.SGD(1e-300), alpha=0).fit(X_iris, y)
+    plain = make(solver=fastmlp.SGD(0.1), shuffle=False, batch_size=40, alpha=0).fit(X_iris, y)
+    is_softmax = first.out_activation_ == "softmax"
+    net = as_network(first, loss="softmax_cross_entropy" if is_softmax else "sigmoid_cross_entropy")
+    for name in more:
+        clf = make(solver=fastmlp.SGD(0.1), shuffle=False, batch_size=40, alpha=0, **{name: more[name]}).fit(X_iris, y)
+        net.set_parameters(first.coefs_, first.intercepts_)
+        net.fit(X_iris, y, 20, 40, fastmlp.SGD(0.1), shuffle=False, **{name: more[name]})
+        for mine, yours in zip(clf.coefs_ + clf.intercepts_, net.weights + net.biases, strict=True):
+            np.testing.assert_allclose(mine, yours, rtol=1e-9, atol=1e-12)
+        assert not np.allclose(clf.coefs_[0], plain.coefs_[0], rtol=1e-4)
+
+
+def test_the_average_goes_on_with_partial_fit_and_from_a_pickle() -> None:
+    parameters = {"average": 0.9, "shuffle": False, "max_iter": 6}
+    whole = make(**parameters).fit(X_iris, y_iris)
+    parts = make(**parameters)
+    for _ in range(6):
+        parts = pickle.loads(pickle.dumps(parts.partial_fit(X_iris, y_iris, classes=[0, 1, 2])))
+    assert_same_weights(parts, whole)
 
 
 # --- While it runs ----------------------------------------------------------------------------------------------------

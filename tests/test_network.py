@@ -127,6 +127,7 @@ def test_signatures() -> None:
     assert {name: p.default for name, p in parameters.items() if name != "layer_sizes"} == {
         "activation": "relu", "output_activation": None, "loss": "softmax_cross_entropy", "reduction": "mean",
         "bias": True, "init": None, "input_scale": 1.0, "dtype": "float32", "seed": 0, "engine": "numba",
+        "loss_parameter": None,
     }  # fmt: skip
     assert next(iter(parameters)) == "layer_sizes"
     fit = inspect.signature(MLP.fit).parameters
@@ -136,6 +137,8 @@ def test_signatures() -> None:
     assert [fit[name].default for name in ("epochs", "batch_size", "schedule", "shuffle", "threads")] == [
         10, 100, "constant", True, None,
     ]  # fmt: skip
+    options = ("sample_weight", "l2", "dropout", "label_smoothing", "clip_norm", "average")
+    assert [fit[name].default for name in options] == [None, 0.0, 0.0, 0.0, None, None]
 
 
 def test_defaults(engine: str) -> None:

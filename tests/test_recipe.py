@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from fastmlp import MLP, SGD, Adam, training
+from fastmlp import MLP, SGD, Adam, DivergenceError, training
 from fastmlp.checkpoint import SavedNetwork
 
 Array = np.ndarray
@@ -23,7 +23,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sample_weight": {"sample_weight": WEIGHTS},
     "l2": {"l2": 0.3},
     "epsilon_hat": {"optimizer": Adam(0.01, epsilon=1e-3, epsilon_hat=True)},
-    "all": {"sample_weight": WEIGHTS, "l2": 0.3},
+    "label_smoothing": {"label_smoothing": 0.2},
+    "clip_norm": {"clip_norm": 0.1},
+    "average": {"average": 0.9},
+    "all": {
+        "sample_weight": WEIGHTS,
+        "l2": 0.3,
+        "label_smoothing": 0.1,
+        "clip_norm": 0.3,
+        "average": 0.8,
+    },
 }
 """Arguments of `fit`."""
 
@@ -221,7 +230,116 @@ def test_the_l2_term_is_part_of_the_loss_and_of_the_gradient_of_weights(
         assert_allclose(b, b_before - 0.25 * db, rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize(("name", "value", "message"), [("l2", -1.0, r"^l2 must be >= 0, got -1$")])
+# --- Label smoothing --------------------------------------------------------------------------------------------------
+
+
+def test_smoothed_classes_are_soft_targets(engine: str) -> None:
+    e, n_classes = 0.3, 4
+    targets = (1 - e) * np.eye(n_classes)[CLASSES] + e / n_classes
+    net = network(engine)
+    logits = net_logits(net, X)
+    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    expected_loss = -(targets * log_p).sum(axis=1).mean()
+    b = net.biases[-1].copy()
+    history = net.fit(X, CLASSES, epochs=1, batch_size=N, optimizer=SGD(1.0), label_smoothing=e)
+    assert history.train_loss == [pytest.approx(expected_loss, rel=1e-12)]
+    assert_allclose(net.biases[-1], b - (np.exp(log_p) - targets).mean(axis=0), rtol=1e-12, atol=1e-15)
+
+
+def test_smoothed_labels_are_soft_labels(engine: str) -> None:
+    labels = np.eye(4)[CLASSES]
+    smoothed, soft = (network(engine, loss="sigmoid_cross_entropy") for _ in range(2))
+    validation = (X[:50], labels[:50])
+    a = smoothed.fit(X, labels, epochs=2, label_smoothing=0.3, validation_data=validation)
+    b = soft.fit(X, 0.7 * labels + 0.15, epochs=2, validation_data=validation)
+    assert_allclose(a.train_loss, b.train_loss, rtol=1e-12)
+    assert_allclose(a.validation_loss, b.validation_loss, rtol=1e-9)
+    for one, other in zip(parameters(smoothed), parameters(soft), strict=True):
+        assert_allclose(one, other, rtol=1e-9, atol=1e-13)
+
+
+def net_logits(net: MLP, A: Array) -> Array:
+    for W, b in zip(net.weights[:-1], net.biases[:-1], strict=True):
+        A = np.tanh(A @ W + b)
+    return A @ net.weights[-1] + net.biases[-1]
+
+
+# --- Clipping ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("l2", [0.0, 2.0])
+@pytest.mark.parametrize("clip_norm", [0.05, 1e6])
+def test_the_whole_gradient_is_clipped_as_one_vector(engine: str, clip_norm: float, l2: float) -> None:
+    net = network(engine)
+    before, gradients = parameters(net), net.gradients(X, CLASSES)
+    whole = [dW + l2 / N * W for dW, W in zip(gradients.weights, net.weights, strict=True)] + gradients.biases
+    norm = np.sqrt(sum(float((g**2).sum()) for g in whole))
+    factor = min(1.0, clip_norm / (norm + 1e-6))
+    assert (factor < 1.0) == (clip_norm == 0.05)
+    net.fit(X, CLASSES, epochs=1, batch_size=N, optimizer=SGD(0.5, weight_decay=0.1), clip_norm=clip_norm, l2=l2)
+    for w, w_before, g in zip(parameters(net), before, whole, strict=True):
+        assert_allclose(w, w_before - 0.5 * (factor * g + 0.1 * w_before), rtol=1e-10, atol=1e-14)
+
+
+# --- The average of the weights ---------------------------------------------------------------------------------------
+
+
+def test_the_network_holds_the_average_of_the_weights(engine: str) -> None:
+    plain, averaged = network(engine), network(engine)
+    arguments: dict[str, Any] = {"epochs": 6, "batch_size": N, "optimizer": Adam(0.05), "shuffle": False}
+    weights: list[list[Array]] = []
+    averages: list[list[Array]] = []
+    losses = plain.fit(X, CLASSES, **arguments, callbacks=[lambda history: weights.append(parameters(plain))])
+    history = averaged.fit(
+        X, CLASSES, **arguments, average=0.75, validation_data=(X, CLASSES),
+        callbacks=[lambda history: averages.append(parameters(averaged))],
+    )  # fmt: skip
+    assert history.train_loss == losses.train_loss  # The steps are those of the weights themselves.
+    expected = weights[0]
+    for step in range(6):
+        expected = [a + 0.25 * (w - a) for a, w in zip(expected, weights[step], strict=True)]
+        for a, e in zip(averages[step], expected, strict=True):
+            assert_allclose(a, e, rtol=1e-12, atol=1e-15)
+    for a, e in zip(averages[0], weights[0], strict=True):
+        assert_array_equal(a, e)
+    assert history.validation_loss[-1] == averaged.loss(X, CLASSES)
+
+
+def test_a_state_with_an_average_goes_on_with_one(engine: str) -> None:
+    net = network(engine)
+    state = net.training_state(SGD(0.1))
+    net.fit(X, CLASSES, epochs=1, optimizer=SGD(0.1), average=0.5, state=state)
+    with pytest.raises(ValueError, match=r"^average must be given again: the state comes from a run with it, got None"):
+        net.fit(X, CLASSES, epochs=2, optimizer=SGD(0.1), state=state)
+
+
+def test_a_run_that_diverges_leaves_average_and_weights_as_they_were(engine: str) -> None:
+    net = network(engine, loss="squared_error")
+    before = parameters(net)
+    with pytest.raises(DivergenceError):
+        net.fit(X, 1e200 * np.eye(4)[CLASSES], epochs=2, optimizer=SGD(1e200), average=0.5)
+    for a, b in zip(parameters(net), before, strict=True):
+        assert_array_equal(a, b)
+
+
+# --- What is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("l2", -1.0, r"^l2 must be >= 0, got -1$"),
+        ("label_smoothing", 1.0, r"^label_smoothing must be < 1, got 1$"),
+        ("clip_norm", 0.0, r"^clip_norm must be > 0, got 0$"),
+        ("average", 1.0, r"^average must be < 1, got 1$"),
+        ("average", 0.0, r"^average must be > 0, got 0$"),
+    ],
+)
 def test_wrong_options(name: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         network("numpy").fit(X, CLASSES, **{name: value})
+
+
+def test_smoothing_needs_classes() -> None:
+    with pytest.raises(ValueError, match=r"^label_smoothing must be 0 for loss 'huber', got 0\.1$"):
+        network("numpy", loss="huber").fit(X, np.eye(4)[CLASSES], label_smoothing=0.1)

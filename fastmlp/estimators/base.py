@@ -375,12 +375,15 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             if len(given) == len(self._views) and all(map(operator.is_, given, self._views)):
                 return net
         shapes = [np.shape(array) for array in (*coefs, *intercepts)]
-        if net is None or shapes != [view.shape for view in self._views]:  # Unpickled, or another network altogether.
+        unpickled = net is None
+        if net is None or shapes != [view.shape for view in self._views]:  # Or another network altogether.
             sizes = (len(coefs[0]), *(len(b) for b in intercepts))
             net = self._build(sizes, self._dtype_of_coefs().name)
         net.set_parameters(coefs, intercepts)
         self._net = net
         self._remember_views()
+        if "_optimizer" in self.__dict__ and not unpickled:
+            self._optimizer.unaveraged = None  # It goes on from what was assigned.
         return net
 
     def _dtype_of_coefs(self) -> np.dtype[Any]:

@@ -18,6 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from fastmlp.network import MLP
 from fastmlp.optimizers import SGD, Adam, AdamW, Constant, Cosine, OneCycle, Optimizer, RMSprop, Schedule
+from fastmlp.parameters import aligned_zeros
 from fastmlp.training import Callback, DivergenceError, History, Progress, Recipe, TrainingState, train
 
 Array = NDArray[Any]
@@ -47,6 +48,13 @@ class Samples:
         return Samples(self.X[rows], self.Y[rows], None if self.weights is None else self.weights[rows])
 
 
+def aligned(array: Array) -> Array:
+    """Give a copy that starts on a cache line."""
+    copy = aligned_zeros(array.size, array.dtype.name)
+    copy[:] = array
+    return copy
+
+
 @dataclass
 class SolverState:
     """What an optimizer must remember to go on: kept between calls, with `warm_start` and `partial_fit`.
@@ -63,6 +71,8 @@ class SolverState:
         Steps taken, and epochs of this fit or of these calls of partial_fit.
     best : ndarray, optional
         The best weights so far, with early stopping.
+    unaveraged : ndarray, optional
+        With a moving average, the weights that the optimizer changes.
     """
 
     optimizer: Optimizer
@@ -71,6 +81,13 @@ class SolverState:
     step: int = 0
     epochs: int = 0
     best: Array | None = None
+    unaveraged: Array | None = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what a pickle or a copy holds; the kernels want the buffers to start on a cache line."""
+        self.__dict__.update(state)
+        self.slots = [aligned(slot) for slot in self.slots]
+        self.unaveraged = None if self.unaveraged is None else aligned(self.unaveraged)
 
     def set_learning_rate(self, rate: float) -> None:
         """Change the rate. scikit-learn's velocity has the rate inside, ours is multiplied by it at each step."""
@@ -180,9 +197,14 @@ class Run:
             shuffle=bool(e.shuffle),
             l2=float(e.alpha),
             loss_factor=loss_factor(net),
+            label_smoothing=getattr(e, "label_smoothing", 0.0),
+            clip_norm=e.clip_norm,
+            average=e.average,
         )
         orders: Any = SampleOrders(self.random_state, len(samples))
         state = TrainingState(rng=orders, slots=solver.slots, step=solver.step)
+        if e.average is not None:
+            state.unaveraged = aligned(net._parameters if solver.unaveraged is None else solver.unaveraged)
         e.n_iter_ = 0
         if e.early_stopping and (solver.best is None or not self.incremental):
             solver.best = net._parameters.copy()
@@ -193,7 +215,7 @@ class Run:
             self.bar = tqdm(total=recipe.epochs, bar_format=shape)
         try:
             train(
-                net._engine, net._parameters, samples.X, samples.Y, True, recipe, state,
+                net._engine, net._parameters, samples.X, self.targets(), True, recipe, state,
                 net.threads(batch_size, threads), samples.weights, None if self.held_out is None else self.evaluate,
                 (self.end_epoch, *self.callbacks), self.between_chunks if e.progress or e.max_time else None,
             )  # fmt: skip
@@ -205,18 +227,26 @@ class Run:
             self.end_epoch_without_loss()
         finally:
             solver.step, solver.epochs = state.step, solver.epochs + state.epoch
+            solver.unaveraged = state.unaveraged
             if self.bar is not None:
                 self.bar.close()
         if not e.loss_curve_ and state.batch:  # Stopped within the first epoch.
             e.loss_ = state.loss_sum / (state.batch * batch_size)
         if solver.best is not None and (e.stopped_ or not self.incremental):
-            net._parameters[:], solver.best = solver.best, None
+            net._parameters[:], solver.best, solver.unaveraged = solver.best, None, None
         if self.stopped_by:
             warnings.warn(
                 f"Stochastic Optimizer: {self.stopped_by} and the optimization hasn't converged yet.",
                 ConvergenceWarning,
                 stacklevel=4,
             )
+
+    def targets(self) -> Array:
+        """Give the targets to train on. Smoothing of softmax's classes, which are no numbers, is the engine's."""
+        Y, smoothing = self.samples.Y, getattr(self.estimator, "label_smoothing", 0.0)
+        if Y.ndim == 1 or not smoothing:
+            return Y
+        return ((1.0 - smoothing) * Y + smoothing / 2).astype(Y.dtype)
 
     def batch_size(self) -> int:
         """Give the size of a batch, at most all samples."""

@@ -338,6 +338,18 @@ def softmax_cross_entropy_row(z, n, y, scale, d, stride):
 
 
 @inline
+def smoothing_row(z, n, y, scale, smoothing, d):
+    """What label smoothing adds to the softmax cross-entropy of a row, and to d: see `fastmlp.MLP.fit`."""
+    share = real(smoothing, scale) * scale
+    total = 0.0
+    for j in range(n):
+        total += np.float64(z[j])
+        d[j] -= share / real(n, scale)
+    d[y] += share
+    return smoothing * (np.float64(z[y]) - total / n)
+
+
+@inline
 def sigmoid_cross_entropy_row(z, n, y, scale, d):
     """The loss ``Σ max(z, 0) - y z + log(1 + exp(-|z|))`` of a row, and ``d = scale (sigmoid(z) - y)``."""
     loss = 0.0
@@ -409,8 +421,8 @@ def values_loss_row(code, z, n, y, scale, low, high, d):
 NO_UPDATE, SGD, SGD_MOMENTUM, SGD_NESTEROV, ADAM, RMSPROP = range(6)
 
 # The constants of a step, as the loops want them; see `fastmlp.kernels.engine.step_constants`.
-RATE, DECAY, SHRINK, FIRST, SECOND, EPSILON, ROOT_SCALE, SCALE, LOSS_SCALE, L2 = range(10)
-N_CONSTANTS = 10
+RATE, DECAY, SHRINK, FIRST, SECOND, EPSILON, ROOT_SCALE, SCALE, LOSS_SCALE, L2, KEEP = range(11)
+N_CONSTANTS = 11
 
 
 @kernel

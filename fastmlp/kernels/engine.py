@@ -33,6 +33,7 @@ TRAINING_PARTS = (
     loop.update_piece, e.update,
     products.multiply_columns, products.multiply_listed_columns,
 )  # fmt: skip
+CLIPPING_PARTS = (loop.update_clipped,)
 """The kernels that the loop calls by address; the fields of `State` bear their names."""
 
 FORWARD_ALL = Kernel(
@@ -102,7 +103,7 @@ class Engine:
 
     def compile(self, X: Inputs, recipe: Recipe | None = None) -> None:
         """Compile the training loop for this dtype, or load it from the cache."""
-        for part in (loop.train_steps, *FORWARD_PARTS, *TRAINING_PARTS):
+        for part in (loop.train_steps, *FORWARD_PARTS, *training_parts(recipe)):
             part.compiled(self.dtype)
 
     def forward(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array:
@@ -157,7 +158,7 @@ class Engine:
         scales = batch_scales(self.layout.spec, sample_weight, orders[None], len(X), 0, 1)
         constants[:, e.SCALE] = constants[:, e.LOSS_SCALE] = scales[0]
         scratch = self._take(1, parameters)
-        self._set_up_training(scratch, X, y, orders, sample_weight, gradient=address(gradient), weight_squares=0)
+        self._set_up_training(scratch, X, y, orders, sample_weight, None, gradient=address(gradient))
         run = loop.train_steps.entry(self.dtype)
         run(
             scratch.place, scratch.samples_place, e.NO_UPDATE, address(constants), len(X), 0, address(losses), 1, 0, 1,
@@ -178,6 +179,7 @@ class Engine:
         learning_rates: NDArray[np.float64],
         threads: int,
         sample_weight: NDArray[np.float64] | None = None,
+        average: Array | None = None,
     ) -> NDArray[np.float64]:
         """Take one step for each learning rate."""
         n_steps, batch_size, slots = len(learning_rates), recipe.batch_size, state.slots
@@ -185,13 +187,17 @@ class Engine:
         scales = batch_scales(self.layout.spec, sample_weight, orders, batch_size, first_batch, n_steps)
         constants[:, e.SCALE], constants[:, e.L2] = scales, recipe.l2 * scales
         constants[:, e.LOSS_SCALE] = recipe.loss_factor * scales
+        constants[:, e.KEEP] = recipe.average or 0.0
+        if state.step == 0:
+            constants[0, e.KEEP] = 0.0
         losses = np.empty(n_steps)
-        gradient = self.layout.allocate() if batch_size > BLOCK_ROWS else losses  # Used by larger batches only.
+        needs_gradient = batch_size > BLOCK_ROWS or recipe.clip_norm is not None
+        gradient = self.layout.allocate() if needs_gradient else losses
         slot1, slot2 = [*map(address, slots), 0, 0][:2]
         scratch = self._take(threads, parameters)
         self._set_up_training(
-            scratch, X, y, orders, sample_weight, gradient=address(gradient), slot1=slot1, slot2=slot2,
-            weight_squares=address(scratch.arrays["squares"]) if recipe.l2 else 0,
+            scratch, X, y, orders, sample_weight, recipe, gradient=address(gradient), slot1=slot1, slot2=slot2,
+            average=0 if average is None else address(average),
         )  # fmt: skip
         run = loop.train_steps.entry(self.dtype)
         arguments = (
@@ -199,7 +205,7 @@ class Engine:
             n_steps,
         )  # fmt: skip
         # A thread that outlives an interrupted call must not find its memory gone: its function holds all of it.
-        memory = (scratch, parameters, slots, X, y, orders, sample_weight, constants, gradient, losses)
+        memory = (scratch, parameters, slots, X, y, orders, sample_weight, average, constants, gradient, losses)
 
         def work(thread: int, memory: Any = memory) -> int:
             return run(*arguments, thread, threads, self._like)  # type: ignore[no-any-return]
@@ -218,6 +224,7 @@ class Engine:
         y: Array,
         orders: NDArray[np.int64],
         sample_weight: NDArray[np.float64] | None,
+        recipe: Recipe | None,
         **fields: int,
     ) -> None:
         """Say to the loop where the samples are and what else it needs; the caller keeps the arrays alive."""
@@ -237,7 +244,16 @@ class Engine:
             starts=starts,
         )
         scratch.arrays["barrier"][:] = 0
-        scratch.set(**fields, **{part.function.__name__: part.address(self.dtype) for part in TRAINING_PARTS})
+        squares = scratch.arrays
+        clips = recipe is not None and recipe.clip_norm is not None
+        scratch.set(
+            label_smoothing=bits(recipe.label_smoothing if recipe else 0.0),
+            clip_norm=bits(recipe.clip_norm or 0.0 if recipe else 0.0),
+            weight_squares=address(squares["squares_of_weights"]) if recipe and recipe.l2 else 0,
+            gradient_squares=address(squares["squares_of_gradient"]) if clips else 0,
+            **fields,
+            **{part.function.__name__: part.address(self.dtype) for part in training_parts(recipe)},
+        )
 
     def _take(self, threads: int, parameters: Array) -> Scratch:
         """Scratch memory for one call on these parameters: what an earlier call has given back, or new."""
@@ -280,7 +296,8 @@ class Engine:
             "row_losses": (BLOCK_ROWS, "float64"),
             "barrier": (8, "int64"),
             "order": (BLOCK_ROWS, "int64"),
-            "squares": (n_pieces, "float64"),
+            "squares_of_weights": (n_pieces, "float64"),
+            "squares_of_gradient": (n_pieces, "float64"),
             "weight_rows": (threads * rows_size, dtype),
             "indices": (threads * indices_size, "int32"),
             "turned": (threads * 4 * BLOCK_ROWS, "uint8"),
@@ -312,6 +329,11 @@ def run_together(work: Callable[[int], int], threads: int, call_off: Callable[[]
                     interruption = error
         if interruption is not None:
             raise interruption
+
+
+def training_parts(recipe: Recipe | None) -> tuple[Kernel, ...]:
+    """The kernels that the loop calls besides the forward pass's, for a recipe, or for gradients alone."""
+    return TRAINING_PARTS if recipe is None or recipe.clip_norm is None else (*TRAINING_PARTS, *CLIPPING_PARTS)
 
 
 def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], int]:

@@ -11,6 +11,7 @@ and the update is done with the last. So the buffers stay in the cache whatever 
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,9 +89,11 @@ class State(NamedTuple):
     n_words: int  # Words of a row's mask: inputs / 64.
     loss: int
     bias: int
-    input_scale: float  # The bits of these three.
+    input_scale: float  # The bits of these five.
     loss_low: float
     loss_high: float
+    label_smoothing: float
+    clip_norm: float
     workspace: int  # A row of zeros at 0; the gathered X; Z, A, D of the layers; transposed weights.
     masks: int  # uint64 (BLOCK_ROWS + MASK_SLACK, n_words)
     row_losses: int  # float64 (BLOCK_ROWS,)
@@ -107,6 +110,8 @@ class State(NamedTuple):
     slot2: int
     n_pieces: int  # Of the weights, see `WEIGHT_ROWS`; a bias is one, too.
     weight_squares: int  # float64 (n_pieces,): each piece's sum of squares, for the L2 term; or none.
+    gradient_squares: int  # The same of the gradient, for clipping; or none.
+    average: int  # Of the parameters; or none.
     # The kernels that the loop is made of.
     gather: int
     forward: int
@@ -117,6 +122,7 @@ class State(NamedTuple):
     multiply_by_slope: int
     update: int
     update_piece: int
+    update_clipped: int
     multiply_rows: int
     multiply_listed_rows: int
     multiply_columns: int
@@ -168,10 +174,10 @@ def state_at(place):
     """Read a `State`."""
     row, reals = pointer(place, np.int64(0)), pointer(place, 0.0)
     return State(
-        row[0], row[1], row[2], row[3], row[4], row[5], reals[6], reals[7], reals[8], row[9], row[10], row[11], row[12],
-        row[13], row[14], row[15], row[16], row[17], row[18], row[19], row[20], row[21], row[22], row[23], row[24],
-        row[25], row[26], row[27], row[28], row[29], row[30], row[31], row[32], row[33], row[34], row[35], row[36],
-        row[37],
+        row[0], row[1], row[2], row[3], row[4], row[5], reals[6], reals[7], reals[8], reals[9], reals[10], row[11],
+        row[12], row[13], row[14], row[15], row[16], row[17], row[18], row[19], row[20], row[21], row[22], row[23],
+        row[24], row[25], row[26], row[27], row[28], row[29], row[30], row[31], row[32], row[33], row[34], row[35],
+        row[36], row[37], row[38], row[39], row[40], row[41], row[42],
     )  # fmt: skip
 
 
@@ -377,6 +383,8 @@ def loss_and_output_gradient(place, samples_place, order_place, begin, end, scal
         if net.loss == e.SOFTMAX_CROSS_ENTROPY:
             y = pointer(samples.y, np.int64(0))[order[row]]
             loss = e.softmax_cross_entropy_row(a, n_out, y, factor, d, stride)
+            if net.label_smoothing != 0.0:
+                loss += e.smoothing_row(a, n_out, y, factor, net.label_smoothing, d)
         else:
             targets = advance(pointer(samples.y, like), order[row] * n_out)
             loss = e.values_loss_row(net.loss, a, n_out, targets, factor, net.loss_low, net.loss_high, d)
@@ -423,7 +431,7 @@ def use_gradient(
     layer = layer_of(memory.layers, number)
     n = n_rows * layer.stride
     g = memory.weight_rows
-    if first_block == 0 or last_block == 0 or optimizer == e.NO_UPDATE:
+    if first_block == 0 or last_block == 0 or optimizer == e.NO_UPDATE or net.gradient_squares != 0:
         kept = advance(memory.gradient, layer.weights + row * layer.stride)
         if first_block != 0:
             for i in range(n):
@@ -432,7 +440,14 @@ def use_gradient(
             for i in range(n):
                 kept[i] += g[i]
         g = kept
-    if last_block != 0 and optimizer != e.NO_UPDATE:
+    if last_block != 0 and net.gradient_squares != 0:  # The update has to wait for the norm of the whole gradient.
+        if row < layer.n_in:
+            w = advance(memory.parameters, layer.weights + row * layer.stride)
+            l2 = real(pointer(constants, 0.0)[e.L2], like)
+            for i in range(n):
+                g[i] += l2 * w[i]
+        pointer(net.gradient_squares, 0.0)[piece] = sum_of_squares(g, n)
+    elif last_block != 0 and optimizer != e.NO_UPDATE:
         call(net.update_piece, (place, number, piece, row, n_rows, address_of(g), optimizer, constants, thread, like))
 
 
@@ -446,13 +461,46 @@ def update_piece(place, number, piece, row, n_rows, g_place, optimizer, constant
     begin, n = layer.weights + row * layer.stride, n_rows * layer.stride
     w = advance(memory.parameters, begin)
     m, v = address_of(advance(memory.slot1, begin)), address_of(advance(memory.slot2, begin))
-    l2 = pointer(constants_place, 0.0)[e.L2] if is_weights else 0.0
+    l2 = pointer(constants_place, 0.0)[e.L2] if is_weights and net.gradient_squares == 0 else 0.0
     call(net.update, (optimizer, constants_place, l2, address_of(w), g_place, m, v, n, like))
+    if net.average != 0:
+        average, keep = pointer(net.average, like), real(pointer(constants_place, 0.0)[e.KEEP], like)
+        for i in range(n):
+            average[begin + i] = w[i] + keep * (average[begin + i] - w[i])
     if is_weights:
         if layer.transposed > 0:
             transpose_weights(memory, layer, row, n_rows)  # dX of the next step needs them.
         if net.weight_squares != 0:
             pointer(net.weight_squares, 0.0)[piece] = sum_of_squares(w, n)
+    return 0
+
+
+@kernel
+def update_clipped(place, optimizer, constants, thread, threads, like):
+    """Update this thread's share of the weights by the gradient in its buffer, scaled down to `clip_norm`."""
+    net = state_at(place)
+    memory = memory_of(net, like, thread)
+    total = 0.0
+    for piece in range(net.n_pieces):
+        total += pointer(net.gradient_squares, 0.0)[piece]
+    factor = net.clip_norm / (math.sqrt(total) + 1e-6)  # The small number is PyTorch's.
+    unit = -1
+    for number in range(net.n_layers - 1, -1, -1):
+        layer = layer_of(memory.layers, number)
+        for piece in range(-(-layer.n_in // WEIGHT_ROWS) + net.bias):
+            unit += 1
+            if unit % threads != thread:
+                continue
+            row = min(piece * WEIGHT_ROWS, layer.n_in)
+            n_rows = max(1, min(WEIGHT_ROWS, layer.n_in - row))
+            g = advance(memory.gradient, layer.weights + row * layer.stride)
+            if factor < 1.0:
+                for i in range(n_rows * layer.stride):
+                    g[i] *= real(factor, like)
+            call(
+                net.update_piece,
+                (place, number, unit, row, n_rows, address_of(g), optimizer, constants, thread, like),
+            )
     return 0
 
 
@@ -625,6 +673,11 @@ def train_steps(
                 net.backward_to_weights,
                 (place, n_rows, is_first, is_last, optimizer, constants, thread, threads, like),
             )
+            arrived += 1
+            if not all_arrived(net.barrier, threads, arrived):
+                return step
+        if net.gradient_squares != 0:
+            call(net.update_clipped, (place, optimizer, constants, thread, threads, like))
             arrived += 1
             if not all_arrived(net.barrier, threads, arrived):
                 return step

@@ -104,6 +104,7 @@ class Engine:
         learning_rates: NDArray[np.float64],
         threads: int,
         sample_weight: NDArray[np.float64] | None = None,
+        average: Array | None = None,
     ) -> NDArray[np.float64]:
         """Take ``len(learning_rates)`` steps, one minibatch each, changing `parameters` and the slots in place.
 
@@ -129,6 +130,8 @@ class Engine:
             Not used here.
         sample_weight : ndarray (n_samples,), optional
             Of the samples' losses. A batch without weight is left out: its loss is 0, and nothing changes.
+        average : ndarray, optional
+            Changed after every step: the moving average of `parameters`.
 
         Returns
         -------
@@ -150,12 +153,19 @@ class Engine:
                 continue
             scale = float(1.0 / total) if self.spec.reduction == "mean" else 1.0
             with np.errstate(over="ignore", invalid="ignore"):  # The loss tells what diverges, and the loop says so.
-                loss = self._gradients(parameters, self._scaled(X[rows]), y[rows], scale, gradient, weight)
+                loss = self._gradients(
+                    parameters, self._scaled(X[rows]), y[rows], scale, gradient, weight, recipe.label_smoothing
+                )
                 losses[i] = recipe.loss_factor * loss
                 losses[i] += self._penalty(parameters, recipe.l2 * scale, gradient)
                 if not np.isfinite(losses[i]):
                     return losses[: i + 1]
+                if recipe.clip_norm is not None:
+                    clip(gradient, recipe.clip_norm)
                 self._update(recipe.optimizer, parameters, gradient, state.slots, state.step + i + 1, learning_rate)
+                if recipe.average is not None and average is not None:
+                    decay = average.dtype.type(recipe.average if state.step + i else 0.0)
+                    average[:] = parameters + decay * (average - parameters)
         return losses
 
     def _scaled(self, X: Inputs) -> Array:
@@ -184,12 +194,15 @@ class Engine:
         scale: float,
         flat: Array,
         sample_weight: NDArray[np.float64] | None = None,
+        smoothing: float = 0.0,
     ) -> float:
         """Write the gradient of one batch into `flat`; return the loss. Both are times `scale`."""
         spec = self.spec
         tape = self._forward(parameters, X)
         Z = tape[-1]
         parameter = () if spec.loss_parameter is None else (spec.loss_parameter,)
+        if spec.loss == "softmax_cross_entropy":
+            parameter = (smoothing,)
         if spec.loss_takes_logits:
             row_losses, dZ = LOSSES[spec.loss](Z, y, *parameter)
         else:
@@ -259,3 +272,10 @@ class Engine:
                 optimizer.epsilon,
                 optimizer.weight_decay,
             )
+
+
+def clip(gradient: Array, norm: float) -> None:
+    """Scale the gradient down to this 2-norm if its own is greater; the small number is PyTorch's."""
+    factor = norm / (np.sqrt(np.square(gradient, dtype=np.float64).sum()) + 1e-6)
+    if factor < 1.0:
+        gradient *= gradient.dtype.type(factor)

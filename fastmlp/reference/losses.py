@@ -84,16 +84,23 @@ def softmax_cross_entropy(Z: Array, y: Array, reduction: str = "mean") -> tuple[
     return reduced(*softmax_cross_entropy_rows(Z, check_class_targets(check_real(Z).shape, y)), reduction)
 
 
-def softmax_cross_entropy_rows(Z: Array, classes: NDArray[np.int64]) -> tuple[Array, Array]:
-    """`softmax_cross_entropy` of each row, without the checks and the reduction, which the training loop does."""
+def softmax_cross_entropy_rows(Z: Array, classes: NDArray[np.int64], smoothing: float = 0.0) -> tuple[Array, Array]:
+    """`softmax_cross_entropy` of each row, without the checks and the reduction, which the training loop does.
+
+    With `smoothing`, against the targets ``(1 - smoothing) onehot + smoothing / n_classes``.
+    """
     rows = np.arange(len(Z))
     dZ = Z - Z.max(axis=1, keepdims=True)
-    at_class = dZ[rows, classes]
+    at_target = dZ[rows, classes]
+    if smoothing:
+        at_target = (1.0 - smoothing) * at_target + smoothing * dZ.mean(axis=1)
     np.exp(dZ, out=dZ)
     total = dZ.sum(axis=1, keepdims=True)
-    losses = np.log(total[:, 0]) - at_class
+    losses = np.log(total[:, 0]) - at_target
     dZ /= total
-    dZ[rows, classes] -= 1
+    dZ[rows, classes] -= 1.0 - smoothing
+    if smoothing:
+        dZ -= dZ.dtype.type(smoothing / Z.shape[1])
     return losses, dZ
 
 
