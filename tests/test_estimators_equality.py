@@ -137,6 +137,12 @@ def test_activations_and_their_first_weights(activation: str) -> None:
     assert_equal(*fit_both("classes", activation=activation, **SOLVERS["nesterov"]))
 
 
+@pytest.mark.parametrize("hidden", [(), 9, [9], np.array([9, 4])])
+def test_hidden_layers(hidden: Any) -> None:
+    for activation in ("relu", "logistic"):
+        assert_equal(*fit_both("classes", hidden_layer_sizes=hidden, activation=activation, **SOLVERS["nesterov"]))
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("task", TASKS)
 def test_early_stopping_sets_the_same_samples_aside(task: str, weighted: bool) -> None:

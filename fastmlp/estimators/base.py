@@ -330,13 +330,14 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                 raise ValueError("init must be 'glorot', 'he' or a pair (coefs, intercepts)") from None
             net.set_parameters(weights, biases)
             return
-        activations = (*net.spec.activations, *net.spec.activations[-1:])  # The last layer takes the one before it.
+        # The last layer's are drawn as if it had the activation of the layer before.
+        names = net.spec.activations or (self.activation,)
         for layer, (W, b) in enumerate(zip(net.weights, net.biases, strict=True)):
+            is_logistic = names[min(layer, len(names) - 1)] in ("sigmoid", "logistic")
             if self.init == "he":
                 bound = np.sqrt(6.0 / W.shape[0])
                 W[:] = random_state.uniform(-bound, bound, W.shape)
                 continue
-            is_logistic = bool(activations) and activations[layer] == "sigmoid"
             bound = np.sqrt((2.0 if is_logistic else 6.0) / sum(W.shape))
             W[:] = random_state.uniform(-bound, bound, W.shape)
             b[:] = random_state.uniform(-bound, bound, b.shape)
