@@ -79,6 +79,7 @@ def save_network(
             "loss_sum": float(state.loss_sum),
             "seconds": float(state.seconds),
             "history": asdict(state.history),
+            "dropout_seed": state.dropout_seed,
         }
     data = save(tensors, metadata={"fastmlp": json.dumps(header)})
     try:
@@ -160,5 +161,6 @@ def read_state(fields: dict[str, Any], tensors: dict[str, Array]) -> TrainingSta
         loss_sum=fields["loss_sum"],
         seconds=fields["seconds"],
         history=History(**fields["history"]),
+        dropout_seed=fields.get("dropout_seed", 0),
         unaveraged=tensors.get("unaveraged"),
     )

@@ -330,6 +330,7 @@ class MLP:
         label_smoothing: float = 0.0,
         clip_norm: float | None = None,
         average: float | None = None,
+        dropout: float | Sequence[float] = 0.0,
     ) -> History:
         """Train by minibatches, going on from the current parameters.
 
@@ -378,6 +379,9 @@ class MLP:
         average : float, optional
             Decay in (0, 1) of a moving average of all parameters, ``a += (1 - decay) (w - a)`` after every step, a
             being w after the first. The network holds the average: callbacks and validation see it, and it stays.
+        dropout : float or sequence of float, default 0.0
+            Rate in [0, 1) of the hidden units that each step leaves out, each sample its own, one rate or one a layer.
+            The others are multiplied by ``1 / (1 - rate)``. In the training alone.
 
         Returns
         -------
@@ -397,7 +401,7 @@ class MLP:
         weights = None if sample_weight is None else check_sample_weight(sample_weight, len(inputs))
         recipe = make_recipe(
             self.spec, len(inputs), epochs, batch_size, optimizer, schedule, shuffle, l2, label_smoothing, clip_norm,
-            average,
+            average, dropout,
         )  # fmt: skip
         if recipe.label_smoothing and self.spec.loss == "sigmoid_cross_entropy":  # Softmax's classes are no numbers.
             targets = ((1.0 - recipe.label_smoothing) * targets + recipe.label_smoothing / 2).astype(targets.dtype)
@@ -452,7 +456,8 @@ class MLP:
         """Make the state in which a run of `fit` with this optimizer begins."""
         slots = [self._layout.allocate() for _ in range(optimizer.n_slots)]
         # Each fit of a network draws orders of its own: a second fit must not repeat the first one's.
-        return TrainingState(rng=np.random.default_rng([self.seed, self._fits]), slots=slots)
+        seed = np.random.SeedSequence([self.seed, self._fits], spawn_key=(1,)).generate_state(1, np.uint64)[0]
+        return TrainingState(np.random.default_rng([self.seed, self._fits]), slots, dropout_seed=int(seed))
 
     def threads(self, batch_size: int, threads: int | None = None) -> int:
         """Say how many threads `fit` uses for these arguments."""

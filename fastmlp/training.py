@@ -122,6 +122,7 @@ class Recipe:
     label_smoothing: float = 0.0
     clip_norm: float | None = None
     average: float | None = None
+    dropout: tuple[float, ...] = ()
 
 
 def make_recipe(
@@ -136,6 +137,7 @@ def make_recipe(
     label_smoothing: float,
     clip_norm: float | None,
     average: float | None,
+    dropout: float | Sequence[float],
 ) -> Recipe:
     """Check the arguments of `fastmlp.MLP.fit` that say how to train, and gather them in a `Recipe`."""
     optimizer = check_optimizer(optimizer)
@@ -153,7 +155,19 @@ def make_recipe(
         label_smoothing=label_smoothing,
         clip_norm=None if clip_norm is None else check_number("clip_norm", clip_norm, above=0.0),
         average=None if average is None else check_number("average", average, above=0.0, below=1.0),
+        dropout=check_dropout(dropout, spec.n_layers - 1),
     )
+
+
+def check_dropout(dropout: Any, n_hidden: int) -> tuple[float, ...]:
+    """Return the rate of each hidden layer, or an empty tuple if all are 0."""
+    given = list(dropout) if isinstance(dropout, Sequence | np.ndarray) and not isinstance(dropout, str) else None
+    if given is not None and len(given) != n_hidden:
+        raise ValueError(f"dropout must give one rate for each of the {n_hidden} hidden layers, got {len(given)}")
+    rates = [check_number("dropout", rate, minimum=0.0, below=1.0) for rate in ([dropout] if given is None else given)]
+    if given is None:
+        rates *= n_hidden
+    return tuple(rates) if any(rates) else ()
 
 
 @dataclass
@@ -173,6 +187,8 @@ class TrainingState:
         What the half-done epoch has gathered: the sum of its samples' losses, and its time.
     history : History
         Of the epochs done.
+    dropout_seed : int
+        Of the units that dropout leaves out, see `fastmlp.dropout`.
     unaveraged : ndarray or None
         With ``average``, the network holds the average, and the weights that the optimizer changes are here.
     """
@@ -185,6 +201,7 @@ class TrainingState:
     loss_sum: float = 0.0
     seconds: float = 0.0
     history: History = field(default_factory=History)
+    dropout_seed: int = 0
     unaveraged: Array | None = None
 
 

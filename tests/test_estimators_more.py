@@ -244,6 +244,35 @@ def test_the_average_goes_on_with_partial_fit_and_from_a_pickle() -> None:
     assert_same_weights(parts, whole)
 
 
+@pytest.mark.parametrize("dropout", [0.4, (0.0, 0.6)])
+def test_dropout(dropout: Any) -> None:
+    parameters = {"hidden_layer_sizes": (30, 20), "shuffle": False}
+    clf = make(dropout=dropout, **parameters).fit(X_iris, y_iris)
+    assert not np.allclose(clf.coefs_[0], make(**parameters).fit(X_iris, y_iris).coefs_[0])
+    assert_same_weights(clf, make(dropout=dropout, threads=2, **parameters).fit(X_iris, y_iris))
+    other = make(dropout=dropout, **{**parameters, "random_state": 1}).fit(X_iris, y_iris)
+    assert not np.allclose(clf.coefs_[0], other.coefs_[0])
+    # None is left out of a prediction: the estimator answers as the network of its weights.
+    np.testing.assert_allclose(clf.predict_proba(X_iris), as_network(clf).predict_proba(X_iris), rtol=1e-9)
+    patient = make(dropout=dropout, max_iter=150, n_iter_no_change=np.inf, **parameters)
+    assert patient.fit(X_iris, y_iris).score(X_iris, y_iris) > 0.93
+    with pytest.raises(ValueError, match="dropout must give one rate for each of the 2 hidden layers, got 1"):
+        make(dropout=(0.5,), **parameters).fit(X_iris, y_iris)
+
+
+def test_dropout_leaves_out_as_many_units_as_it_says() -> None:
+    """With all weights 1, zero biases and x = 1, the loss of ``y = 0`` tells how many units there were."""
+    n, rate = 400, 0.3
+    init = ([np.ones((1, n)), np.ones((n, 1))], [np.zeros(n), np.zeros(1)])
+    reg = MLPRegressor(
+        hidden_layer_sizes=(n,), init=init, dropout=rate, solver=fastmlp.SGD(1e-12), max_iter=1, alpha=0, batch_size=1,
+        random_state=0,
+    ).fit(np.ones((200, 1)), np.zeros(200))  # fmt: skip
+    # ŷ = (units that are left) / (1 - rate): mean n, variance n rate / (1 - rate); the loss is ŷ² / 2.
+    expected = (n**2 + n * rate / (1 - rate)) / 2
+    assert reg.loss_ == pytest.approx(expected, rel=0.02)
+
+
 # --- While it runs ----------------------------------------------------------------------------------------------------
 
 

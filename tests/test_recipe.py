@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from fastmlp import MLP, SGD, Adam, DivergenceError, training
+from fastmlp import MLP, SGD, Adam, DivergenceError, dropout, reference, training
 from fastmlp.checkpoint import SavedNetwork
 
 Array = np.ndarray
@@ -26,14 +26,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "label_smoothing": {"label_smoothing": 0.2},
     "clip_norm": {"clip_norm": 0.1},
     "average": {"average": 0.9},
+    "dropout": {"dropout": [0.2, 0.5]},
     "all": {
-        "sample_weight": WEIGHTS,
-        "l2": 0.3,
-        "label_smoothing": 0.1,
-        "clip_norm": 0.3,
-        "average": 0.8,
+        "sample_weight": WEIGHTS, "l2": 0.3, "label_smoothing": 0.1, "clip_norm": 0.3, "average": 0.8, "dropout": 0.25,
     },
-}
+}  # fmt: skip
 """Arguments of `fit`."""
 
 
@@ -322,6 +319,82 @@ def test_a_run_that_diverges_leaves_average_and_weights_as_they_were(engine: str
         assert_array_equal(a, b)
 
 
+# --- Dropout ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu", "identity"])
+@pytest.mark.parametrize("batch_size", [20, 270])
+def test_a_step_with_dropout_by_hand(engine: str, batch_size: int, activation: str) -> None:
+    """Loss and gradient of the network whose hidden outputs are multiplied by the masks, by central differences."""
+    net = network(engine, activation=activation)
+    state = net.training_state(SGD(1.0))
+    key = dropout.step_keys(state.dropout_seed, 0, 1)[0]
+    masks = [dropout.masks(key, i, batch_size, n, 0.4, "float64") for i, n in enumerate((33, 16))]
+    weights, biases = [W.copy() for W in net.weights], [b.copy() for b in net.biases]
+    f = getattr(reference, activation)
+
+    def loss() -> float:
+        A = X[:batch_size]
+        for layer, mask in enumerate(masks):
+            A = f(A @ weights[layer] + biases[layer]) * mask
+        return reference.softmax_cross_entropy(A @ weights[2] + biases[2], CLASSES[:batch_size])[0]
+
+    history = net.fit(
+        X[:batch_size], CLASSES[:batch_size], epochs=1, batch_size=batch_size, shuffle=False, optimizer=SGD(1.0),
+        dropout=0.4, state=state,
+    )  # fmt: skip
+    assert history.train_loss == [pytest.approx(loss(), rel=1e-12)]
+    for before, after in zip([*weights, *biases], parameters(net), strict=True):
+        for index in [tuple(RNG.integers(before.shape)) for _ in range(5)]:
+            kept, step = before[index], 1e-6
+            before[index] = kept + step
+            above = loss()
+            before[index] = kept - step
+            slope = (above - loss()) / (2 * step)
+            before[index] = kept
+            assert kept - after[index] == pytest.approx(slope, rel=1e-5, abs=1e-9)
+
+
+def test_masks_are_drawn_evenly_and_independently() -> None:
+    keys = dropout.step_keys(5, 0, 40)
+    kept = np.array([[dropout.masks(key, i, 60, 50, 0.3, "float64") > 0 for i in range(2)] for key in keys])
+    n = kept.size
+    assert abs(kept.mean() - 0.7) < 5 * np.sqrt(0.21 / n)
+    centred = (kept - 0.7) / np.sqrt(0.21)
+    for axis in range(4):  # Steps, layers, rows, units: neighbours know nothing of each other.
+        first, second = (
+            np.take(centred, range(kept.shape[axis] - 1), axis),
+            np.take(centred, range(1, kept.shape[axis]), axis),
+        )
+        assert abs((first * second).mean()) < 5 / np.sqrt(first.size)
+    for axis in range(4):
+        others = tuple(i for i in range(4) if i != axis)
+        assert np.abs(centred.mean(axis=others)).max() < 5 * np.sqrt(kept.shape[axis] / n)
+    assert_array_equal(np.unique(dropout.masks(keys[0], 0, 60, 50, 0.5, "float32")), [0.0, 2.0])
+
+
+def test_dropout_is_of_the_training_alone(engine: str) -> None:
+    net, plain = network(engine), network(engine)
+    history = net.fit(X, CLASSES, epochs=1, dropout=0.5, validation_data=(X, CLASSES))
+    assert history.validation_loss == [net.loss(X, CLASSES)]
+    plain.set_parameters(net.weights, net.biases)
+    assert_array_equal(net.forward(X), plain.forward(X))
+    plain.fit(X, CLASSES, epochs=1, dropout=0.0)
+    other = network(engine)
+    other.set_parameters(net.weights, net.biases)
+    other.fit(X, CLASSES, epochs=1, dropout=[0.0, 0.0])
+    for a, b in zip(parameters(plain), parameters(other), strict=True):
+        assert_array_equal(a, b)
+
+
+def test_a_second_fit_leaves_out_other_units() -> None:
+    net = network("numpy")
+    first = net.training_state(SGD()).dropout_seed
+    net.fit(X, CLASSES, epochs=1, dropout=0.5)
+    assert net.training_state(SGD()).dropout_seed != first
+    assert network("numpy", seed=4).training_state(SGD()).dropout_seed != first
+
+
 # --- What is refused --------------------------------------------------------------------------------------------------
 
 
@@ -333,6 +406,10 @@ def test_a_run_that_diverges_leaves_average_and_weights_as_they_were(engine: str
         ("clip_norm", 0.0, r"^clip_norm must be > 0, got 0$"),
         ("average", 1.0, r"^average must be < 1, got 1$"),
         ("average", 0.0, r"^average must be > 0, got 0$"),
+        ("dropout", 1.0, r"^dropout must be < 1, got 1$"),
+        ("dropout", [0.5, -0.5], r"^dropout must be >= 0, got -0\.5$"),
+        ("dropout", [0.5], r"^dropout must give one rate for each of the 2 hidden layers, got 1$"),
+        ("dropout", "half", r"^dropout must be a number, got 'half'$"),
     ],
 )
 def test_wrong_options(name: str, value: Any, message: str) -> None:

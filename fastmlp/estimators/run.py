@@ -19,7 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from fastmlp.network import MLP
 from fastmlp.optimizers import SGD, Adam, AdamW, Constant, Cosine, OneCycle, Optimizer, RMSprop, Schedule
 from fastmlp.parameters import aligned_zeros
-from fastmlp.training import Callback, DivergenceError, History, Progress, Recipe, TrainingState, train
+from fastmlp.training import Callback, DivergenceError, History, Progress, Recipe, TrainingState, check_dropout, train
 
 Array = NDArray[Any]
 
@@ -200,9 +200,12 @@ class Run:
             label_smoothing=getattr(e, "label_smoothing", 0.0),
             clip_norm=e.clip_norm,
             average=e.average,
+            dropout=check_dropout(e.dropout, net.spec.n_layers - 1),
         )
         orders: Any = SampleOrders(self.random_state, len(samples))
-        state = TrainingState(rng=orders, slots=solver.slots, step=solver.step)
+        # Drawn only where it is needed: the stream of a run without dropout is scikit-learn's.
+        dropout_seed = int(self.random_state.randint(1 << 31)) if recipe.dropout else 0
+        state = TrainingState(orders, solver.slots, step=solver.step, dropout_seed=dropout_seed)
         if e.average is not None:
             state.unaveraged = aligned(net._parameters if solver.unaveraged is None else solver.unaveraged)
         e.n_iter_ = 0

@@ -11,7 +11,19 @@ import math
 
 import numpy as np
 
-from fastmlp.kernels.instructions import floor, fma, is_double, pointer, power_of_two, real
+from fastmlp.kernels.instructions import (
+    advance,
+    floor,
+    fma,
+    is_double,
+    pointer,
+    power_of_two,
+    real,
+    row_max,
+    row_sum,
+    scale_row,
+    shift_row,
+)
 from fastmlp.kernels.jit import inline, kernel, scalar
 
 # --- exp and expm1 ----------------------------------------------------------------------------------------------------
@@ -293,48 +305,77 @@ def multiply_by_slope(code, D_place, A_place, n, like):
     return 0
 
 
-# --- Losses, a row at a time ------------------------------------------------------------------------------------------
+# --- Dropout ----------------------------------------------------------------------------------------------------------
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+@kernel
+def drop(A_place, n_rows, stride, key, layer, threshold, like):
+    """Multiply the rows of A, or of dA, by their masks; `fastmlp.dropout.masks` has the formulas.
+
+    `key` is the step's, as it would be if the first of the rows were the first of the batch.
+    """
+    limit = np.uint32(threshold)
+    scale = real(4294967296.0 / (4294967296.0 - threshold), like)
+    for row in range(n_rows):
+        a = advance(pointer(A_place, like), row * stride)
+        x64 = np.uint64(key) + GOLDEN * np.uint64((layer << 32) + row)
+        x64 = (x64 ^ (x64 >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x64 = (x64 ^ (x64 >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x64 = x64 ^ (x64 >> np.uint64(31))
+        low, high = np.uint32(x64 & np.uint64(0xFFFFFFFF)), np.uint32(x64 >> np.uint64(32))
+        for unit in range(stride):
+            x = np.uint32(np.uint32(unit) * np.uint32(0x9E3779B9) + low)
+            x = np.uint32(np.uint32(x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D) + high)
+            x = np.uint32(np.uint32(x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B))
+            x = np.uint32(x ^ (x >> np.uint32(16)))
+            a[unit] = a[unit] * scale if x >= limit else real(0.0, like)
+    return 0
+
+
+# --- Losses, row by row -----------------------------------------------------------------------------------------------
 
 SOFTMAX_CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY, POISSON, CLIPPED_ERROR, SLOPED_ERROR = range(5)
 """The codes by which the loops know the losses; `fastmlp.kernels.engine.loss_constants` says which is which."""
 
 
 @inline
-def exp_row(z, n, p, stride):
-    """``p = exp(z - max z)`` over n elements and the padding up to `stride`; return the maximum, and the n's sum."""
-    top = z[0]
-    for j in range(1, n):
-        top = top if top >= z[j] else z[j]  # A NaN is taken, and then stays: it is never the smaller one.
-    zero = real(0.0, top)
-    for j in range(stride):
-        x = z[j] - top
-        p[j] = exp_negative(zero if x > zero else x)
-    total = zero
-    for j in range(n):
-        total += p[j]
-    return top, total
+def exp_below_max(P, n):
+    """``P = exp(P)`` for the n elements of whole rows, from each of which its row's maximum has been subtracted."""
+    for i in range(n):
+        P[i] = exp_negative(P[i])
 
 
 @inline
-def softmax_row(z, n, p):
-    """Softmax of a row."""
-    _, total = exp_row(z, n, p, n)
-    for j in range(n):
-        p[j] /= total
+def softmax_rows(Z, n, P, stride, n_rows):
+    """The softmax of rows of n elements, `stride` apart, with zeros as padding: ``P = exp(Z - max Z) / Σ``."""
+    for row in range(n_rows):
+        z = advance(Z, row * stride)
+        shift_row(z, n, row_max(z, n), advance(P, row * stride))
+    exp_below_max(P, n_rows * stride)
+    for row in range(n_rows):
+        p = advance(P, row * stride)
+        scale_row(p, n, real(1.0, p[0]) / row_sum(p, n))
 
 
 @inline
-def softmax_cross_entropy_row(z, n, y, scale, d, stride):
-    """The loss ``log Σ exp z - z[y]`` of a row, and ``d = scale (softmax(z) - onehot(y))`` with zeros as padding."""
-    at_class = z[y]
-    top, total = exp_row(z, n, d, stride)
-    factor = scale / total
-    for j in range(stride):
-        d[j] *= factor
-    for j in range(n, stride):
-        d[j] = real(0.0, scale)
-    d[y] -= scale
-    return np.float64(math.log(total)) - (np.float64(at_class) - np.float64(top))
+def softmax_cross_entropy_rows(Z, n, classes, order, scale, D, stride, losses, begin, end):
+    """Add to `losses` those of the rows: ``log Σ exp z - z[y]``; and write ``D = scale (softmax(Z) - onehot(y))``.
+
+    A row's y is ``classes[order[row]]``. Rows are `stride` apart, and the padding of D becomes zero.
+    """
+    for row in range(begin, end):
+        z, d = advance(Z, row * stride), advance(D, row * stride)
+        shift_row(z, n, row_max(z, n), d)
+        losses[row] -= np.float64(d[classes[order[row]]])
+    exp_below_max(advance(D, begin * stride), (end - begin) * stride)
+    for row in range(begin, end):
+        d = advance(D, row * stride)
+        total = row_sum(d, n)
+        losses[row] += math.log(np.float64(total))
+        scale_row(d, n, scale / total)
+        d[classes[order[row]]] -= scale
 
 
 @inline
@@ -421,8 +462,8 @@ def values_loss_row(code, z, n, y, scale, low, high, d):
 NO_UPDATE, SGD, SGD_MOMENTUM, SGD_NESTEROV, ADAM, RMSPROP = range(6)
 
 # The constants of a step, as the loops want them; see `fastmlp.kernels.engine.step_constants`.
-RATE, DECAY, SHRINK, FIRST, SECOND, EPSILON, ROOT_SCALE, SCALE, LOSS_SCALE, L2, KEEP = range(11)
-N_CONSTANTS = 11
+RATE, DECAY, SHRINK, FIRST, SECOND, EPSILON, ROOT_SCALE, SCALE, LOSS_SCALE, L2, KEEP, KEY = range(12)
+N_CONSTANTS = 12
 
 
 @kernel

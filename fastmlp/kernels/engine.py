@@ -12,6 +12,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
+from fastmlp.dropout import step_keys, threshold
 from fastmlp.kernels import elementwise as e
 from fastmlp.kernels import loop, products
 from fastmlp.kernels.jit import Kernel
@@ -34,6 +35,7 @@ TRAINING_PARTS = (
     products.multiply_columns, products.multiply_listed_columns,
 )  # fmt: skip
 CLIPPING_PARTS = (loop.update_clipped,)
+DROPOUT_PARTS = (e.drop,)
 """The kernels that the loop calls by address; the fields of `State` bear their names."""
 
 FORWARD_ALL = Kernel(
@@ -86,7 +88,7 @@ class Engine:
         self.layout = layout
         self.dtype = np.dtype(layout.spec.dtype)
         self._like = self.dtype.type(0)
-        self._layers, self._workspace_size = plan(layout)
+        self._layers, self._dropped, self._workspace_size = plan(layout)
         sizes = layout.spec.layer_sizes
         self._n_outputs = sizes[-1]
         self._work = sum(n_in * n_out for n_in, n_out in pairwise(sizes))  # Multiply-adds a sample.
@@ -187,6 +189,7 @@ class Engine:
         scales = batch_scales(self.layout.spec, sample_weight, orders, batch_size, first_batch, n_steps)
         constants[:, e.SCALE], constants[:, e.L2] = scales, recipe.l2 * scales
         constants[:, e.LOSS_SCALE] = recipe.loss_factor * scales
+        constants[:, e.KEY] = step_keys(state.dropout_seed, state.step, n_steps).view(np.float64)
         constants[:, e.KEEP] = recipe.average or 0.0
         if state.step == 0:
             constants[0, e.KEEP] = 0.0
@@ -194,10 +197,11 @@ class Engine:
         needs_gradient = batch_size > BLOCK_ROWS or recipe.clip_norm is not None
         gradient = self.layout.allocate() if needs_gradient else losses
         slot1, slot2 = [*map(address, slots), 0, 0][:2]
+        layers = self._layers_with_dropout(recipe.dropout) if recipe.dropout else self._layers
         scratch = self._take(threads, parameters)
         self._set_up_training(
             scratch, X, y, orders, sample_weight, recipe, gradient=address(gradient), slot1=slot1, slot2=slot2,
-            average=0 if average is None else address(average),
+            average=0 if average is None else address(average), layers=address(layers),
         )  # fmt: skip
         run = loop.train_steps.entry(self.dtype)
         arguments = (
@@ -205,7 +209,7 @@ class Engine:
             n_steps,
         )  # fmt: skip
         # A thread that outlives an interrupted call must not find its memory gone: its function holds all of it.
-        memory = (scratch, parameters, slots, X, y, orders, sample_weight, average, constants, gradient, losses)
+        memory = (scratch, layers, parameters, slots, X, y, orders, sample_weight, average, constants, gradient, losses)
 
         def work(thread: int, memory: Any = memory) -> int:
             return run(*arguments, thread, threads, self._like)  # type: ignore[no-any-return]
@@ -214,8 +218,17 @@ class Engine:
             scratch.arrays["barrier"][1] = 1
 
         done = run_together(work, threads, call_off)
+        scratch.set(layers=address(self._layers))
         self._spare[threads].append(scratch)
         return losses[:done]
+
+    def _layers_with_dropout(self, rates: tuple[float, ...]) -> NDArray[np.int64]:
+        """The table of layers with dropout's thresholds, and with places of their own for what it leaves."""
+        layers = self._layers.copy()
+        n_hidden = len(rates)
+        layers[:n_hidden, Layer._fields.index("threshold")] = [threshold(rate) for rate in rates]
+        layers[:n_hidden, Layer._fields.index("A")] = self._dropped[:n_hidden]
+        return layers
 
     def _set_up_training(
         self,
@@ -333,11 +346,13 @@ def run_together(work: Callable[[int], int], threads: int, call_off: Callable[[]
 
 def training_parts(recipe: Recipe | None) -> tuple[Kernel, ...]:
     """The kernels that the loop calls besides the forward pass's, for a recipe, or for gradients alone."""
-    return TRAINING_PARTS if recipe is None or recipe.clip_norm is None else (*TRAINING_PARTS, *CLIPPING_PARTS)
+    clipping = CLIPPING_PARTS if recipe and recipe.clip_norm is not None else ()
+    dropping = DROPOUT_PARTS if recipe and recipe.dropout else ()
+    return (*TRAINING_PARTS, *clipping, *dropping)
 
 
-def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], int]:
-    """Lay out the workspace: give the table of layers, and how many elements the workspace takes."""
+def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], list[int], int]:
+    """Lay out the workspace: give the table of layers, each layer's place of `A` with dropout, and the size."""
     spec = layout.spec
     itemsize = np.dtype(spec.dtype).itemsize
     input_stride = input_stride_of(layout)
@@ -369,10 +384,13 @@ def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], int]:
                 A=place(BLOCK_ROWS * stride) if name in e.TAKES_INPUT else Z,
                 D=place(BLOCK_ROWS * stride),
                 transposed=place(n_out * layout.row_strides[layer - 1]) if layer else 0,
+                threshold=0,
             )
         )
+    # Behind all else: memory that is never touched without dropout.
+    dropped = [place(BLOCK_ROWS * layer.stride) if layer.Z == layer.A else layer.A for layer in layers]
     place(64)  # Slack: the last tile of a layer may read beyond its last row.
-    return np.array(layers, dtype=np.int64), end
+    return np.array(layers, dtype=np.int64), dropped, end
 
 
 def inputs_of(layout: ParameterLayout) -> int:

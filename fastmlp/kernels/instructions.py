@@ -6,6 +6,7 @@ Each is an ``@intrinsic`` of a few lines of LLVM. None has a loop: what they are
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -192,6 +193,104 @@ def expand8(typing: Any, indices: Any, table: Any, base: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(indices, table, types.int64), codegen
+
+
+# --- Short rows -------------------------------------------------------------------------------------------------------
+#
+# A loop over ten classes is too short for the vector code that LLVM makes of loops of any length. These take a row a
+# whole vector at a time: rows have memory up to whole vectors.
+
+
+def each_vector(builder: ir.IRBuilder, element: ir.Type, base: Any, n: Any, work: Callable[..., Any]) -> None:
+    """Emit a loop over the vectors that hold n elements: ``work(values, place, inside)``, `inside` for the lanes < n."""
+    itemsize = 4 if isinstance(element, ir.FloatType) else 8
+    lanes = MACHINE.vector_bytes // itemsize
+    vector, integers = ir.VectorType(element, lanes), ir.VectorType(I64, lanes)
+    numbers = ir.Constant(integers, list(range(lanes)))
+    with cgutils.for_range_slice(builder, I64(0), n, I64(lanes), intp=I64) as (first, _):
+        place = builder.bitcast(builder.gep(base, [first], source_etype=element), vector.as_pointer())
+        values = builder.load(place, align=itemsize, typ=vector)
+        inside = builder.icmp_signed("<", numbers, splat(builder, builder.sub(n, first), integers))
+        work(values, place, inside)
+
+
+def reduce_row(operation: str, neutral: float) -> Any:
+    """Make the intrinsic that reduces the first n elements of a row.
+
+    At the end, the lanes are combined in pairs, the results in pairs, and so on: always in the same order.
+    """
+
+    @intrinsic
+    def reduction(typing: Any, row: Any, n: Any) -> Any:
+        bits = row.dtype.bitwidth
+        lanes = MACHINE.vector_bytes * 8 // bits
+
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            element = context.get_data_type(row.dtype)
+            vector = ir.VectorType(element, lanes)
+            outside = ir.Constant(vector, [neutral] * lanes)
+            kept = cgutils.alloca_once_value(builder, outside)
+
+            def combine(values: Any, place: Any, inside: Any) -> None:
+                values, before = builder.select(inside, values, outside), builder.load(kept)
+                if operation == "fadd":
+                    builder.store(builder.fadd(before, values), kept)
+                else:
+                    builder.store(builder.select(builder.fcmp_ordered(">", values, before), values, before), kept)
+
+            each_vector(builder, element, arguments[0], arguments[1], combine)
+            start = [element(neutral)] if operation == "fadd" else []
+            kinds = [each.type for each in start] + [vector]
+            name = f"llvm.vector.reduce.{operation}.v{lanes}f{bits}"
+            function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(element, kinds), name)
+            return builder.call(function, [*start, builder.load(kept)], fastmath=["reassoc"])
+
+        return row.dtype(row, types.int64), codegen
+
+    return reduction
+
+
+row_sum = reduce_row("fadd", 0.0)
+row_max = reduce_row("fmax", float("-inf"))
+
+
+@intrinsic
+def shift_row(typing: Any, row: Any, n: Any, offset: Any, target: Any) -> Any:
+    """``target = row - offset`` for n elements, and minus infinity beyond them."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        base, count, amount, goal = arguments
+        lanes = MACHINE.vector_bytes * 8 // row.dtype.bitwidth
+        vector = ir.VectorType(context.get_data_type(row.dtype), lanes)
+        distance = builder.sub(builder.ptrtoint(goal, I64), builder.ptrtoint(base, I64))
+
+        def shift(values: Any, place: Any, inside: Any) -> None:
+            shifted = builder.fsub(values, splat(builder, amount, vector))
+            goal = builder.inttoptr(builder.add(builder.ptrtoint(place, I64), distance), vector.as_pointer())
+            outside = ir.Constant(vector, [float("-inf")] * lanes)
+            builder.store(builder.select(inside, shifted, outside), goal, align=row.dtype.bitwidth // 8)
+
+        each_vector(builder, vector.element, base, count, shift)
+        return context.get_dummy_value()
+
+    return types.void(row, types.int64, row.dtype, row), codegen
+
+
+@intrinsic
+def scale_row(typing: Any, row: Any, n: Any, factor: Any) -> Any:
+    """``row *= factor`` for n elements and those that fill the last vector."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        base, count, amount = arguments
+
+        def scale(values: Any, place: Any, inside: Any) -> None:
+            product = builder.fmul(values, splat(builder, amount, values.type))
+            builder.store(product, place, align=row.dtype.bitwidth // 8)
+
+        each_vector(builder, context.get_data_type(row.dtype), base, count, scale)
+        return context.get_dummy_value()
+
+    return types.void(row, types.int64, row.dtype), codegen
 
 
 # --- Scalars ----------------------------------------------------------------------------------------------------------

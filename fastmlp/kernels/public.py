@@ -17,7 +17,7 @@ from fastmlp import reference
 from fastmlp.kernels import elementwise as e
 from fastmlp.kernels.engine import address, loss_constants, step_constants
 from fastmlp.kernels.instructions import advance, pointer, real
-from fastmlp.kernels.jit import kernel
+from fastmlp.kernels.jit import FIRST, kernel
 from fastmlp.kernels.products import DENSE as DENSE_ROWS
 from fastmlp.kernels.products import DENSE_COLUMNS, multiply_columns, multiply_rows
 from fastmlp.kernels.tiles import lanes_of
@@ -246,21 +246,21 @@ def softplus_backward(dA: Array, A: Array) -> Array:
 
 
 @kernel
-def softmax_rows(Z, P, n_rows, n, like):  # type: ignore[no-untyped-def]
-    """Softmax of each row."""
-    for row in range(n_rows):
-        e.softmax_row(advance(pointer(Z, like), row * n), n, advance(pointer(P, like), row * n))
+def softmax_rows(Z, P, n_rows, n, stride, like):  # type: ignore[no-untyped-def]
+    """Softmax of each row of n elements."""
+    e.softmax_rows(pointer(Z, like), n, pointer(P, like), stride, n_rows)
 
 
 @twin
 def softmax(Z: Array, out: Array | None = None) -> Array:
     """See `twin`."""
-    logits = flat_copy(check_softmax(Z, out)).reshape(-1, Z.shape[-1])
+    logits = check_softmax(Z, out).reshape(-1, Z.shape[-1])
+    (n_rows, n), logits = logits.shape, in_whole_tiles(logits, Z.dtype)
     P = np.empty_like(logits)
-    softmax_rows.entry(Z.dtype)(address(logits), address(P), *P.shape, Z.dtype.type(0))
+    softmax_rows.entry(Z.dtype)(address(logits), address(P), n_rows, n, P.shape[1], Z.dtype.type(0))
     if out is None:
-        return P.reshape(Z.shape)
-    out[...] = P.reshape(Z.shape)
+        out = np.empty_like(Z)
+    out[...] = P[:, :n].reshape(Z.shape)
     return out
 
 
@@ -268,18 +268,19 @@ def softmax(Z: Array, out: Array | None = None) -> Array:
 
 
 @kernel
-def loss_rows(loss, low, high, Z, classes, Y, scale, D, n_rows, n, like):  # type: ignore[no-untyped-def]
-    """The sum of the rows' losses; their derivatives, times `scale`, go to D."""
-    total = 0.0
+def loss_rows(  # type: ignore[no-untyped-def]
+    loss, low, high, Z_place, order, classes, Y, scale, D_place, losses_place, n_rows, n, stride, like
+):
+    """The losses of rows of n elements; their derivatives, times `scale`, go to D. Rows are `stride` apart."""
     factor = real(scale, like)
-    for row in range(n_rows):
-        z, d = advance(pointer(Z, like), row * n), advance(pointer(D, like), row * n)
-        y = advance(pointer(Y, like), row * n)
-        if loss == e.SOFTMAX_CROSS_ENTROPY:
-            total += e.softmax_cross_entropy_row(z, n, pointer(classes, np.int64(0))[row], factor, d, n)
-        else:
-            total += e.values_loss_row(loss, z, n, y, factor, low, high, d)
-    return total
+    Z, D, losses = pointer(Z_place, like), pointer(D_place, like), pointer(losses_place, 0.0)
+    if loss == e.SOFTMAX_CROSS_ENTROPY:
+        classes_, order_ = pointer(classes, np.int64(0)), pointer(order, np.int64(0))
+        e.softmax_cross_entropy_rows(Z, n, classes_, order_, factor, D, stride, losses, FIRST, n_rows)
+    else:
+        for row in range(n_rows):
+            z, d, y = advance(Z, row * stride), advance(D, row * stride), advance(pointer(Y, like), row * n)
+            losses[row] = e.values_loss_row(loss, z, n, y, factor, low, high, d)
 
 
 NO_CLASSES = np.zeros(0, dtype=np.int64)
@@ -290,11 +291,12 @@ def run_loss(
 ) -> tuple[float, Array]:
     """Run one loss on arrays of any layout."""
     scale = reduction_factor(reduction, len(Z))
-    D = np.empty(Z.shape, Z.dtype)
-    Z, Y = flat_copy(Z).reshape(Z.shape), flat_copy(Y).astype(Z.dtype, copy=False).reshape(Y.shape)
-    places = address(Z), address(classes), address(Y), scale, address(D)
-    run = loss_rows.entry(Z.dtype)
-    return float(run(*loss_constants(name, parameter), *places, *Z.shape, Z.dtype.type(0))) * scale, D
+    (n_rows, n), dtype = Z.shape, Z.dtype
+    Z, Y = in_whole_tiles(Z, dtype), flat_copy(Y).astype(dtype, copy=False).reshape(Y.shape)
+    D, losses, order = np.empty_like(Z), np.zeros(n_rows), np.arange(n_rows)
+    places = address(Z), address(order), address(classes), address(Y), scale, address(D), address(losses)
+    loss_rows.entry(dtype)(*loss_constants(name, parameter), *places, n_rows, n, Z.shape[1], dtype.type(0))
+    return float(losses.sum()) * scale, np.ascontiguousarray(D[:, :n])
 
 
 @twin

@@ -118,16 +118,32 @@ def emit_tile(module: ir.Module, element: ir.Type, lanes: int, rows: int, vector
     if listed:
         p = builder.sext(builder.load(builder.gep(indices, [q], source_etype=I32), typ=I32), I64)
     row_of_B = builder.mul(p, ldb)
-    b = [builder.load(vector_at(builder, B, row_of_B, j), align=itemsize, typ=vector) for j in range(vectors)]
     column_of_A = builder.mul(p, lda) if by_columns else None
-    total = []
-    for i in range(rows):
+
+    def splat_of_A(i: int) -> Any:
         if by_columns:
             place = builder.gep(A, [builder.add(column_of_A, I64(i))], source_etype=element)
         else:
             place = builder.gep(row_of_A[i], [p], source_etype=element)
-        a = splat(builder, builder.load(place, align=itemsize, typ=element), vector)
-        total.append([multiply_add(builder, a, b[j], sums[i][j]) for j in range(vectors)])
+        return splat(builder, builder.load(place, align=itemsize, typ=element), vector)
+
+    def vector_of_B(j: int) -> Any:
+        return builder.load(vector_at(builder, B, row_of_B, j), align=itemsize, typ=vector)
+
+    # The smaller operand is held in registers, and the other is loaded piece by piece.
+    total: list[list[Any]] = [[None] * vectors for _ in range(rows)]
+    if rows < vectors:
+        a = [splat_of_A(i) for i in range(rows)]
+        for j in range(vectors):
+            b_j = vector_of_B(j)
+            for i in range(rows):
+                total[i][j] = multiply_add(builder, a[i], b_j, sums[i][j])
+    else:
+        b = [vector_of_B(j) for j in range(vectors)]
+        for i in range(rows):
+            a_i = splat_of_A(i)
+            for j in range(vectors):
+                total[i][j] = multiply_add(builder, a_i, b[j], sums[i][j])
     following = builder.add(q, I64(1))
     builder.cbranch(builder.icmp_signed("<", following, depth), loop, done)
     q.add_incoming(following, loop)

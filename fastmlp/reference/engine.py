@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.dropout import masks, step_keys
 from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
 from fastmlp.parameters import ParameterLayout
 from fastmlp.reference import activations as f
@@ -143,6 +144,7 @@ class Engine:
         n_batches = -(-n_samples // batch_size)
         gradient = self.layout.allocate()
         losses = np.zeros(len(learning_rates))
+        keys = step_keys(state.dropout_seed, state.step, len(losses))
         for i, learning_rate in enumerate(learning_rates):
             epoch, batch = divmod(first_batch + i, n_batches)
             order = orders[epoch % len(orders)]
@@ -154,8 +156,9 @@ class Engine:
             scale = float(1.0 / total) if self.spec.reduction == "mean" else 1.0
             with np.errstate(over="ignore", invalid="ignore"):  # The loss tells what diverges, and the loop says so.
                 loss = self._gradients(
-                    parameters, self._scaled(X[rows]), y[rows], scale, gradient, weight, recipe.label_smoothing
-                )
+                    parameters, self._scaled(X[rows]), y[rows], scale, gradient, weight, recipe.label_smoothing,
+                    self._masks(keys[i], len(rows), recipe.dropout),
+                )  # fmt: skip
                 losses[i] = recipe.loss_factor * loss
                 losses[i] += self._penalty(parameters, recipe.l2 * scale, gradient)
                 if not np.isfinite(losses[i]):
@@ -173,8 +176,13 @@ class Engine:
         X = X.astype(self.spec.dtype, copy=False)
         return X if self.spec.input_scale == 1.0 else X * X.dtype.type(self.spec.input_scale)
 
-    def _forward(self, parameters: Array, X: Array) -> list[Array]:
-        """X, then each hidden layer's Z and A, then the last layer's Z."""
+    def _masks(self, key: np.uint64, n_rows: int, rates: tuple[float, ...]) -> list[Array]:
+        """Give what multiplies each hidden layer's outputs; nothing without dropout."""
+        widths = self.spec.layer_sizes[1:-1]
+        return [masks(key, layer, n_rows, widths[layer], rate, self.spec.dtype) for layer, rate in enumerate(rates)]
+
+    def _forward(self, parameters: Array, X: Array, dropout: Sequence[Array] = ()) -> list[Array]:
+        """X, then for each hidden layer what tells its slope (Z or A) and its output, then the last layer's Z."""
         tape = [X]
         weights, biases = self.layout.weights(parameters), self.layout.biases(parameters)
         for layer, W in enumerate(weights):
@@ -183,7 +191,8 @@ class Engine:
             if layer < len(weights) - 1:
                 name = self.spec.activations[layer]
                 keep_input = name in BACKWARD_TAKES_INPUT
-                tape.append(ACTIVATIONS[name][0](Z, out=None if keep_input else Z))
+                A = ACTIVATIONS[name][0](Z, out=None if keep_input else Z)
+                tape.append(A * dropout[layer] if dropout else A)
         return tape
 
     def _gradients(
@@ -195,10 +204,11 @@ class Engine:
         flat: Array,
         sample_weight: NDArray[np.float64] | None = None,
         smoothing: float = 0.0,
+        dropout: Sequence[Array] = (),
     ) -> float:
         """Write the gradient of one batch into `flat`; return the loss. Both are times `scale`."""
         spec = self.spec
-        tape = self._forward(parameters, X)
+        tape = self._forward(parameters, X, dropout)
         Z = tape[-1]
         parameter = () if spec.loss_parameter is None else (spec.loss_parameter,)
         if spec.loss == "softmax_cross_entropy":
@@ -224,8 +234,8 @@ class Engine:
                 np.sum(dZ, axis=0, out=db[layer])
             if layer:
                 name = spec.activations[layer - 1]
-                kept = tape[2 * layer - 1] if name in BACKWARD_TAKES_INPUT else A
-                dZ = ACTIVATIONS[name][1](dZ @ weights[layer].T, kept)
+                dA = dZ @ weights[layer].T
+                dZ = ACTIVATIONS[name][1](dA * dropout[layer - 1] if dropout else dA, tape[2 * layer - 1])
         return float(row_losses.sum(dtype=np.float64)) * scale
 
     def _penalty(self, parameters: Array, l2: float, gradient: Array) -> float:
