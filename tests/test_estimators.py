@@ -300,6 +300,8 @@ def test_targets_that_are_refused() -> None:
         MLPRegressor(loss="poisson").fit(X_iris, -y_iris)
     with pytest.raises(ValueError, match="sample_weight must be >= 0, got -1"):
         MLPClassifier().fit(X_iris, y_iris, sample_weight=np.full(150, -1.0))
+    with pytest.raises(ValueError, match="sample_weight_val must be >= 0, got -1"):
+        MLPClassifier().fit(X_iris, y_iris, X_val=X_iris, y_val=y_iris, sample_weight_val=np.full(150, -1.0))
     with pytest.warns(DataConversionWarning, match="column-vector"):
         MLPClassifier((3,), solver="lbfgs", tol=10.0).fit(X_iris, y_iris[:, None])
 
@@ -391,6 +393,26 @@ def test_warm_start_goes_on(solver: str) -> None:
         clf.fit(X_iris, y_iris + 1)
     with pytest.raises(ValueError, match="X has 3 features"):
         clf.fit(X_iris[:, :3], y_iris)
+
+
+@pytest.mark.usefixtures("_may_not_converge")
+@pytest.mark.parametrize("kind", BOTH)
+def test_what_may_change_between_warm_starts(kind: Any) -> None:
+    changes = [
+        {"solver": "adam"},
+        {"early_stopping": True},
+        {"solver": "sgd", "early_stopping": False},
+        {"early_stopping": True, "early_stopping_metric": "loss"},
+        {"solver": "lbfgs"},
+    ]
+    estimator = kind(hidden_layer_sizes=(8,), solver="lbfgs", max_iter=3, warm_start=True, random_state=0)
+    estimator.fit(X_iris, y_iris)
+    for change in changes:
+        begin = estimator.coefs_[0].copy()
+        estimator.set_params(**change).fit(X_iris, y_iris)
+        assert np.abs(estimator.coefs_[0] - begin).max() < 1.0  # It went on from there.
+    assert len(estimator.loss_curve_) == 12
+    assert len(estimator.validation_scores_) == len(estimator.validation_loss_curve_) == 6
 
 
 def test_partial_fit_and_its_classes() -> None:

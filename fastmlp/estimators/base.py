@@ -47,6 +47,14 @@ def as_inputs(X: Any, dtype: np.dtype[Any]) -> Inputs:
         return np.ascontiguousarray(X, dtype=dtype)
 
 
+def checked_weights(what: str, sample_weight: Any, X: Any) -> Array:
+    """Give weights as the engine takes them, or raise ValueError."""
+    weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
+    if (weights < 0).any():
+        raise ValueError(f"{what} must be >= 0, got {weights.min():g}")
+    return np.ascontiguousarray(weights)
+
+
 class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types.
     """The base of `MLPClassifier` and `MLPRegressor`; not for use by itself."""
 
@@ -200,6 +208,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                 raise ValueError("partial_fit does not support early_stopping=True without X_val and y_val")
             samples, held_out = self._split(samples, random_state)
         callbacks = check_callbacks(self.callbacks or ())
+        if not hasattr(self, "loss_curve_"):  # It goes on from what lbfgs has found.
+            self._begin_curves()
         went_on = getattr(self, "_went_on", False)
         if incremental and self.early_stopping:
             if went_on and self.stopped_:
@@ -222,7 +232,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         sizes = self.hidden_layer_sizes
         sizes = tuple(sizes) if hasattr(sizes, "__iter__") else (sizes,)
         if any(size <= 0 for size in sizes):
-            raise ValueError(f"hidden_layer_sizes must be > 0, got {list(sizes)}.")
+            raise ValueError(f"hidden_layer_sizes must be > 0, got {list(sizes)}")
         return sizes
 
     def _refuse_with_lbfgs(self, validation: Any) -> None:
@@ -245,10 +255,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """Give the weights of the samples, of the user's and of the classes', or None if they are all one."""
         if sample_weight is None:
             return None
-        weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
-        if (weights < 0).any():
-            raise ValueError(f"sample_weight must be >= 0, got {weights.min():g}")
-        return np.ascontiguousarray(weights)
+        return checked_weights("sample_weight", sample_weight, X)
 
     def _samples(self, X: Any, Y: Array, weights: Array | None, what: str = "y") -> Samples:
         """Give X, which `validate_data` has checked, with its encoded targets, as the network's engine takes them."""
@@ -290,7 +297,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             self, X, y, accept_sparse="csr", multi_output=True, y_numeric=self._is_regressor, reset=False,
             dtype=self._input_dtypes(is_first=False), order="C",
         )  # fmt: skip
-        weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=np.float64)
+        weights = None if sample_weight is None else checked_weights("sample_weight_val", sample_weight, X)
         return self._samples(X, self._encode(y, learn=False, what="y_val"), weights, "y_val")
 
     # --- The network --------------------------------------------------------------------------------------------------
@@ -306,8 +313,10 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         self._views = (*self.coefs_, *self.intercepts_)
         self._draw_weights(random_state)
         self.__dict__.pop("_optimizer", None)
-        if self.solver == "lbfgs":
-            return
+        if self.solver != "lbfgs":
+            self._begin_curves()
+
+    def _begin_curves(self) -> None:
         self.stopped_ = False
         self._no_improvement_count = 0
         self.loss_curve_: list[float] = []

@@ -91,7 +91,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
     max_time : float, optional
         Seconds after which the training stops.
     callbacks : sequence of callable, optional
-        Each is called after every epoch with the `fastmlp.History` so far; a true answer stops the training.
+        Each is called after every epoch with the `fastmlp.History` so far, whose ``validation_accuracy`` is the score;
+        a true answer stops the training.
     class_weight : dict or "balanced", optional
         Factor of the sample weights by class.
     label_smoothing : float, default 0.0

@@ -184,9 +184,12 @@ class Run:
         if held_out is not None and estimator.validation_scores_ is None:
             estimator.validation_scores_, estimator.validation_loss_curve_ = [], []
             estimator.best_validation_score_ = -np.inf
+        if not estimator.early_stopping and estimator.best_loss_ is None:  # The last fit was with early stopping.
+            estimator.best_loss_ = np.inf
 
     def train(self, threads: int | None) -> None:
-        """Take the steps, and leave the estimator with what they came to."""
+        """Take the steps, on so many threads, and leave the estimator with what they came to."""
+        self.threads = threads
         e, net, solver, samples = self.estimator, self.net, self.solver, self.samples
         batch_size = self.batch_size()
         recipe = Recipe(
@@ -283,7 +286,7 @@ class Run:
         if by_samples:
             self.solver.set_learning_rate(self.solver.optimizer.learning_rate / (e.t_ + 1) ** e.power_t)
         if e._no_improvement_count > e.n_iter_no_change and self.is_over():
-            e.stopped_ = True
+            e.stopped_, self.stopped_by = True, ""
             return True
         if not self.incremental and e.n_iter_ == e.max_iter:
             self.stopped_by = f"Maximum iterations ({e.max_iter}) reached"
@@ -315,7 +318,7 @@ class Run:
         """Loss and score of the validation samples."""
         held_out, net = self.held_out, self.net
         assert held_out is not None
-        outputs = net._engine.forward(net._parameters, held_out.X)
+        outputs = net._engine.forward(net._parameters, held_out.X, self.threads)
         if held_out.weights is None:
             loss = net._loss(outputs, held_out.Y)
         else:
@@ -347,6 +350,7 @@ class Run:
         for curve in (e.loss_curve_, e.validation_scores_, e.validation_loss_curve_):
             curve.append(e.loss_)
         e.n_iter_ += 1
+        e.stopped_ = True
         self.stopped_by = f"The loss is not finite since iteration {e.n_iter_}"
 
     def between_chunks(self, at: Progress) -> bool:

@@ -225,9 +225,10 @@ class Engine:
     def _layers_with_dropout(self, rates: tuple[float, ...]) -> NDArray[np.int64]:
         """The table of layers with dropout's thresholds, and with places of their own for what it leaves."""
         layers = self._layers.copy()
-        n_hidden = len(rates)
-        layers[:n_hidden, Layer._fields.index("threshold")] = [threshold(rate) for rate in rates]
-        layers[:n_hidden, Layer._fields.index("A")] = self._dropped[:n_hidden]
+        for number, limit in enumerate(map(threshold, rates)):
+            if limit:  # A layer without dropout is not copied to the other place.
+                layers[number, Layer._fields.index("threshold")] = limit
+                layers[number, Layer._fields.index("A")] = self._dropped[number]
         return layers
 
     def _set_up_training(
