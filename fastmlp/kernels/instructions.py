@@ -202,7 +202,7 @@ def expand8(typing: Any, indices: Any, table: Any, base: Any) -> Any:
 
 
 def each_vector(builder: ir.IRBuilder, element: ir.Type, base: Any, n: Any, work: Callable[..., Any]) -> None:
-    """Emit a loop over the vectors that hold n elements: ``work(values, place, inside)``, `inside` for the lanes < n."""
+    """Emit a loop over the vectors that hold n elements: ``work(values, place, inside)``, `inside` where lane < n."""
     itemsize = 4 if isinstance(element, ir.FloatType) else 8
     lanes = MACHINE.vector_bytes // itemsize
     vector, integers = ir.VectorType(element, lanes), ir.VectorType(I64, lanes)

@@ -39,8 +39,8 @@ LIST_SLACK = 8
 
 
 LISTS_PAY_BELOW = 2 / 3
-"""Share of inputs that are not zero up to which the listed tiles are faster: above it, the lists of two rows hold nearly
-all inputs, and dense tiles, which hold more rows, load less."""
+"""Share of inputs that are not zero up to which the listed tiles are faster: above it, the lists of two rows hold
+nearly all inputs, and dense tiles, which hold more rows, load less."""
 
 
 @inline
@@ -76,10 +76,10 @@ def forward_list(masks, n_words, first_word, last_word, first_row, n_rows, indic
 
 @inline
 def turn_masks(masks, n_words, w, n_rows, turned):
-    """Turn word `w` of the masks of `n_rows` rows into bytes, whose bit r says "row ``8 r8 + r`` has one of two inputs".
+    """Turn word `w` of the masks of `n_rows` rows into bytes; bit r of one: row ``8 r8 + r`` has one of two inputs.
 
-    The byte of the inputs ``64 w + 2 g`` and ``64 w + 2 g + 1`` is ``turned[32 r8 + place_of(g)]``. `masks` must be zero
-    up to the next multiple of eight rows.
+    The byte of the inputs ``64 w + 2 g`` and ``64 w + 2 g + 1`` is ``turned[32 r8 + place_of(g)]``. `masks` must be
+    zero up to the next multiple of eight rows.
 
     Two bits of each word, one for each pair of inputs, have room for two rows. So four words take the eight rows, and
     are then dealt out twice: fields of two bits to fields of four, those to bytes.
@@ -95,7 +95,7 @@ def turn_masks(masks, n_words, w, n_rows, turned):
 
 @inline
 def rows_of_pairs(rows, n_words, r):
-    """Give a word whose bits 2 g and 2 g + 1 say whether the rows r and r + 1 have one of the inputs 2 g and 2 g + 1."""
+    """Give a word whose bits 2 g and 2 g + 1 say whether rows r and r + 1 have one of the inputs 2 g and 2 g + 1."""
     a, b = rows[r * n_words], rows[(r + 1) * n_words]
     return ((a | a >> np.uint64(1)) & ONES) | ((b | b << np.uint64(1)) & ~ONES)
 
