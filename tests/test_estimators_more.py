@@ -70,6 +70,9 @@ def test_class_weight_and_partial_fit() -> None:
     weights = np.array(list(factors.values()))[y_iris]
     one = make(class_weight=factors).partial_fit(X_iris, y_iris, classes=[0, 1, 2])
     assert_same_weights(one, make().partial_fit(X_iris, y_iris, weights, classes=[0, 1, 2]))
+    one.partial_fit(X_iris[:50], y_iris[:50])  # All of one class.
+    with pytest.raises(ValueError, match="class_weight must be of labels in y, got 7"):
+        make(class_weight={7: 1.0}).fit(X_iris, y_iris)
     with pytest.raises(ValueError, match="class_weight must not be 'balanced' for partial_fit"):
         make(class_weight="balanced").partial_fit(X_iris, y_iris, classes=[0, 1, 2])
 

@@ -93,8 +93,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
     callbacks : sequence of callable, optional
         Each is called after every epoch with the `fastmlp.History` so far, whose ``validation_accuracy`` is the score;
         a true answer stops the training.
-    class_weight : dict or "balanced", optional
-        Factor of the sample weights by class.
+    class_weight : dict, list of dict or "balanced", optional
+        Factor of the sample weights by class, 1 for a class that is not named; a dict a label for several labels.
     label_smoothing : float, default 0.0
         Part of the targets that is spread over all classes.
 
@@ -135,7 +135,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
 
     _parameter_constraints = {  # noqa: RUF012
         **BaseMLP._parameter_constraints,
-        "class_weight": [dict, StrOptions({"balanced"}), None],
+        "class_weight": [dict, list, StrOptions({"balanced"}), None],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
     }
     _is_regressor = False
@@ -319,7 +319,15 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             raise ValueError(
                 "class_weight must not be 'balanced' for partial_fit, which sees a part of the classes; give a dict"
             )
-        of_classes: Array = compute_sample_weight(self.class_weight, y)
+        of_classes: Array
+        if isinstance(self.class_weight, dict) and y.ndim == 1:  # A batch of partial_fit may lack some classes.
+            classes = self.classes_.tolist()
+            if unknown := [label for label in self.class_weight if label not in classes]:
+                raise ValueError(f"class_weight must be of labels in y, got {unknown[0]!r}")
+            factors = np.array([float(self.class_weight.get(label, 1.0)) for label in classes])
+            of_classes = factors[np.searchsorted(self.classes_, y)]
+        else:
+            of_classes = compute_sample_weight(self.class_weight, y)
         return of_classes if weights is None else weights * of_classes
 
     def _score_outputs(self, Z: Array, Y: Array, weights: Array | None) -> float:
