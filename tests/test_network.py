@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import unaligned
+from cases import LOSSES, unaligned
 from numpy.testing import assert_allclose, assert_array_equal
 
 import fastmlp
@@ -365,12 +365,11 @@ KNOWN = "identity, relu, leaky_relu, elu, sigmoid, tanh, gelu, silu, softplus"
         ),
         (
             {"output_activation": "sigmod", "loss": "squared_error"},
-            f"output_activation must be one of {KNOWN}, softmax, got 'sigmod' (did you mean 'sigmoid'?)",
+            f"output_activation must be one of {KNOWN}, softmax, exp, got 'sigmod' (did you mean 'sigmoid'?)",
         ),
         (
             {"loss": "cross_entropy"},
-            "loss must be one of softmax_cross_entropy, sigmoid_cross_entropy, squared_error, got 'cross_entropy' "
-            "(did you mean 'softmax_cross_entropy'?)",
+            f"loss must be one of {', '.join(LOSSES)}, got 'cross_entropy' (did you mean 'softmax_cross_entropy'?)",
         ),
         ({"reduction": "mena"}, "reduction must be one of mean, sum, got 'mena' (did you mean 'mean'?)"),
         (

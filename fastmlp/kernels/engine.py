@@ -28,14 +28,11 @@ from fastmlp.training import Recipe, TrainingState, available_cpus
 
 Array = NDArray[Any]
 
-FORWARD_PARTS = (loop.gather, loop.forward, e.activate, products.multiply_rows, products.multiply_listed_rows)
+FORWARD_PARTS = (loop.gather, loop.forward, products.multiply_rows, products.multiply_listed_rows)
 TRAINING_PARTS = (
-    loop.loss_and_output_gradient, loop.backward_through_layers, loop.backward_to_weights, e.multiply_by_slope,
-    loop.update_piece, e.update,
-    products.multiply_columns, products.multiply_listed_columns,
+    loop.backward_through_layers, loop.backward_to_weights, loop.update_piece, products.multiply_columns,
+    products.multiply_listed_columns,
 )  # fmt: skip
-CLIPPING_PARTS = (loop.update_clipped,)
-DROPOUT_PARTS = (e.drop,)
 """The kernels that the loop calls by address; the fields of `State` bear their names."""
 
 FORWARD_ALL = Kernel(
@@ -88,6 +85,7 @@ class Engine:
         self.layout = layout
         self.dtype = np.dtype(layout.spec.dtype)
         self._like = self.dtype.type(0)
+        self._activations = activations_of(layout.spec)
         self._layers, self._dropped, self._workspace_size = plan(layout)
         sizes = layout.spec.layer_sizes
         self._n_outputs = sizes[-1]
@@ -105,7 +103,11 @@ class Engine:
 
     def compile(self, X: Inputs, recipe: Recipe | None = None) -> None:
         """Compile the training loop for this dtype, or load it from the cache."""
-        for part in (loop.train_steps, *FORWARD_PARTS, *training_parts(recipe)):
+        for activation in map(e.ACTIVATIONS.get, self._activations):
+            if activation is not None:
+                activation.activate.compiled(self.dtype)
+                activation.multiply_by_slope.compiled(self.dtype)
+        for part in (loop.train_steps, *FORWARD_PARTS, *self._training_parts(recipe).values()):
             part.compiled(self.dtype)
 
     def forward(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array:
@@ -163,7 +165,7 @@ class Engine:
         self._set_up_training(scratch, X, y, orders, sample_weight, None, gradient=address(gradient))
         run = loop.train_steps.entry(self.dtype)
         run(
-            scratch.place, scratch.samples_place, e.NO_UPDATE, address(constants), len(X), 0, address(losses), 1, 0, 1,
+            scratch.place, scratch.samples_place, address(constants), len(X), 0, address(losses), 1, 0, 1,
             self._like,
         )  # fmt: skip
         self._spare[1].append(scratch)
@@ -185,7 +187,7 @@ class Engine:
     ) -> NDArray[np.float64]:
         """Take one step for each learning rate."""
         n_steps, batch_size, slots = len(learning_rates), recipe.batch_size, state.slots
-        code, constants = step_constants(recipe.optimizer, state.step, learning_rates)
+        constants = step_constants(recipe.optimizer, state.step, learning_rates)
         scales = batch_scales(self.layout.spec, sample_weight, orders, batch_size, first_batch, n_steps)
         constants[:, e.SCALE], constants[:, e.L2] = scales, recipe.l2 * scales
         constants[:, e.LOSS_SCALE] = recipe.loss_factor * scales
@@ -197,15 +199,15 @@ class Engine:
         needs_gradient = batch_size > BLOCK_ROWS or recipe.clip_norm is not None
         gradient = self.layout.allocate() if needs_gradient else losses
         slot1, slot2 = [*map(address, slots), 0, 0][:2]
-        layers = self._layers_with_dropout(recipe.dropout) if recipe.dropout else self._layers
         scratch = self._take(threads, parameters)
+        layers = self._layers_with_dropout(recipe.dropout) if recipe.dropout else self._layers
         self._set_up_training(
             scratch, X, y, orders, sample_weight, recipe, gradient=address(gradient), slot1=slot1, slot2=slot2,
             average=0 if average is None else address(average), layers=address(layers),
         )  # fmt: skip
         run = loop.train_steps.entry(self.dtype)
         arguments = (
-            scratch.place, scratch.samples_place, code, address(constants), batch_size, first_batch, address(losses),
+            scratch.place, scratch.samples_place, address(constants), batch_size, first_batch, address(losses),
             n_steps,
         )  # fmt: skip
         # A thread that outlives an interrupted call must not find its memory gone: its function holds all of it.
@@ -230,6 +232,19 @@ class Engine:
                 layers[number, Layer._fields.index("threshold")] = limit
                 layers[number, Layer._fields.index("A")] = self._dropped[number]
         return layers
+
+    def _training_parts(self, recipe: Recipe | None) -> dict[str, Kernel]:
+        """The kernels that the loop calls besides the forward pass's: for a recipe, or for gradients alone."""
+        is_softmax = self.layout.spec.loss == "softmax_cross_entropy"
+        parts = {part.function.__name__: part for part in TRAINING_PARTS}
+        parts["loss_and_output_gradient"] = loop.classes_loss if is_softmax else loop.values_loss
+        if recipe is not None:
+            parts["update"] = update_of(recipe.optimizer)
+            if recipe.clip_norm is not None:
+                parts["update_clipped"] = loop.update_clipped
+            if recipe.dropout:
+                parts["drop"] = e.drop
+        return parts
 
     def _set_up_training(
         self,
@@ -256,18 +271,20 @@ class Engine:
             values=values,
             columns=columns,
             starts=starts,
+            y_stride=y.strides[0],
         )
         scratch.arrays["barrier"][:] = 0
         squares = scratch.arrays
         clips = recipe is not None and recipe.clip_norm is not None
         scratch.set(
+            update=0,
             label_smoothing=bits(recipe.label_smoothing if recipe else 0.0),
             clip_norm=bits(recipe.clip_norm or 0.0 if recipe else 0.0),
             weight_squares=address(squares["squares_of_weights"]) if recipe and recipe.l2 else 0,
             gradient_squares=address(squares["squares_of_gradient"]) if clips else 0,
             **fields,
-            **{part.function.__name__: part.address(self.dtype) for part in training_parts(recipe)},
         )
+        scratch.set(**{name: part.address(self.dtype) for name, part in self._training_parts(recipe).items()})
 
     def _take(self, threads: int, parameters: Array) -> Scratch:
         """Scratch memory for one call on these parameters: what an earlier call has given back, or new."""
@@ -284,6 +301,11 @@ class Engine:
     def _allocate(self, threads: int) -> Scratch:
         spec, dtype = self.layout.spec, self.dtype.name
         n_words = n_words_of(self.layout)
+        for layer, name in zip(self._layers, self._activations, strict=True):
+            if activation := e.ACTIVATIONS.get(name):
+                kernels = activation.activate, activation.multiply_by_slope
+                first = Layer._fields.index("activate")
+                layer[first : first + 2] = [each.address(self.dtype) for each in kernels]
         # Whole tiles of rows, so up to a tile more than WEIGHT_ROWS.
         rows_size = (WEIGHT_ROWS + DENSE_COLUMNS.rows) * max(self.layout.row_strides)
         indices_size = max(n_words * 64, BLOCK_ROWS) + LIST_SLACK
@@ -345,13 +367,6 @@ def run_together(work: Callable[[int], int], threads: int, call_off: Callable[[]
             raise interruption
 
 
-def training_parts(recipe: Recipe | None) -> tuple[Kernel, ...]:
-    """The kernels that the loop calls besides the forward pass's, for a recipe, or for gradients alone."""
-    clipping = CLIPPING_PARTS if recipe and recipe.clip_norm is not None else ()
-    dropping = DROPOUT_PARTS if recipe and recipe.dropout else ()
-    return (*TRAINING_PARTS, *clipping, *dropping)
-
-
 def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], list[int], int]:
     """Lay out the workspace: give the table of layers, each layer's place of `A` with dropout, and the size."""
     spec = layout.spec
@@ -366,11 +381,11 @@ def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], list[int], int]:
 
     place(BLOCK_ROWS * input_stride)
     layers = []
-    # The activation of some losses is a part of them.
-    activations = (*spec.activations, "identity" if spec.loss_takes_logits else spec.output_activation)
+    activations = activations_of(spec)
     for layer, (n_in, n_out) in enumerate(zip(spec.layer_sizes, spec.layer_sizes[1:], strict=False)):
         stride = layout.row_strides[layer]
         name = activations[layer]
+        takes_input = name in e.ACTIVATIONS and e.ACTIVATIONS[name].takes_input
         Z = place(BLOCK_ROWS * stride)
         layers.append(
             Layer(
@@ -380,11 +395,13 @@ def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], list[int], int]:
                 input_stride=input_stride if layer == 0 else layout.row_strides[layer - 1],
                 weights=layout.weight_offsets[layer],
                 bias=layout.bias_offsets[layer],
-                activation=e.ACTIVATIONS.index(name),
                 Z=Z,
-                A=place(BLOCK_ROWS * stride) if name in e.TAKES_INPUT else Z,
+                A=place(BLOCK_ROWS * stride) if takes_input else Z,
                 D=place(BLOCK_ROWS * stride),
                 transposed=place(n_out * layout.row_strides[layer - 1]) if layer else 0,
+                activate=0,  # Written when memory is allocated, for that is when kernels are compiled.
+                multiply_by_slope=0,
+                takes_input=takes_input,
                 threshold=0,
             )
         )
@@ -392,6 +409,11 @@ def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], list[int], int]:
     dropped = [place(BLOCK_ROWS * layer.stride) if layer.Z == layer.A else layer.A for layer in layers]
     place(64)  # Slack: the last tile of a layer may read beyond its last row.
     return np.array(layers, dtype=np.int64), dropped, end
+
+
+def activations_of(spec: NetworkSpec) -> tuple[str, ...]:
+    """Each layer's activation; of the last one only if it is not a part of the loss."""
+    return (*spec.activations, "identity" if spec.loss_takes_logits else spec.output_activation)
 
 
 def inputs_of(layout: ParameterLayout) -> int:
@@ -439,20 +461,24 @@ def loss_constants(loss: str, parameter: float | None) -> tuple[int, float, floa
     return constants[loss]
 
 
-def step_constants(
-    optimizer: Optimizer, first_step: int, learning_rates: NDArray[np.float64]
-) -> tuple[int, NDArray[np.float64]]:
-    """Give an optimizer's code and, for each step, the constants that `fastmlp.kernels.elementwise.update` takes."""
+def update_of(optimizer: Optimizer) -> Kernel:
+    """Give the kernel of an optimizer's update."""
+    if isinstance(optimizer, SGD):
+        if not optimizer.momentum:
+            return e.sgd
+        return e.sgd_nesterov if optimizer.nesterov else e.sgd_momentum
+    return e.adam if isinstance(optimizer, Adam) else e.rmsprop
+
+
+def step_constants(optimizer: Optimizer, first_step: int, learning_rates: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give, for each step, the constants that the kernel of the optimizer's update takes."""
     constants = np.zeros((len(learning_rates), e.N_CONSTANTS))
     constants[:, e.RATE] = learning_rates
     constants[:, e.SHRINK] = 1.0
     if isinstance(optimizer, SGD):
         constants[:, e.DECAY] = optimizer.weight_decay
         constants[:, e.FIRST] = optimizer.momentum
-        if not optimizer.momentum:
-            return e.SGD, constants
-        return e.SGD_NESTEROV if optimizer.nesterov else e.SGD_MOMENTUM, constants
-    if isinstance(optimizer, Adam):
+    elif isinstance(optimizer, Adam):
         t = np.arange(first_step + 1, first_step + len(learning_rates) + 1, dtype=np.float64)
         constants[:, e.RATE] = learning_rates / (1.0 - optimizer.beta1**t)
         constants[:, e.ROOT_SCALE] = 1.0 / np.sqrt(1.0 - optimizer.beta2**t)
@@ -464,12 +490,12 @@ def step_constants(
             constants[:, e.SHRINK] = 1.0 - learning_rates * optimizer.weight_decay
         else:
             constants[:, e.DECAY] = optimizer.weight_decay
-        return e.ADAM, constants
-    assert isinstance(optimizer, RMSprop)
-    constants[:, e.DECAY] = optimizer.weight_decay
-    constants[:, e.SECOND] = optimizer.rho
-    constants[:, e.EPSILON] = optimizer.epsilon
-    return e.RMSPROP, constants
+    else:
+        assert isinstance(optimizer, RMSprop)
+        constants[:, e.DECAY] = optimizer.weight_decay
+        constants[:, e.SECOND] = optimizer.rho
+        constants[:, e.EPSILON] = optimizer.epsilon
+    return constants
 
 
 def batch_scales(

@@ -149,6 +149,10 @@ class KernelCache(caching.FunctionCache):  # type: ignore[misc]
 
     _impl_class = KernelCacheImpl
 
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        """Give the key within a kernel's file: code and what it encloses are told by the folder and the file's name."""
+        return sig, codegen.magic_tuple()
+
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Load a compiled function; None if there is none that can be read."""
         try:
@@ -201,11 +205,16 @@ class Kernel:
         Nopython code. One that is called by address returns an int64.
     signature : callable
         Gives the Numba types of the arguments for the Numba types of the dtypes.
+    name : str, optional
+        Tells kernels apart that are made of one function, by what it encloses.
     """
 
-    def __init__(self, function: Callable[..., Any], signature: Callable[..., tuple[Any, ...]]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], signature: Callable[..., tuple[Any, ...]], name: str | None = None
+    ) -> None:
         self.function = function
         self.signature = signature
+        self.name = name or function.__qualname__
         self._compiled: dict[Any, Any] = {}
         self._addresses: dict[Any, int] = {}
 
@@ -214,8 +223,9 @@ class Kernel:
         if dtypes not in self._compiled:
             # A function of its own for each dtype, because the cache's files bear its name: two processes that compile
             # different dtypes at once must not write to one index.
-            function = types.FunctionType(self.function.__code__, self.function.__globals__, self.function.__name__)
-            function.__qualname__ = "_".join([self.function.__qualname__, *(str(dtype) for dtype in dtypes)])
+            given = self.function
+            function = types.FunctionType(given.__code__, given.__globals__, given.__name__, closure=given.__closure__)
+            function.__qualname__ = "_".join([self.name, *(str(dtype) for dtype in dtypes)])
             dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
             if cache_folder() is not None:
                 dispatcher._cache = KernelCache(function)
@@ -240,11 +250,11 @@ class Kernel:
 REALS = ("scale", "l2", "low", "high")
 
 
-def kernel(function: Callable[..., Any]) -> Kernel:
+def kernel(function: Callable[..., Any], name: str | None = None) -> Kernel:
     """Decorate a `Kernel` of scalars: arguments are int64, but `REALS` are float64 and `like` is of the dtype."""
 
     def signature(T: Any) -> tuple[Any, ...]:
         special = {**dict.fromkeys(REALS, numba.float64), "like": T}
         return tuple(special.get(name, numba.int64) for name in inspect.signature(function).parameters)
 
-    return Kernel(function, signature)
+    return Kernel(function, signature, name)

@@ -62,7 +62,8 @@ class Layer(NamedTuple):
     `weights`, `bias`: in the parameters. `Z`, `A`, `D`: in the workspace, what tells the activation's slope, the
     outputs (in one place unless the slope is told by the input, or dropout comes between), and their derivative.
     `transposed`: in the workspace, ``Wᵀ``. `stride` and `input_stride`: between rows of W, Z, A, D, and of the layer's
-    input and Wᵀ. `threshold`: of dropout, 0 without.
+    input and Wᵀ. `activate`, `multiply_by_slope`, `takes_input`: of the activation; the first two are addresses, 0 for
+    identity. `threshold`: of dropout, 0 without.
     """
 
     n_in: int
@@ -71,11 +72,13 @@ class Layer(NamedTuple):
     input_stride: int
     weights: int
     bias: int
-    activation: int
     Z: int
     A: int
     D: int
     transposed: int
+    activate: int
+    multiply_by_slope: int
+    takes_input: int
     threshold: int
 
 
@@ -124,10 +127,8 @@ class State(NamedTuple):
     loss_and_output_gradient: int
     backward_through_layers: int
     backward_to_weights: int
-    activate: int
-    multiply_by_slope: int
     drop: int
-    update: int
+    update: int  # Of the optimizer; or none, to keep the gradient.
     update_piece: int
     update_clipped: int
     multiply_rows: int
@@ -153,6 +154,7 @@ class Samples(NamedTuple):
     values: int  # Of sparse rows.
     columns: int  # int32, as many.
     starts: int  # int64 (n_samples + 1,), or none.
+    y_stride: int  # Bytes.
 
 
 class Memory(NamedTuple):
@@ -184,7 +186,7 @@ def state_at(place):
         row[0], row[1], row[2], row[3], row[4], row[5], reals[6], reals[7], reals[8], reals[9], reals[10], row[11],
         row[12], row[13], row[14], row[15], row[16], row[17], row[18], row[19], row[20], row[21], row[22], row[23],
         row[24], row[25], row[26], row[27], row[28], row[29], row[30], row[31], row[32], row[33], row[34], row[35],
-        row[36], row[37], row[38], row[39], row[40], row[41], row[42], row[43],
+        row[36], row[37], row[38], row[39], row[40], row[41],
     )  # fmt: skip
 
 
@@ -193,7 +195,8 @@ def samples_at(place):
     """Read a `Samples`."""
     row = pointer(place, np.int64(0))
     return Samples(
-        row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10]
+        row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10],
+        row[11],
     )  # fmt: skip
 
 
@@ -220,13 +223,10 @@ def memory_of(net, like, thread):
 def layer_of(layers, number):
     """Read a row of the table of layers."""
     row = advance(layers, number * FIELDS)
-    return Layer(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11])
-
-
-@inline
-def takes_input(activation):
-    """Whether the activation's derivative is told by its input."""
-    return activation == e.GELU or activation == e.SILU
+    return Layer(
+        row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11], row[12],
+        row[13],
+    )  # fmt: skip
 
 
 @inline
@@ -271,11 +271,9 @@ def gather(place, samples_place, order_place, begin, end, like):
         gather_sparse(net, memory, samples, order, begin, end, scale, like)
         return 0
     sample_bytes = n_in if samples.X_is_uint8 != 0 else n_in * (8 if is_double(like) else 4)
-    last = layer_of(memory.layers, net.n_layers - 1)
-    target_bytes = 8 if net.loss == e.SOFTMAX_CROSS_ENTROPY else last.n_out * (8 if is_double(like) else 4)
     for row in range(begin, end):
         x = advance(memory.workspace, net.inputs + row * stride)
-        prefetch(pointer(samples.y + order[row] * target_bytes, np.uint8(0)))  # The loss will want it.
+        prefetch(pointer(samples.y + order[row] * samples.y_stride, np.uint8(0)))  # The loss will want it.
         address = samples.X + order[row] * samples.X_stride
         # The samples lie anywhere in memory: ask for one that will be wanted soon while this one is copied.
         ahead = pointer(samples.X + order[min(row + AHEAD, end - 1)] * samples.X_stride, np.uint8(0))
@@ -366,15 +364,15 @@ def forward(place, begin, end, key, thread, like):
                 ),
             )  # fmt: skip
         at, n = begin * layer.stride, (end - begin) * layer.stride
-        if layer.activation != e.IDENTITY:
+        if layer.activate != 0:
             active = Z
-            if takes_input(layer.activation):  # Z is kept for the derivative.
+            if layer.takes_input != 0:  # Z is kept for the derivative.
                 active = A
                 for i in range(at, at + n):
                     A[i] = Z[i]
-            call(net.activate, (layer.activation, address_of(advance(active, at)), n, like))
+            call(layer.activate, (address_of(advance(active, at)), n, like))
         if layer.threshold != 0:
-            if not takes_input(layer.activation):
+            if layer.takes_input == 0:
                 for i in range(at, at + n):
                     A[i] = Z[i]
             drop_units(net, layer, number, address_of(advance(A, at)), begin, end, key, like)
@@ -390,11 +388,11 @@ def drop_units(net, layer, number, rows_place, begin, end, key, like):
 
 
 @kernel
-def loss_and_output_gradient(place, samples_place, order_place, begin, end, scale, like):
-    """The losses of the rows begin ... end, and their derivative, times `scale`: the division by the batch size.
+def classes_loss(place, samples_place, order_place, begin, end, scale, like):
+    """The softmax cross-entropy of the rows begin ... end, and its derivative by the last layer's Z.
 
-    It is dA of the last layer, which is dZ already where the activation is a part of the loss. A sample's weight
-    multiplies both.
+    The derivative is that of the batch's loss: `scale` is the division by the batch size. A sample's weight multiplies
+    both.
     """
     net, samples, order = state_at(place), samples_at(samples_place), pointer(order_place, np.int64(0))
     memory = memory_of(net, like, FIRST)
@@ -402,27 +400,42 @@ def loss_and_output_gradient(place, samples_place, order_place, begin, end, scal
     stride, n_out = last.stride, last.n_out
     scale = real(scale, like)
     A, D = advance(memory.workspace, last.A), advance(memory.workspace, last.D)
-    if net.loss == e.SOFTMAX_CROSS_ENTROPY:
-        classes = pointer(samples.y, np.int64(0))
-        e.softmax_cross_entropy_rows(A, n_out, classes, order, scale, D, stride, memory.row_losses, begin, end)
-        if net.label_smoothing != 0.0:
-            for row in range(begin, end):
-                a, d, y = advance(A, row * stride), advance(D, row * stride), classes[order[row]]
-                memory.row_losses[row] += e.smoothing_row(a, n_out, y, scale, net.label_smoothing, d)
-    else:
+    classes = pointer(samples.y, np.int64(0))
+    e.softmax_cross_entropy_rows(A, n_out, classes, order, scale, D, stride, memory.row_losses, begin, end)
+    if net.label_smoothing != 0.0:
         for row in range(begin, end):
-            a, d = advance(A, row * stride), advance(D, row * stride)
-            targets = advance(pointer(samples.y, like), order[row] * n_out)
-            memory.row_losses[row] += e.values_loss_row(
-                net.loss, a, n_out, targets, scale, net.loss_low, net.loss_high, d
-            )
+            a, d, y = advance(A, row * stride), advance(D, row * stride), classes[order[row]]
+            memory.row_losses[row] += e.smoothing_row(a, n_out, y, scale, net.label_smoothing, d)
+    weigh_samples(samples, order, begin, end, memory.row_losses, D, n_out, stride, like)
+    return 0
+
+
+@kernel
+def values_loss(place, samples_place, order_place, begin, end, scale, like):
+    """The same of a loss with values as targets; the derivative is by Z if the activation is a part of it, or by A."""
+    net, samples, order = state_at(place), samples_at(samples_place), pointer(order_place, np.int64(0))
+    memory = memory_of(net, like, FIRST)
+    last = layer_of(memory.layers, net.n_layers - 1)
+    stride, n_out = last.stride, last.n_out
+    scale = real(scale, like)
+    A, D = advance(memory.workspace, last.A), advance(memory.workspace, last.D)
+    for row in range(begin, end):
+        a, d = advance(A, row * stride), advance(D, row * stride)
+        y = advance(pointer(samples.y, like), order[row] * n_out)
+        memory.row_losses[row] += e.values_loss_row(net.loss, a, n_out, y, scale, net.loss_low, net.loss_high, d)
+    weigh_samples(samples, order, begin, end, memory.row_losses, D, n_out, stride, like)
+    return 0
+
+
+@inline
+def weigh_samples(samples, order, begin, end, losses, D, n_out, stride, like):
+    """Multiply losses and derivatives of rows by the weights of their samples."""
     if samples.weights != 0:
         for row in range(begin, end):
             weight, d = pointer(samples.weights, 0.0)[order[row]], advance(D, row * stride)
-            memory.row_losses[row] *= weight
+            losses[row] *= weight
             for j in range(n_out):
                 d[j] *= real(weight, like)
-    return 0
 
 
 @kernel
@@ -439,9 +452,8 @@ def backward_through_layers(place, begin, end, key, thread, like):
         D_place = address_of(advance(D, at))
         if layer.threshold != 0:
             drop_units(net, layer, number, D_place, begin, end, key, like)
-        if layer.activation != e.IDENTITY:
-            kept_place = address_of(advance(workspace, at + layer.Z))
-            call(net.multiply_by_slope, (layer.activation, D_place, kept_place, n, like))
+        if layer.multiply_by_slope != 0:
+            call(layer.multiply_by_slope, (D_place, address_of(advance(workspace, at + layer.Z)), n, like))
         if number > 0:
             transposed = address_of(advance(workspace, layer.transposed))
             dX = address_of(advance(workspace, layer_of(memory.layers, number - 1).D))
@@ -456,9 +468,7 @@ def backward_through_layers(place, begin, end, key, thread, like):
 
 
 @inline
-def use_gradient(
-    net, memory, place, number, piece, row, n_rows, first_block, last_block, optimizer, constants, thread, like
-):
+def use_gradient(net, memory, place, number, piece, row, n_rows, first_block, last_block, constants, thread, like):
     """Do with some rows of dW what is to be done: keep or add them in the gradient buffer, update the weights, or both.
 
     Rows with their padding are contiguous, here and in the parameters, so this is one loop over all of them.
@@ -466,7 +476,7 @@ def use_gradient(
     layer = layer_of(memory.layers, number)
     n = n_rows * layer.stride
     g = memory.weight_rows
-    if first_block == 0 or last_block == 0 or optimizer == e.NO_UPDATE or net.gradient_squares != 0:
+    if first_block == 0 or last_block == 0 or net.update == 0 or net.gradient_squares != 0:
         kept = advance(memory.gradient, layer.weights + row * layer.stride)
         if first_block != 0:
             for i in range(n):
@@ -482,12 +492,12 @@ def use_gradient(
             for i in range(n):
                 g[i] += l2 * w[i]
         pointer(net.gradient_squares, 0.0)[piece] = sum_of_squares(g, n)
-    elif last_block != 0 and optimizer != e.NO_UPDATE:
-        call(net.update_piece, (place, number, piece, row, n_rows, address_of(g), optimizer, constants, thread, like))
+    elif last_block != 0 and net.update != 0:
+        call(net.update_piece, (place, number, piece, row, n_rows, address_of(g), constants, thread, like))
 
 
 @kernel
-def update_piece(place, number, piece, row, n_rows, g_place, optimizer, constants_place, thread, like):
+def update_piece(place, number, piece, row, n_rows, g_place, constants_place, thread, like):
     """Update some rows of a layer's weights, or its bias, by their gradient, and what depends on them."""
     net = state_at(place)
     memory = memory_of(net, like, thread)
@@ -497,7 +507,7 @@ def update_piece(place, number, piece, row, n_rows, g_place, optimizer, constant
     w = advance(memory.parameters, begin)
     m, v = address_of(advance(memory.slot1, begin)), address_of(advance(memory.slot2, begin))
     l2 = pointer(constants_place, 0.0)[e.L2] if is_weights and net.gradient_squares == 0 else 0.0
-    call(net.update, (optimizer, constants_place, l2, address_of(w), g_place, m, v, n, like))
+    call(net.update, (constants_place, l2, address_of(w), g_place, m, v, n, like))
     if net.average != 0:
         average, keep = pointer(net.average, like), real(pointer(constants_place, 0.0)[e.KEEP], like)
         for i in range(n):
@@ -511,7 +521,7 @@ def update_piece(place, number, piece, row, n_rows, g_place, optimizer, constant
 
 
 @kernel
-def update_clipped(place, optimizer, constants, thread, threads, like):
+def update_clipped(place, constants, thread, threads, like):
     """Update this thread's share of the weights by the gradient in its buffer, scaled down to `clip_norm`."""
     net = state_at(place)
     memory = memory_of(net, like, thread)
@@ -534,7 +544,7 @@ def update_clipped(place, optimizer, constants, thread, threads, like):
                     g[i] *= real(factor, like)
             call(
                 net.update_piece,
-                (place, number, unit, row, n_rows, address_of(g), optimizer, constants, thread, like),
+                (place, number, unit, row, n_rows, address_of(g), constants, thread, like),
             )
     return 0
 
@@ -550,7 +560,7 @@ def transpose_weights(memory, layer, first_row, n_rows):
 
 
 @kernel
-def backward_to_weights(place, n_rows, first_block, last_block, optimizer, constants, thread, threads, like):
+def backward_to_weights(place, n_rows, first_block, last_block, constants, thread, threads, like):
     """``dW = Xᵀ dY`` and ``db = Σ dY`` of every layer over `n_rows` rows, and their use, for this thread's share."""
     net = state_at(place)
     memory = memory_of(net, like, thread)
@@ -580,7 +590,7 @@ def backward_to_weights(place, n_rows, first_block, last_block, optimizer, const
             clear_columns(memory.weight_rows, n_weight_rows, n_vectors * width, stride, like)
             if piece == n_pieces:
                 # The bias stands in the parameters as one more row of W, and its gradient is a sum over the samples.
-                sum_of_rows(D, n_rows, layer.stride, memory.weight_rows, like)
+                sum_of_rows(D, n_rows, n_vectors * width, stride, memory.weight_rows, like)
             elif number == 0 and listed:
                 if row >> 6 != turned_word:
                     turned_word = row >> 6
@@ -601,7 +611,7 @@ def backward_to_weights(place, n_rows, first_block, last_block, optimizer, const
                     ),
                 )  # fmt: skip
             use_gradient(
-                net, memory, place, number, unit - 1, row, n_weight_rows, first_block, last_block, optimizer, constants,
+                net, memory, place, number, unit - 1, row, n_weight_rows, first_block, last_block, constants,
                 thread, like,
             )  # fmt: skip
     return 0
@@ -616,12 +626,12 @@ def clear_columns(G, n_rows, first, stride, like):
 
 
 @inline
-def sum_of_rows(D, n_rows, stride, db, like):
-    """``db = Σ D`` over the rows."""
-    for j in range(stride):
+def sum_of_rows(D, n_rows, n, stride, db, like):
+    """``db = Σ D`` over the rows, for the first n columns: whole vectors. The padding beyond may hold anything."""
+    for j in range(n):
         db[j] = real(0.0, like)
     for i in range(n_rows):
-        for j in range(stride):
+        for j in range(n):
             db[j] += D[i * stride + j]
 
 
@@ -643,7 +653,6 @@ def sum_weight_squares(net, memory):
 def train_steps(
     place,
     samples_place,
-    optimizer,
     constants_place,
     batch_size,
     first_batch,
@@ -707,13 +716,13 @@ def train_steps(
             is_first, is_last = np.int64(block == 0), np.int64(block + n_rows == n_batch)
             call(
                 net.backward_to_weights,
-                (place, n_rows, is_first, is_last, optimizer, constants, thread, threads, like),
+                (place, n_rows, is_first, is_last, constants, thread, threads, like),
             )
             arrived += 1
             if not all_arrived(net.barrier, threads, arrived):
                 return step
         if net.gradient_squares != 0:
-            call(net.update_clipped, (place, optimizer, constants, thread, threads, like))
+            call(net.update_clipped, (place, constants, thread, threads, like))
             arrived += 1
             if not all_arrived(net.barrier, threads, arrived):
                 return step
