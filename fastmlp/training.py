@@ -242,6 +242,7 @@ def train(
     evaluate: Callable[[], tuple[float, float | None]] | None = None,
     callbacks: Sequence[Callback] = (),
     progress: ProgressCallback | None = None,
+    ahead: Callable[[], int] | None = None,
 ) -> None:
     """Train until `recipe.epochs` are done or a callback asks to stop, changing `parameters` and `state` in place.
 
@@ -271,6 +272,8 @@ def train(
         Each is called with the history after each epoch; a true answer stops the run.
     progress : callable, optional
         Called with a `Progress` between chunks of steps; a true answer stops the run, even within an epoch.
+    ahead : callable, optional
+        Says how many epochs may pass before `evaluate` and the callbacks have to be called again, instead of one.
 
     Raises
     ------
@@ -291,7 +294,9 @@ def train(
     stop = False
     while state.epoch < recipe.epochs and not stop:
         # Several epochs in one go where Python has nothing to do between them and their orders take little memory.
-        span = 1 if evaluate or callbacks else max(1, min(recipe.epochs - state.epoch, ORDERS_ELEMENTS // n_samples))
+        span = max(1, min(recipe.epochs - state.epoch, ORDERS_ELEMENTS // n_samples))
+        if evaluate or callbacks:
+            span = 1 if ahead is None else max(1, min(span, ahead()))
         rng_state = state.rng.bit_generator.state
         orders = draw_orders(state.rng, span if recipe.shuffle else 0, n_samples)
         backup, first_epoch = [buffer.copy() for buffer in buffers], state.epoch

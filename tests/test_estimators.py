@@ -356,6 +356,19 @@ def test_it_stops_when_there_is_no_improvement() -> None:
     assert not clf.stopped_
 
 
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+@pytest.mark.parametrize("kind", BOTH)
+def test_epochs_that_run_together_are_the_same_epochs(kind: Any, solver: str) -> None:
+    """Where nothing can happen between some epochs they are one call; a callback makes each a call of its own."""
+    for patience, tol in ((1, 1e-2), (4, 1e-3), (10, 0.1)):
+        parameters = {"solver": solver, "n_iter_no_change": patience, "tol": tol, "learning_rate_init": 0.02}
+        one = fitted(kind, max_iter=200, **parameters)
+        other = fitted(kind, max_iter=200, callbacks=[lambda history: None], **parameters)
+        assert one.loss_curve_ == other.loss_curve_
+        assert (one.n_iter_, one.stopped_, one.t_) == (other.n_iter_, True, other.t_)
+        np.testing.assert_array_equal(one.coefs_[0], other.coefs_[0])
+
+
 def test_early_stopping_gives_back_the_best_weights() -> None:
     X, y = X_iris / X_iris.max(axis=0), y_iris
     clf = MLPClassifier((8,), early_stopping=True, learning_rate_init=0.1, random_state=1, max_iter=80, tol=1e-3)

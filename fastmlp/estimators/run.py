@@ -223,7 +223,8 @@ class Run:
             train(
                 net._engine, net._parameters, samples.X, self.targets(), True, recipe, state,
                 net.threads(batch_size, threads), samples.weights, None if self.held_out is None else self.evaluate,
-                (self.end_epoch, *self.callbacks), self.between_chunks if e.progress or e.max_time else None,
+                (self.end_epochs, *self.callbacks), self.between_chunks if e.progress or e.max_time else None,
+                self.ahead,
             )  # fmt: skip
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=4)
@@ -236,6 +237,7 @@ class Run:
             solver.unaveraged = state.unaveraged
             if self.bar is not None:
                 self.bar.close()
+        self.end_epochs(state.history)  # If it was stopped between two calls.
         if not e.loss_curve_ and state.batch:  # Stopped within the first epoch.
             e.loss_ = state.loss_sum / (state.batch * batch_size)
         if solver.best is not None and (e.stopped_ or not self.incremental):
@@ -265,17 +267,32 @@ class Run:
 
     # --- Between two epochs -------------------------------------------------------------------------------------------
 
-    def end_epoch(self, history: History) -> bool:
-        """Enter the epoch that is over, and say whether to stop."""
+    def ahead(self) -> int:
+        """Say how many epochs must pass before anything can happen between them: those of Python's time are saved."""
+        e = self.estimator
+        by_epoch = e.verbose or e.progress or self.callbacks or self.held_out is not None
+        if by_epoch or e.learning_rate in ("invscaling", "adaptive"):
+            return 1
+        return int(min(e.n_iter_no_change - e._no_improvement_count + 1, e.max_iter))
+
+    def end_epochs(self, history: History) -> bool:
+        """Enter the epochs that are over, and say whether to stop."""
+        # An evaluation that was interrupted leaves an epoch without validation: that one is not over.
+        n_epochs = len(history.train_loss if self.held_out is None else history.validation_loss)
+        answers = [self.end_epoch(history, epoch) for epoch in range(self.estimator.n_iter_, n_epochs)]
+        return any(answers)
+
+    def end_epoch(self, history: History, epoch: int) -> bool:
+        """Enter an epoch that is over, and say whether to stop."""
         e = self.estimator
         e.n_iter_ += 1
         e.t_ += len(self.samples)
-        e.loss_ = history.train_loss[-1]
+        e.loss_ = history.train_loss[epoch]
         e.loss_curve_.append(e.loss_)
         if e.verbose:
             print(f"Iteration {e.n_iter_}, loss = {e.loss_:.8f}")
         if self.held_out is not None:
-            self.enter_validation(history.validation_loss[-1], history.validation_accuracy[-1])
+            self.enter_validation(history.validation_loss[epoch], history.validation_accuracy[epoch])
         if not e.early_stopping:
             self.count_no_improvement(-e.loss_, -e.best_loss_)
             e.best_loss_ = min(e.best_loss_, e.loss_)
