@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 
 from fastmlp.dropout import step_keys, threshold
 from fastmlp.kernels import elementwise as e
-from fastmlp.kernels import loop, products
+from fastmlp.kernels import gathering, loop, products, weights
+from fastmlp.kernels.gathering import MASK_SLACK
 from fastmlp.kernels.jit import Kernel
-from fastmlp.kernels.lists import LIST_SLACK
-from fastmlp.kernels.loop import BLOCK_ROWS, MASK_SLACK, WEIGHT_ROWS, Layer, Samples, State
+from fastmlp.kernels.lists import LIST_SLACK, TURNED_BYTES
+from fastmlp.kernels.loop import BLOCK_ROWS
 from fastmlp.kernels.products import DENSE_COLUMNS
+from fastmlp.kernels.records import Layer, Samples, State
+from fastmlp.kernels.weights import piece_rows
 from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
 from fastmlp.parameters import ParameterLayout, aligned_zeros, padded
 from fastmlp.shapes import NotFiniteError
@@ -28,10 +31,10 @@ from fastmlp.training import Recipe, TrainingState, available_cpus
 
 Array = NDArray[Any]
 
-FORWARD_PARTS = (loop.gather, loop.forward, products.multiply_rows, products.multiply_listed_rows)
+FORWARD_PARTS = (gathering.gather, loop.forward, products.multiply_rows, products.multiply_listed_rows)
 TRAINING_PARTS = (
-    loop.backward_through_layers, loop.backward_to_weights, loop.update_piece, products.multiply_columns,
-    products.multiply_listed_columns,
+    loop.backward_through_layers, weights.backward_to_weights, weights.update_piece, weights.prepare_weights,
+    products.multiply_columns, products.multiply_listed_columns,
 )  # fmt: skip
 """The kernels that the loop calls by address; the fields of `State` bear their names."""
 
@@ -107,7 +110,7 @@ class Engine:
             if activation is not None:
                 activation.activate.compiled(self.dtype)
                 activation.multiply_by_slope.compiled(self.dtype)
-        for part in (loop.train_steps, *FORWARD_PARTS, *self._training_parts(recipe).values()):
+        for part in (loop.train_steps, *FORWARD_PARTS, *self._training_parts(X, recipe).values()):
             part.compiled(self.dtype)
 
     def forward(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array:
@@ -148,6 +151,7 @@ class Engine:
         sparse = (0, 0, 0)
         if isinstance(X, SparseRows):
             sparse = addresses(X)
+            scratch.set(gather_sparse=gathering.gather_sparse.address(self.dtype))
             X = np.empty((len(X), 0), self.dtype)
         doubt = entry(scratch.place, scratch.samples_place, X, *sparse, outputs, classes, self._like)
         self._spare[1].append(scratch)
@@ -233,15 +237,17 @@ class Engine:
                 layers[number, Layer._fields.index("A")] = self._dropped[number]
         return layers
 
-    def _training_parts(self, recipe: Recipe | None) -> dict[str, Kernel]:
+    def _training_parts(self, X: Inputs, recipe: Recipe | None) -> dict[str, Kernel]:
         """The kernels that the loop calls besides the forward pass's: for a recipe, or for gradients alone."""
         is_softmax = self.layout.spec.loss == "softmax_cross_entropy"
         parts = {part.function.__name__: part for part in TRAINING_PARTS}
         parts["loss_and_output_gradient"] = loop.classes_loss if is_softmax else loop.values_loss
+        if isinstance(X, SparseRows):
+            parts["gather_sparse"] = gathering.gather_sparse
         if recipe is not None:
             parts["update"] = update_of(recipe.optimizer)
             if recipe.clip_norm is not None:
-                parts["update_clipped"] = loop.update_clipped
+                parts["update_clipped"] = weights.update_clipped
             if recipe.dropout:
                 parts["drop"] = e.drop
         return parts
@@ -284,7 +290,7 @@ class Engine:
             gradient_squares=address(squares["squares_of_gradient"]) if clips else 0,
             **fields,
         )
-        scratch.set(**{name: part.address(self.dtype) for name, part in self._training_parts(recipe).items()})
+        scratch.set(**{name: part.address(self.dtype) for name, part in self._training_parts(X, recipe).items()})
 
     def _take(self, threads: int, parameters: Array) -> Scratch:
         """Scratch memory for one call on these parameters: what an earlier call has given back, or new."""
@@ -306,11 +312,13 @@ class Engine:
                 kernels = activation.activate, activation.multiply_by_slope
                 first = Layer._fields.index("activate")
                 layer[first : first + 2] = [each.address(self.dtype) for each in kernels]
-        # Whole tiles of rows, so up to a tile more than WEIGHT_ROWS.
-        rows_size = (WEIGHT_ROWS + DENSE_COLUMNS.rows) * max(self.layout.row_strides)
+        # Whole tiles of rows, so up to a tile more than a piece has.
+        rows_size = max((piece_rows(stride) + DENSE_COLUMNS.rows) * stride for stride in self.layout.row_strides)
+        turned_size = TURNED_BYTES * BLOCK_ROWS
         indices_size = max(n_words * 64, BLOCK_ROWS) + LIST_SLACK
         loss, low, high = loss_constants(spec.loss, spec.loss_parameter)
-        n_pieces = sum(-(-n_in // WEIGHT_ROWS) + spec.bias for n_in in spec.layer_sizes[:-1])
+        n_in, rows = map(Layer._fields.index, ("n_in", "piece_rows"))
+        n_pieces = sum(int(-(-layer[n_in] // layer[rows])) + spec.bias for layer in self._layers)
         network = {
             "layers": address(self._layers),
             "n_layers": len(self._layers),
@@ -323,6 +331,7 @@ class Engine:
             "loss_high": bits(high),
             "weight_rows_size": rows_size,
             "indices_size": indices_size,
+            "turned_size": turned_size,
             "n_pieces": n_pieces,
             **{part.function.__name__: part.address(self.dtype) for part in FORWARD_PARTS},
         }
@@ -336,7 +345,7 @@ class Engine:
             "squares_of_gradient": (n_pieces, "float64"),
             "weight_rows": (threads * rows_size, dtype),
             "indices": (threads * indices_size, "int32"),
-            "turned": (threads * 4 * BLOCK_ROWS, "uint8"),
+            "turned": (threads * turned_size, "uint8"),
         }
         return Scratch(network, sizes)
 
@@ -403,6 +412,7 @@ def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], list[int], int]:
                 multiply_by_slope=0,
                 takes_input=takes_input,
                 threshold=0,
+                piece_rows=piece_rows(stride),
             )
         )
     # Behind all else: memory that is never touched without dropout.
