@@ -34,7 +34,7 @@ Array = NDArray[Any]
 FORWARD_PARTS = (gathering.gather, loop.forward, products.multiply_rows, products.multiply_listed_rows)
 TRAINING_PARTS = (
     loop.backward_through_layers, weights.backward_to_weights, weights.update_piece, weights.prepare_weights,
-    products.multiply_columns, products.multiply_listed_columns,
+    weights.transpose_weights, products.multiply_columns, products.multiply_listed_columns,
 )  # fmt: skip
 """The kernels that the loop calls by address; the fields of `State` bear their names."""
 
@@ -108,10 +108,11 @@ class Engine:
         """Compile the training loop for this dtype, or load it from the cache."""
         for activation in map(e.ACTIVATIONS.get, self._activations):
             if activation is not None:
-                activation.activate.compiled(self.dtype)
-                activation.multiply_by_slope.compiled(self.dtype)
-        for part in (loop.train_steps, *FORWARD_PARTS, *self._training_parts(X, recipe).values()):
-            part.compiled(self.dtype)
+                activation.activate.address(self.dtype)
+                activation.multiply_by_slope.address(self.dtype)
+        for part in (*FORWARD_PARTS, *self._training_parts(X, recipe).values()):
+            part.address(self.dtype)
+        loop.train_steps.entry(self.dtype)
 
     def forward(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array:
         """Compute the outputs: without their activation, where it is a part of the loss."""

@@ -92,6 +92,7 @@ class State(NamedTuple):
     update_piece: int
     update_clipped: int
     prepare_weights: int
+    transpose_weights: int
     multiply_rows: int
     multiply_listed_rows: int
     multiply_columns: int

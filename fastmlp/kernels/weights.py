@@ -133,7 +133,7 @@ def update_piece(place, number, unit, row, n_rows, g_place, constants_place, lik
             average[i] = w[i] + keep * (average[i] - w[i])
     if is_weights:
         if layer.transposed > 0:
-            transpose_weights(net, layer, row, n_rows, like)  # dX of the next step needs them.
+            call(net.transpose_weights, (place, number, row, n_rows, like))  # dX of the next step needs them.
         if net.weight_squares != 0:
             pointer(net.weight_squares, 0.0)[unit] = sum_of_squares(w, n)
     return 0
@@ -172,7 +172,7 @@ def prepare_weights(place, like):
     for number in range(net.n_layers - 1, -1, -1):
         layer = layer_at(net.layers + number * LAYER_BYTES)
         if layer.transposed > 0:
-            transpose_weights(net, layer, FIRST, layer.n_in, like)
+            call(net.transpose_weights, (place, number, FIRST, layer.n_in, like))
         if net.weight_squares != 0:
             for row in range(0, layer.n_in, layer.piece_rows):
                 w = advance(pointer(net.parameters, like), layer.weights + row * layer.stride)
@@ -183,15 +183,18 @@ def prepare_weights(place, like):
     return 0
 
 
-@inline
-def transpose_weights(net, layer, first_row, n_rows, like):
+@kernel
+def transpose_weights(place, number, first_row, n_rows, like):
     """Copy rows of a layer's W to columns of its Wᵀ in the workspace."""
+    net = state_at(place)
+    layer = layer_at(net.layers + number * LAYER_BYTES)
     stride, input_stride = layer.stride, layer.input_stride
     W = advance(pointer(net.parameters, like), layer.weights + first_row * stride)
     T = advance(pointer(net.workspace, like), layer.transposed + first_row)
     for j in range(layer.n_out):
         for i in range(n_rows):
             T[j * input_stride + i] = W[i * stride + j]
+    return 0
 
 
 @inline
