@@ -21,6 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import estimators
 from contenders import CONTENDERS
 from results import Result, caption, markdown, report, write_readme
 from workloads import WORKLOADS, Workload
@@ -205,6 +206,9 @@ def sweep(sizes: tuple[int, ...], conditions: Conditions) -> list[list[float]]:
 def main() -> None:
     """Race and report."""
     options = parse_options()
+    if options.estimators:
+        estimators.main(options.work, options.threads, options.rounds, options.markdown)
+        return
     measured = caption(options.peers, options.isa)
     print(f"{measured}; load {os.getloadavg()[0]:.1f}", flush=True)
     conditions = [Conditions(n, options.rounds, options.isa, options.quick) for n in options.threads]
@@ -238,7 +242,7 @@ def parse_options() -> argparse.Namespace:
     """Read the arguments."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     peers = [name for name in CONTENDERS if name != "fastmlp"]
-    parser.add_argument("--work", default=",".join(WORKLOADS), help="workloads (default: all): %(default)s")
+    parser.add_argument("--work", help=f"workloads (default: all): {','.join(WORKLOADS)}")
     parser.add_argument("--threads", default="1", help="thread counts (default: 1)")
     parser.add_argument("--peers", default=",".join(peers), help="peers (default: all): %(default)s")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default: 5)")
@@ -251,8 +255,15 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--sweep", action="store_true", help="race NumPy over widths and batch sizes, instead of --work"
     )
+    parser.add_argument(
+        "--estimators",
+        action="store_true",
+        help=f"race scikit-learn's estimators instead; --work is then of {','.join(estimators.TASKS)}",
+    )
     options = parser.parse_args()
-    for what, known in (("work", list(WORKLOADS)), ("peers", peers)):
+    works = list(estimators.TASKS if options.estimators else WORKLOADS)
+    options.work = options.work or ",".join(works)
+    for what, known in (("work", works), ("peers", peers)):
         names = getattr(options, what).split(",")
         if unknown := [name for name in names if name not in known]:
             parser.error(f"{what} must be of {', '.join(known)}, got {unknown[0]}")

@@ -37,6 +37,8 @@ _HOMES = {
     "Dataset": "datasets",
 }
 _ROOMS = ("kernels", "reference")
+# These need scikit-learn. They are not in __all__, so that "from fastmlp import *" does not.
+_ESTIMATORS = ("MLPClassifier", "MLPRegressor")
 
 __all__ = ["__version__", *_HOMES, *_ROOMS]
 
@@ -46,8 +48,10 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"fastmlp.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(f"fastmlp.{_HOMES[name]}"), name)
+    if name in _ESTIMATORS:
+        return getattr(importlib.import_module("fastmlp.estimators"), name)
     raise AttributeError(f"module 'fastmlp' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted((*__all__, *_ESTIMATORS))

@@ -518,9 +518,16 @@ class MLP:
         return cls._from_saved(SavedNetwork(path), engine)
 
     @classmethod
-    def _from_saved(cls, saved: SavedNetwork, engine: str) -> MLP:
+    def _from_spec(cls, spec: NetworkSpec, engine: str) -> MLP:
+        """Make a network whose parameters are all zero."""
         net = cls.__new__(cls)
-        net._build(saved.spec, engine)
+        net.seed = 0
+        net._build(spec, engine)
+        return net
+
+    @classmethod
+    def _from_saved(cls, saved: SavedNetwork, engine: str) -> MLP:
+        net = cls._from_spec(saved.spec, engine)
         net.seed, net._fits = saved.seed, saved.fits
         net.set_parameters(saved.weights, saved.biases)
         return net

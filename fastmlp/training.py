@@ -43,7 +43,9 @@ class Engine(Protocol):
 
     def classes(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array: ...  # noqa: D102
 
-    def gradients(self, parameters: Array, X: Inputs, y: Array) -> tuple[float, Array]: ...  # noqa: D102
+    def gradients(  # noqa: D102
+        self, parameters: Array, X: Inputs, y: Array, sample_weight: NDArray[np.float64] | None = None
+    ) -> tuple[float, Array]: ...
 
     def train_steps(  # noqa: D102
         self,
@@ -105,7 +107,10 @@ class History:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: what stays the same during a run. Built by `make_recipe`; `fastmlp.MLP.fit` says what it means."""
+    """How to train: what stays the same during a run. Built by `make_recipe`; `fastmlp.MLP.fit` says what it means.
+
+    `loss_factor` multiplies the losses that are reported, but for the L2 term; the steps do not depend on it.
+    """
 
     epochs: int
     batch_size: int
@@ -113,6 +118,7 @@ class Recipe:
     schedule: Schedule
     shuffle: bool
     l2: float = 0.0
+    loss_factor: float = 1.0
     label_smoothing: float = 0.0
     clip_norm: float | None = None
     average: float | None = None
@@ -236,6 +242,7 @@ def train(
     evaluate: Callable[[], tuple[float, float | None]] | None = None,
     callbacks: Sequence[Callback] = (),
     progress: ProgressCallback | None = None,
+    ahead: Callable[[], int] | None = None,
 ) -> None:
     """Train until `recipe.epochs` are done or a callback asks to stop, changing `parameters` and `state` in place.
 
@@ -265,6 +272,8 @@ def train(
         Each is called with the history after each epoch; a true answer stops the run.
     progress : callable, optional
         Called with a `Progress` between chunks of steps; a true answer stops the run, even within an epoch.
+    ahead : callable, optional
+        Says how many epochs may pass before `evaluate` and the callbacks have to be called again, instead of one.
 
     Raises
     ------
@@ -285,7 +294,9 @@ def train(
     stop = False
     while state.epoch < recipe.epochs and not stop:
         # Several epochs in one go where Python has nothing to do between them and their orders take little memory.
-        span = 1 if evaluate or callbacks else max(1, min(recipe.epochs - state.epoch, ORDERS_ELEMENTS // n_samples))
+        span = max(1, min(recipe.epochs - state.epoch, ORDERS_ELEMENTS // n_samples))
+        if evaluate or callbacks:
+            span = 1 if ahead is None else max(1, min(span, ahead()))
         rng_state = state.rng.bit_generator.state
         orders = draw_orders(state.rng, span if recipe.shuffle else 0, n_samples)
         backup, first_epoch = [buffer.copy() for buffer in buffers], state.epoch

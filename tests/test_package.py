@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import doctest
-import importlib
+import importlib.util
 import pkgutil
 import re
 import subprocess
@@ -48,6 +48,7 @@ def test_public_names() -> None:
     for name in fastmlp.__all__:
         assert getattr(fastmlp, name) is not None
     assert {"MLP", "SGD", "Adam", "AdamW", "RMSprop", "load_dataset", "kernels", "reference"} <= set(dir(fastmlp))
+    assert {"MLPClassifier", "MLPRegressor"} <= set(dir(fastmlp)) - set(fastmlp.__all__)
     with pytest.raises(AttributeError, match=r"^module 'fastmlp' has no attribute 'MPL'$"):
         fastmlp.MPL  # noqa: B018
 
@@ -58,7 +59,10 @@ def test_version_is_the_projects() -> None:
 
 
 def modules() -> list[str]:
-    return [module.name for module in pkgutil.walk_packages(fastmlp.__path__, "fastmlp.")]
+    """All modules; without scikit-learn, all but the estimators, which need it."""
+    names = [module.name for module in pkgutil.walk_packages(fastmlp.__path__, "fastmlp.")]
+    has_sklearn = importlib.util.find_spec("sklearn") is not None
+    return [name for name in names if has_sklearn or not name.startswith("fastmlp.estimators")]
 
 
 def test_the_package_says_that_it_is_typed() -> None:

@@ -23,6 +23,8 @@ def two_cpus(monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that interrupts")
+# What Python swallows is a warning of pytest's.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupted_fit_leaves_no_thread_behind(two_cpus):
     def interrupt(number, frame):
         raise KeyboardInterrupt

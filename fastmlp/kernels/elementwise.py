@@ -432,8 +432,8 @@ def values_loss_row(code, z, n, y, scale, low, high, d):
 # --- Optimizer updates ------------------------------------------------------------------------------------------------
 
 # The constants of a step; see `fastmlp.kernels.engine.step_constants`.
-RATE, DECAY, SHRINK, FIRST, SECOND, EPSILON, ROOT_SCALE, SCALE, L2, KEEP, KEY = range(11)
-N_CONSTANTS = 11
+RATE, DECAY, SHRINK, FIRST, SECOND, EPSILON, ROOT_SCALE, SCALE, LOSS_SCALE, L2, KEEP, KEY = range(12)
+N_CONSTANTS = 12
 
 # Each of the following is one step of an optimizer over n parameters: `w` and the slots `m`, `v` change in place. All
 # are given by address. The constants are float64 and become the dtype of `w` once, before the loop. For all optimizers,

@@ -158,13 +158,16 @@ class Engine:
         self._spare[1].append(scratch)
         return bool(doubt == 0.0)
 
-    def gradients(self, parameters: Array, X: Inputs, y: Array) -> tuple[float, Array]:
+    def gradients(
+        self, parameters: Array, X: Inputs, y: Array, sample_weight: NDArray[np.float64] | None = None
+    ) -> tuple[float, Array]:
         """Loss and its derivative by every parameter."""
         gradient, losses, orders = self.layout.allocate(), np.empty(1), np.arange(len(X))
         constants = np.zeros((1, e.N_CONSTANTS))
-        constants[:, e.SCALE] = batch_scales(self.layout.spec, None, orders[None], len(X), 0, 1)
+        scales = batch_scales(self.layout.spec, sample_weight, orders[None], len(X), 0, 1)
+        constants[:, e.SCALE] = constants[:, e.LOSS_SCALE] = scales[0]
         scratch = self._take(1, parameters)
-        self._set_up_training(scratch, X, y, orders, None, None, gradient=address(gradient))
+        self._set_up_training(scratch, X, y, orders, sample_weight, None, gradient=address(gradient))
         run = loop.train_steps.entry(self.dtype)
         run(
             scratch.place, scratch.samples_place, address(constants), len(X), 0, address(losses), 1, 0, 1,
@@ -192,6 +195,7 @@ class Engine:
         constants = step_constants(recipe.optimizer, state.step, learning_rates)
         scales = batch_scales(self.layout.spec, sample_weight, orders, batch_size, first_batch, n_steps)
         constants[:, e.SCALE], constants[:, e.L2] = scales, recipe.l2 * scales
+        constants[:, e.LOSS_SCALE] = recipe.loss_factor * scales
         constants[:, e.KEY] = step_keys(state.dropout_seed, state.step, n_steps).view(np.float64)
         constants[:, e.KEEP] = recipe.average or 0.0
         if state.step == 0:
@@ -228,9 +232,10 @@ class Engine:
     def _layers_with_dropout(self, rates: tuple[float, ...]) -> NDArray[np.int64]:
         """The table of layers with dropout's thresholds, and with places of their own for what it leaves."""
         layers = self._layers.copy()
-        n_hidden = len(rates)
-        layers[:n_hidden, Layer._fields.index("threshold")] = [threshold(rate) for rate in rates]
-        layers[:n_hidden, Layer._fields.index("A")] = self._dropped[:n_hidden]
+        for number, limit in enumerate(map(threshold, rates)):
+            if limit:  # A layer without dropout is not copied to the other place.
+                layers[number, Layer._fields.index("threshold")] = limit
+                layers[number, Layer._fields.index("A")] = self._dropped[number]
         return layers
 
     def _training_parts(self, X: Inputs, recipe: Recipe | None) -> dict[str, Kernel]:

@@ -19,11 +19,27 @@ MASK_SLACK = 8
 """Rows of masks beyond a block's last row that a tile or a byte of a list may read; they say that nothing is there."""
 
 
+@inline
+def clear_rows(X, masks, n_words, stride, begin, end, like):
+    """Make rows of the gathered X zero, eight inputs at a time, where their masks say that they are not."""
+    for row in range(begin, end):
+        for word in range(n_words):
+            bits = masks[row * n_words + word]
+            masks[row * n_words + word] = np.uint64(0)
+            x = advance(X, row * stride + word * 64)
+            while bits != 0:
+                if bits & np.uint64(255) != 0:
+                    for j in range(8):
+                        x[j] = real(0.0, like)
+                bits >>= np.uint64(8)
+                x = advance(x, 8)
+
+
 @kernel
 def gather(place, samples_place, order_place, begin, end, n_rows, like):
     """Copy the samples ``order[begin:end]`` to the rows begin ... end: converted, scaled, with masks.
 
-    Whoever copies the last of the block's `n_rows` clears the masks beyond it.
+    Whoever copies the last of the block's `n_rows` clears the rows beyond it.
     """
     net, samples, order = state_at(place), samples_at(samples_place), pointer(order_place, np.int64(0))
     layer = layer_at(net.layers)
@@ -51,9 +67,8 @@ def gather(place, samples_place, order_place, begin, end, n_rows, like):
         is_finite = scan_row(x, n_words, advance(masks, row * n_words))
         # The row's loss begins here: a NaN or infinity in X makes it NaN, even where an activation would hide it.
         losses[row] = 0.0 if is_finite else np.nan
-    if end == n_rows:
-        for i in range(n_rows * n_words, (n_rows + MASK_SLACK) * n_words):
-            masks[i] = np.uint64(0)
+    if end == n_rows:  # Not the masks alone: where a mask has no bit, `gather_sparse` takes X to be zero.
+        clear_rows(X, masks, n_words, stride, n_rows, n_rows + MASK_SLACK, like)
     return 0
 
 
@@ -76,19 +91,3 @@ def gather_sparse(place, samples_place, order_place, begin, end, n_rows, like):
             mask[j >> 6] |= np.uint64(1) << np.uint64(j & 63)
         losses[row] = 0.0
     return 0
-
-
-@inline
-def clear_rows(X, masks, n_words, stride, begin, end, like):
-    """Make rows of the gathered X zero, eight inputs at a time, where their masks say that they are not."""
-    for row in range(begin, end):
-        for word in range(n_words):
-            bits = masks[row * n_words + word]
-            masks[row * n_words + word] = np.uint64(0)
-            x = advance(X, row * stride + word * 64)
-            while bits != 0:
-                if bits & np.uint64(255) != 0:
-                    for j in range(8):
-                        x[j] = real(0.0, like)
-                bits >>= np.uint64(8)
-                x = advance(x, 8)

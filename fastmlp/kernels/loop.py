@@ -238,7 +238,7 @@ def train_steps(
             losses[step] = 0.0
             continue
         order = samples.orders + (epoch % samples.n_orders * samples.n_samples + first) * 8
-        loss = 0.0
+        loss, loss_scale = 0.0, pointer(constants, 0.0)[e.LOSS_SCALE]
         if net.weight_squares != 0:
             for piece in range(net.n_pieces):
                 loss += weight_squares[piece]
@@ -256,7 +256,7 @@ def train_steps(
             if not all_arrived(net.barrier, threads, arrived):
                 return step
             for row in range(n_rows):  # Each thread sums all rows, in one order: all come to the same loss.
-                loss += row_losses[row] * scale
+                loss += row_losses[row] * loss_scale
             if not np.isfinite(loss):
                 losses[step] = loss
                 return step + 1

@@ -83,12 +83,15 @@ class Engine:
         classes: NDArray[np.intp] = self.forward(parameters, X).argmax(axis=1)
         return classes
 
-    def gradients(self, parameters: Array, X: Inputs, y: Array) -> tuple[float, Array]:
+    def gradients(
+        self, parameters: Array, X: Inputs, y: Array, sample_weight: NDArray[np.float64] | None = None
+    ) -> tuple[float, Array]:
         """Loss and its derivative by every parameter, as a flat buffer in the layout of `parameters`."""
         flat = self.layout.allocate()
-        scale = 1.0 / X.shape[0] if self.spec.reduction == "mean" else 1.0
+        total = X.shape[0] if sample_weight is None else sample_weight.sum()
+        scale = float(1.0 / total) if self.spec.reduction == "mean" else 1.0
         with np.errstate(over="ignore", invalid="ignore"):
-            return self._gradients(parameters, self._scaled(X), y, scale, flat), flat
+            return self._gradients(parameters, self._scaled(X), y, scale, flat, sample_weight), flat
 
     def train_steps(
         self,
@@ -152,10 +155,11 @@ class Engine:
                 continue
             scale = float(1.0 / total) if self.spec.reduction == "mean" else 1.0
             with np.errstate(over="ignore", invalid="ignore"):  # The loss tells what diverges, and the loop says so.
-                losses[i] = self._gradients(
+                loss = self._gradients(
                     parameters, self._scaled(X[rows]), y[rows], scale, gradient, weight, recipe.label_smoothing,
                     self._masks(keys[i], len(rows), recipe.dropout),
                 )  # fmt: skip
+                losses[i] = recipe.loss_factor * loss
                 losses[i] += self._penalty(parameters, recipe.l2 * scale, gradient)
                 if not np.isfinite(losses[i]):
                     return losses[: i + 1]

@@ -1,0 +1,446 @@
+"""What both estimators share: parameters and their rules, the network behind ``coefs_``, fit and forward pass."""
+
+from __future__ import annotations
+
+import operator
+from contextlib import suppress
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from joblib.parallel import get_active_backend
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from fastmlp.checks import check_callbacks
+from fastmlp.estimators.lbfgs import fit_lbfgs
+from fastmlp.estimators.run import NOT_FINITE_WEIGHTS, Run, Samples, SolverState, make_optimizer
+from fastmlp.network import MLP
+from fastmlp.optimizers import Optimizer, Schedule
+from fastmlp.shapes import NotFiniteError
+from fastmlp.sparse import Inputs, is_sparse, sparse_rows
+from fastmlp.spec import ACTIVATIONS, DTYPES, check_name, dtype_name, make_spec
+
+Array = NDArray[Any]
+
+LOSS_OF_OUTPUT = {"softmax": "softmax_cross_entropy", "logistic": "sigmoid_cross_entropy"}
+"""The loss of a classifier, by scikit-learn's name of its output activation."""
+
+
+def is_stochastic(estimator: Any) -> bool:
+    """Whether there is a `partial_fit`, or else AttributeError."""
+    if estimator.solver == "lbfgs":
+        raise AttributeError("partial_fit needs a stochastic solver, got solver='lbfgs'")
+    return True
+
+
+def as_inputs(X: Any, dtype: np.dtype[Any]) -> Inputs:
+    """Give a matrix as the engine takes it."""
+    if is_sparse(X):
+        return sparse_rows("X", X, dtype.name)
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(X, dtype=dtype)
+
+
+def checked_weights(what: str, sample_weight: Any, X: Any) -> Array:
+    """Give weights as the engine takes them, or raise ValueError."""
+    weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
+    if (weights < 0).any():
+        raise ValueError(f"{what} must be >= 0, got {weights.min():g}")
+    return np.ascontiguousarray(weights)
+
+
+class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types.
+    """The base of `MLPClassifier` and `MLPRegressor`; not for use by itself."""
+
+    _parameter_constraints: dict[str, Any] = {  # noqa: RUF012 - scikit-learn reads it from the class.
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions({"logistic", *ACTIVATIONS}), "array-like"],
+        "solver": [StrOptions({"lbfgs", "sgd", "adam", "adamw", "rmsprop"}), Optimizer],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive", "cosine", "one_cycle"}), Schedule],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "power_t": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "random_state": ["random_state"],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+        "momentum": [Interval(Real, 0, 1, closed="both")],
+        "nesterovs_momentum": ["boolean"],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "beta_1": [Interval(Real, 0, 1, closed="left")],
+        "beta_2": [Interval(Real, 0, 1, closed="left")],
+        "epsilon": [Interval(Real, 0, None, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
+        "max_fun": [Interval(Integral, 1, None, closed="left")],
+        "early_stopping_metric": [StrOptions({"score", "loss"})],
+        "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
+        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "average": [Interval(Real, 0, 1, closed="neither"), None],
+        "init": [StrOptions({"glorot", "he"}), "array-like"],
+        "dtype": "no_validation",  # Checked by `_input_dtypes`.
+        "threads": [Interval(Integral, 1, None, closed="left"), None],
+        "progress": ["boolean"],
+        "max_time": [Interval(Real, 0, None, closed="neither"), None],
+        "callbacks": ["array-like", None],
+    }
+
+    best_loss_: float | None
+    best_validation_score_: float | None
+    validation_scores_: list[float] | None
+    validation_loss_curve_: list[float] | None
+    stopped_: bool
+
+    # --- Fitting ------------------------------------------------------------------------------------------------------
+
+    def _store(self, arguments: dict[str, Any]) -> None:
+        """Store the arguments of ``__init__``, and do nothing else: scikit-learn wants it so."""
+        for name in self._get_param_names():
+            setattr(self, name, arguments[name])
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> Any:
+        """Train the network.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} (n_samples, n_features)
+            float32 stays float32, all else becomes float64, unless `dtype` says otherwise. Sparse matrices are
+            trained on as they are.
+        y : array-like (n_samples,) or (n_samples, n_outputs)
+            Classes, or an indicator matrix of labels; for a regressor, values.
+        sample_weight : array-like (n_samples,), optional
+            Weights >= 0.
+        X_val, y_val : array-like, optional
+            Samples to validate on after every epoch, instead of a part of X.
+        sample_weight_val : array-like (n_samples_val,), optional
+            Their weights in score and loss.
+
+        Returns
+        -------
+        estimator
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or the data do not fit, or the weights do not stay finite.
+        """
+        return self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val), incremental=False)
+
+    @available_if(is_stochastic)  # type: ignore[untyped-decorator]
+    def partial_fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> Any:
+        """Train for one pass over the data, going on from where the last call stopped, with the optimizer's state.
+
+        With ``early_stopping=True`` it needs `X_val` and `y_val`: once they have not improved for `n_iter_no_change`
+        calls, the best weights are put back, ``stopped_`` becomes True, and further calls change nothing.
+
+        Parameters
+        ----------
+        X, y, sample_weight, X_val, y_val, sample_weight_val
+            As in `fit`.
+
+        Returns
+        -------
+        estimator
+            Itself.
+        """
+        return self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val), incremental=True)
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, validation: Any, incremental: bool) -> Any:
+        self._validate_params()
+        hidden = self._hidden_sizes()
+        if self.solver == "lbfgs":
+            self._refuse_with_lbfgs(validation)
+        is_first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
+        X, y = validate_data(
+            self, X, y, accept_sparse="csr", multi_output=True, y_numeric=self._is_regressor, reset=is_first,
+            dtype=self._input_dtypes(is_first), order="C",
+        )  # fmt: skip
+        Y = self._encode(y, learn=not incremental and not self.warm_start)
+        weights = self._sample_weights(sample_weight, X, y, incremental)
+        random_state = check_random_state(self.random_state)
+        if is_first:
+            self._initialise((X.shape[1], *hidden, self._count_outputs(Y)), X.dtype.name, random_state)
+        net = self._network()
+        samples = self._samples(X, Y, weights)
+        self.n_outputs_ = net.spec.layer_sizes[-1]
+        if self.solver == "lbfgs":
+            fit_lbfgs(self, net, samples)
+        else:
+            self._fit_stochastic(net, samples, validation, random_state, incremental)
+        if not np.isfinite(net._parameters).all():
+            raise ValueError(NOT_FINITE_WEIGHTS)
+        return self
+
+    def _fit_stochastic(
+        self, net: MLP, samples: Samples, validation: Any, random_state: Any, incremental: bool
+    ) -> None:
+        held_out = self._held_out(validation)
+        if self.early_stopping and held_out is None:
+            if incremental:
+                raise ValueError("partial_fit does not support early_stopping=True without X_val and y_val")
+            samples, held_out = self._split(samples, random_state)
+        callbacks = check_callbacks(self.callbacks or ())
+        if not hasattr(self, "loss_curve_"):  # It goes on from what lbfgs has found.
+            self._begin_curves()
+        went_on = getattr(self, "_went_on", False)
+        if incremental and self.early_stopping:
+            if went_on and self.stopped_:
+                return
+            if not went_on:  # What a fit has found best was judged by other samples.
+                self._no_improvement_count, self.best_validation_score_ = 0, -np.inf
+        solver = self.__dict__.get("_optimizer")
+        if solver is None or not incremental:
+            optimizer = make_optimizer(self)
+            if solver is None or not self.warm_start or not solver.goes_on_with(optimizer, net):
+                solver = SolverState(optimizer, net.training_state(optimizer).slots, optimizer.learning_rate)
+            else:  # The moments stay, and the learning rate begins anew.
+                solver.optimizer, solver.epochs = optimizer, 0
+                solver.set_learning_rate(optimizer.learning_rate)
+            self._optimizer = solver
+        self._went_on, self.stopped_ = incremental, False
+        Run(self, net, solver, samples, held_out, random_state, callbacks, incremental).train(self._threads())
+
+    def _hidden_sizes(self) -> tuple[int, ...]:
+        sizes = self.hidden_layer_sizes
+        sizes = tuple(sizes) if hasattr(sizes, "__iter__") else (sizes,)
+        if any(size <= 0 for size in sizes):
+            raise ValueError(f"hidden_layer_sizes must be > 0, got {list(sizes)}")
+        return sizes
+
+    def _refuse_with_lbfgs(self, validation: Any) -> None:
+        """Raise ValueError for what only minibatches can do."""
+        given = {"dropout": np.any(self.dropout), "clip_norm": self.clip_norm, "average": self.average}
+        given |= {"label_smoothing": getattr(self, "label_smoothing", 0), "X_val": validation[0] is not None}
+        for name, is_given in given.items():
+            if is_given:
+                raise ValueError(f"{name} must be left out with solver='lbfgs'")
+
+    def _input_dtypes(self, is_first: bool) -> Any:
+        """Give the dtypes that X may keep; it becomes the first where it has none of them."""
+        if not is_first:
+            return self._dtype_of_coefs()
+        if self.dtype is not None:
+            return np.dtype(check_name("dtype", dtype_name(self.dtype), DTYPES))
+        return (np.float64, np.float32)
+
+    def _sample_weights(self, sample_weight: Any, X: Any, y: Any, incremental: bool) -> Array | None:
+        """Give the weights of the samples, of the user's and of the classes', or None if they are all one."""
+        if sample_weight is None:
+            return None
+        return checked_weights("sample_weight", sample_weight, X)
+
+    def _samples(self, X: Any, Y: Array, weights: Array | None, what: str = "y") -> Samples:
+        """Give X, which `validate_data` has checked, with its encoded targets, as the network's engine takes them."""
+        n_outputs, spec = self._count_outputs(Y), self._net.spec
+        if n_outputs != spec.layer_sizes[-1]:
+            raise ValueError(f"{what} must have {spec.layer_sizes[-1]} outputs as before, got {n_outputs}")
+        return Samples(
+            as_inputs(X, np.dtype(spec.dtype)),
+            np.ascontiguousarray(Y, dtype=np.int64 if Y.ndim == 1 else spec.dtype),
+            weights,
+        )
+
+    def _split(self, samples: Samples, random_state: Any) -> tuple[Samples, Samples]:
+        """Set samples aside for validation, the same ones as scikit-learn does."""
+        rows = np.arange(len(samples))
+        train, held_out = train_test_split(
+            rows, random_state=random_state, test_size=self.validation_fraction, stratify=self._strata(samples.Y)
+        )
+        if len(held_out) < 2:
+            raise ValueError(
+                f"The validation set is too small: it must have >= 2 samples, got {len(held_out)}; "
+                "raise validation_fraction or give more samples"
+            )
+        return samples.take(train), samples.take(held_out)
+
+    def _strata(self, Y: Array) -> Array | None:
+        return None
+
+    def _held_out(self, validation: Any) -> Samples | None:
+        """Check the user's own validation samples."""
+        X, y, sample_weight = validation
+        if (X is None) != (y is None):
+            raise ValueError("X_val and y_val must be given together")
+        if X is None:
+            if sample_weight is not None:
+                raise ValueError("sample_weight_val must come with X_val and y_val")
+            return None
+        X, y = validate_data(
+            self, X, y, accept_sparse="csr", multi_output=True, y_numeric=self._is_regressor, reset=False,
+            dtype=self._input_dtypes(is_first=False), order="C",
+        )  # fmt: skip
+        weights = None if sample_weight is None else checked_weights("sample_weight_val", sample_weight, X)
+        return self._samples(X, self._encode(y, learn=False, what="y_val"), weights, "y_val")
+
+    # --- The network --------------------------------------------------------------------------------------------------
+
+    def _initialise(self, layer_sizes: tuple[int, ...], dtype: str, random_state: Any) -> None:
+        """Make a new network, with weights as scikit-learn draws them, and forget what was learnt."""
+        self.out_activation_ = self._output_name()
+        self.n_iter_ = self.t_ = 0
+        self.n_outputs_ = layer_sizes[-1]
+        self.n_layers_ = len(layer_sizes)
+        self._net = self._build(layer_sizes, dtype)
+        self.coefs_, self.intercepts_ = self._net.weights, self._net.biases
+        self._views = (*self.coefs_, *self.intercepts_)
+        self._draw_weights(random_state)
+        self.__dict__.pop("_optimizer", None)
+        if self.solver != "lbfgs":
+            self._begin_curves()
+
+    def _begin_curves(self) -> None:
+        self.stopped_ = False
+        self._no_improvement_count = 0
+        self.loss_curve_: list[float] = []
+        self.best_loss_ = None if self.early_stopping else np.inf
+        self.validation_scores_ = [] if self.early_stopping else None
+        self.validation_loss_curve_ = [] if self.early_stopping else None
+        self.best_validation_score_ = -np.inf if self.early_stopping else None
+
+    def _draw_weights(self, random_state: Any) -> None:
+        """Draw weights and biases, or copy the user's.
+
+        ``glorot``: uniform within ``sqrt(6 / (n_in + n_out))`` (2 instead of 6 with the logistic function), biases
+        too: scikit-learn's way, in its order of draws. ``he``: uniform within ``sqrt(6 / n_in)``, biases zero.
+        """
+        net = self._net
+        if not isinstance(self.init, str):
+            try:
+                weights, biases = self.init
+            except (TypeError, ValueError):
+                raise ValueError("init must be 'glorot', 'he' or a pair (coefs, intercepts)") from None
+            net.set_parameters(weights, biases)
+            return
+        # The last layer's are drawn as if it had the activation of the layer before.
+        names = net.spec.activations or (self.activation,)
+        for layer, (W, b) in enumerate(zip(net.weights, net.biases, strict=True)):
+            is_logistic = names[min(layer, len(names) - 1)] in ("sigmoid", "logistic")
+            if self.init == "he":
+                bound = np.sqrt(6.0 / W.shape[0])
+                W[:] = random_state.uniform(-bound, bound, W.shape)
+                continue
+            bound = np.sqrt((2.0 if is_logistic else 6.0) / sum(W.shape))
+            W[:] = random_state.uniform(-bound, bound, W.shape)
+            b[:] = random_state.uniform(-bound, bound, b.shape)
+
+    def _build(self, layer_sizes: tuple[int, ...], dtype: str) -> MLP:
+        names = [self.activation] * (len(layer_sizes) - 2) if isinstance(self.activation, str) else self.activation
+        names = ["sigmoid" if name == "logistic" else name for name in names]
+        loss, parameter = self._loss()
+        spec = make_spec(layer_sizes, names, None, loss, "mean", True, 1.0, dtype, parameter)
+        return MLP._from_spec(spec, "numba")
+
+    def _remember_views(self) -> None:
+        """Show the network's memory as ``coefs_`` and ``intercepts_``, in the lists that the user may hold already."""
+        net = self._net
+        for name, views in (("coefs_", net.weights), ("intercepts_", net.biases)):
+            shown = self.__dict__.get(name)
+            if isinstance(shown, list):
+                shown[:] = views
+            else:
+                setattr(self, name, views)
+        self._views = (*self.coefs_, *self.intercepts_)
+
+    def _network(self) -> MLP:
+        """Give the network with the parameters that ``coefs_`` and ``intercepts_`` hold.
+
+        These are lists of views of its memory. What a user has put in a view's place is copied into it here.
+        """
+        try:
+            coefs, intercepts = self.coefs_, self.intercepts_
+        except AttributeError:
+            check_is_fitted(self)
+            raise
+        net: MLP | None = self.__dict__.get("_net")
+        if net is not None:
+            given = (*coefs, *intercepts)
+            if len(given) == len(self._views) and all(map(operator.is_, given, self._views)):
+                return net
+        shapes = [np.shape(array) for array in (*coefs, *intercepts)]
+        unpickled = net is None
+        if net is None or shapes != [view.shape for view in self._views]:  # Or another network altogether.
+            sizes = (len(coefs[0]), *(len(b) for b in intercepts))
+            net = self._build(sizes, self._dtype_of_coefs().name)
+        net.set_parameters(coefs, intercepts)
+        self._net = net
+        self._remember_views()
+        if "_optimizer" in self.__dict__ and not unpickled:
+            self._optimizer.unaveraged = None  # It goes on from what was assigned.
+        return net
+
+    def _dtype_of_coefs(self) -> np.dtype[Any]:
+        dtype = np.result_type(*self.coefs_)
+        return dtype if dtype.name in DTYPES else np.dtype(np.float64)
+
+    def _threads(self) -> int | None:
+        """Give what the user asks for, or 1 in a worker of joblib, which has a CPU to itself; None is free choice."""
+        if self.threads is None and get_active_backend()[0].nesting_level:
+            return 1
+        return self.threads  # type: ignore[no-any-return]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Give what a pickle holds: the weights once, and the optimizer's state only where training is to go on."""
+        state = dict(super().__getstate__())
+        state.pop("_net", None)
+        state.pop("_views", None)
+        if not self.warm_start and not state.get("_went_on", False):
+            state.pop("_optimizer", None)
+        return state
+
+    # --- Prediction ---------------------------------------------------------------------------------------------------
+
+    def _forward(self, X: Any, classes: bool = False) -> Array:
+        """Compute the outputs for X (logits for a classifier), or the indices of the largest ones."""
+        net = self._network()
+        engine, parameters = net._engine, net._parameters
+        method = engine.classes if classes else engine.forward
+        # scikit-learn's validation takes longer than a small network. A plain array, or CSR matrix, of numbers of the
+        # right shape passes it unchanged if it is finite, which is found out on the way.
+        if (
+            (type(X) is np.ndarray or getattr(X, "format", None) == "csr")
+            and X.ndim == 2
+            and X.dtype.kind in "fiu"
+            and X.shape[1] == net.spec.layer_sizes[0]
+            and X.shape[0] > 0
+            and not hasattr(self, "feature_names_in_")
+        ):
+            with suppress(NotFiniteError, ValueError):  # scikit-learn says below what is wrong with it.
+                return method(parameters, as_inputs(X, parameters.dtype), 1 if X.shape[0] == 1 else self._threads())
+        X = validate_data(self, X, accept_sparse="csr", dtype=parameters.dtype, order="C", reset=False)
+        try:
+            return method(parameters, as_inputs(X, parameters.dtype), self._threads())
+        except NotFiniteError:
+            raise ValueError("X must be finite") from None
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags

@@ -1,0 +1,111 @@
+"""The solver ``lbfgs``: SciPy's L-BFGS-B over the engine's gradients."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from sklearn.exceptions import ConvergenceWarning
+
+from fastmlp.checks import check_callbacks
+from fastmlp.estimators.run import Samples, loss_factor
+from fastmlp.network import MLP
+from fastmlp.sparse import SparseRows
+from fastmlp.training import History
+
+Array = NDArray[Any]
+
+
+def fit_lbfgs(estimator: Any, net: MLP, samples: Samples) -> None:
+    """Minimise the loss over all samples at once, in float64 whatever the network's dtype: a line search needs it.
+
+    Parameters
+    ----------
+    estimator : MLPClassifier or MLPRegressor
+        Gets ``n_iter_`` and ``loss_``.
+    net : MLP
+        Where to begin; left with the weights that are found.
+    samples : Samples
+        To train on.
+    """
+    e = estimator
+    objective = Objective(net, samples, e.alpha)
+    callbacks = check_callbacks(e.callbacks or ())
+    history, started = History(), time.perf_counter()
+
+    def after_iteration(intermediate_result: Any) -> None:
+        history.train_loss.append(float(intermediate_result.fun))
+        if e.verbose:
+            print(f"Iteration {len(history.train_loss)}, loss = {history.train_loss[-1]:.8f}")
+        answers = [callback(history) for callback in callbacks]
+        if any(answers) or (e.max_time is not None and time.perf_counter() - started > e.max_time):
+            raise StopIteration
+
+    result = minimize(
+        objective,
+        objective.start(),
+        method="L-BFGS-B",
+        jac=True,
+        callback=after_iteration,
+        options={"maxfun": e.max_fun, "maxiter": e.max_iter, "gtol": e.tol},
+    )
+    e.n_iter_ = min(int(result.nit), e.max_iter)
+    e.loss_ = float(result.fun)
+    net._parameters[:] = 0
+    for view, values in zip((*net.weights, *net.biases), objective.views(result.x), strict=True):
+        view[...] = values
+    if result.status != 0:
+        warnings.warn(
+            f"lbfgs failed to converge after {e.n_iter_} iteration(s) (status={result.status}): {result.message}; "
+            "raise max_iter or max_fun, or scale the data",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+
+
+class Objective:
+    """Loss and gradient of a network as a function of its flat buffer, in float64."""
+
+    def __init__(self, net: MLP, samples: Samples, alpha: float) -> None:
+        self.net = net if net.spec.dtype == "float64" else MLP._from_spec(replace(net.spec, dtype="float64"), "numba")
+        self.origin = net
+        self.X = samples.X
+        if isinstance(self.X, SparseRows):
+            self.X = replace(self.X, values=self.X.values.astype(np.float64, copy=False))
+        elif self.X.dtype != np.float64:
+            self.X = self.X.astype(np.float64)
+        self.weights = samples.weights
+        # scikit-learn's value of the squared error is the mean over the outputs, its gradient that of the sum.
+        self.loss_factor = loss_factor(net)
+        self.Y = samples.Y if samples.Y.dtype.kind == "i" else samples.Y.astype(np.float64, copy=False)
+        total = len(samples) if samples.weights is None else float(samples.weights.sum())
+        # alpha / total for the weights, nothing for biases and padding (which is zero anyway).
+        layout = self.net._layout
+        self.decay = layout.allocate()
+        for W in layout.weights(self.decay):
+            W[...] = alpha / total
+
+    def start(self) -> Array:
+        """Give the network's parameters as the vector to begin with."""
+        x = self.net._layout.allocate()
+        for view, values in zip(self.views(x), (*self.origin.weights, *self.origin.biases), strict=True):
+            view[...] = values
+        return x
+
+    def views(self, x: Array) -> list[Array]:
+        """View a vector as weights and biases."""
+        layout = self.net._layout
+        return [*layout.weights(x), *layout.biases(x)]
+
+    def __call__(self, x: Array) -> tuple[float, Array]:
+        """Give the loss and its gradient at `x`."""
+        net = self.net
+        net._parameters[:] = x
+        loss, gradient = net._engine.gradients(net._parameters, self.X, self.Y, self.weights)
+        decayed = self.decay * x
+        return self.loss_factor * loss + 0.5 * float(decayed @ x), gradient + decayed

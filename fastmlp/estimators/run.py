@@ -1,0 +1,395 @@
+"""One call of fit or partial_fit with a stochastic solver: what scikit-learn's classes do between two epochs.
+
+The steps themselves are those of `fastmlp.training.train`, which calls a `Run` back after every epoch.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+
+from fastmlp.network import MLP
+from fastmlp.optimizers import SGD, Adam, AdamW, Constant, Cosine, OneCycle, Optimizer, RMSprop, Schedule
+from fastmlp.parameters import aligned_zeros
+from fastmlp.training import Callback, DivergenceError, History, Progress, Recipe, TrainingState, check_dropout, train
+
+Array = NDArray[Any]
+
+NOT_FINITE_WEIGHTS = (
+    "Solver produced non-finite parameter weights. The input data may contain large values and need to be preprocessed."
+)
+"""scikit-learn's words, by which its users recognise this."""
+
+SMALLEST_RATE = 1e-6
+"""With learning_rate='adaptive': where the rate is not above it, training stops."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """X and the targets as the engine takes them, and the weights of the samples, or None."""
+
+    X: Any
+    Y: Array
+    weights: Array | None
+
+    def __len__(self) -> int:
+        return int(self.X.shape[0])
+
+    def take(self, rows: NDArray[np.int64]) -> Samples:
+        """Give some of them."""
+        return Samples(self.X[rows], self.Y[rows], None if self.weights is None else self.weights[rows])
+
+
+def aligned(array: Array) -> Array:
+    """Give a copy that starts on a cache line."""
+    copy = aligned_zeros(array.size, array.dtype.name)
+    copy[:] = array
+    return copy
+
+
+@dataclass
+class SolverState:
+    """What an optimizer must remember to go on: kept between calls, with `warm_start` and `partial_fit`.
+
+    Attributes
+    ----------
+    optimizer : Optimizer
+        Its constants.
+    slots : list of ndarray
+        Its buffers.
+    learning_rate : float
+        The current one.
+    step, epochs : int
+        Steps taken, and epochs of this fit or of these calls of partial_fit.
+    best : ndarray, optional
+        The best weights so far, with early stopping.
+    unaveraged : ndarray, optional
+        With a moving average, the weights that the optimizer changes.
+    """
+
+    optimizer: Optimizer
+    slots: list[Array]
+    learning_rate: float
+    step: int = 0
+    epochs: int = 0
+    best: Array | None = None
+    unaveraged: Array | None = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what a pickle or a copy holds; the kernels want the buffers to start on a cache line."""
+        self.__dict__.update(state)
+        self.slots = [aligned(slot) for slot in self.slots]
+        self.unaveraged = None if self.unaveraged is None else aligned(self.unaveraged)
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Change the rate. scikit-learn's velocity has the rate inside, ours is multiplied by it at each step."""
+        if isinstance(self.optimizer, SGD) and self.slots and rate != self.learning_rate:
+            self.slots[0] *= self.learning_rate / rate
+        self.learning_rate = rate
+
+    def goes_on_with(self, optimizer: Optimizer, net: MLP) -> bool:
+        """Whether its buffers are those that this optimizer needs for this network."""
+        sizes = [slot.size for slot in self.slots]
+        return type(self.optimizer) is type(optimizer) and sizes == [net._parameters.size] * optimizer.n_slots
+
+
+@dataclass(frozen=True)
+class RunSchedule(Schedule):
+    """The rate that the run has come to or, where a schedule was chosen, that schedule's over `max_iter` epochs."""
+
+    solver: Any = None
+    chosen: Schedule | None = None
+    epochs: int = 1
+
+    name = "run"
+
+    def factors(self, first_step: int, n_steps: int, steps_per_epoch: int, epochs: int) -> NDArray[np.float64]:
+        """Give the factors of some steps, counted from the run's first."""
+        if self.chosen is None:
+            return np.full(n_steps, self.solver.learning_rate / self.solver.optimizer.learning_rate)
+        first = first_step - self.solver.step + self.solver.epochs * steps_per_epoch
+        return self.chosen.factors(first, n_steps, steps_per_epoch, max(self.epochs, self.solver.epochs + 1))
+
+
+class SampleOrders:
+    """Draws the orders of the epochs as scikit-learn does: each is a shuffle of the one before.
+
+    It stands where `fastmlp.training.TrainingState` has a NumPy generator. That one can draw the order of a half-done
+    epoch again; here nobody goes on with one, so `state` is nothing.
+    """
+
+    def __init__(self, random_state: np.random.RandomState, n_samples: int) -> None:
+        self.random_state = random_state
+        self.order = np.arange(n_samples)
+        self.bit_generator = SimpleNamespace(state=None)
+
+    def permuted(self, orders: Array, axis: int, out: Array) -> Array:
+        """Draw one order after the other into the rows of `out`."""
+        for row in out:
+            shuffled = np.arange(len(row))
+            self.random_state.shuffle(shuffled)
+            self.order = row[:] = self.order[shuffled]
+        return out
+
+
+def make_optimizer(estimator: Any) -> Optimizer:
+    """Make the optimizer that an estimator's parameters describe."""
+    e, rate = estimator, float(estimator.learning_rate_init)
+    if isinstance(e.solver, Optimizer):
+        return e.solver
+    if e.solver == "sgd":
+        momentum = min(float(e.momentum), float(np.nextafter(1.0, 0.0)))  # scikit-learn allows 1.
+        return SGD(rate, momentum=momentum, nesterov=bool(e.nesterovs_momentum and momentum > 0))
+    if e.solver == "rmsprop":
+        return RMSprop(rate, epsilon=float(e.epsilon))
+    constants: dict[str, Any] = {"beta1": float(e.beta_1), "beta2": float(e.beta_2), "epsilon": float(e.epsilon)}
+    if e.solver == "adamw":
+        return AdamW(rate, **constants)
+    return Adam(rate, **constants, epsilon_hat=True)  # scikit-learn's form.
+
+
+class Run:
+    """What happens between the epochs: the curves, the learning rate, validation, stopping, what is printed."""
+
+    def __init__(
+        self,
+        estimator: Any,
+        net: MLP,
+        solver: SolverState,
+        samples: Samples,
+        held_out: Samples | None,
+        random_state: np.random.RandomState,
+        callbacks: Sequence[Callback],
+        incremental: bool,
+    ) -> None:
+        self.estimator = estimator
+        self.net = net
+        self.solver = solver
+        self.samples = samples
+        self.held_out = held_out
+        self.callbacks = callbacks
+        self.incremental = incremental
+        self.random_state = random_state
+        self.started = time.perf_counter()
+        self.stopped_by = ""
+        self.bar: Any = None
+        if held_out is not None and estimator.validation_scores_ is None:
+            estimator.validation_scores_, estimator.validation_loss_curve_ = [], []
+            estimator.best_validation_score_ = -np.inf
+        if not estimator.early_stopping and estimator.best_loss_ is None:  # The last fit was with early stopping.
+            estimator.best_loss_ = np.inf
+
+    def train(self, threads: int | None) -> None:
+        """Take the steps, on so many threads, and leave the estimator with what they came to."""
+        self.threads = threads
+        e, net, solver, samples = self.estimator, self.net, self.solver, self.samples
+        batch_size = self.batch_size()
+        recipe = Recipe(
+            epochs=1 if self.incremental else int(e.max_iter),
+            batch_size=batch_size,
+            optimizer=solver.optimizer,
+            schedule=RunSchedule(solver=solver, chosen=chosen_schedule(e), epochs=int(e.max_iter)),
+            shuffle=bool(e.shuffle),
+            l2=float(e.alpha),
+            loss_factor=loss_factor(net),
+            label_smoothing=getattr(e, "label_smoothing", 0.0),
+            clip_norm=e.clip_norm,
+            average=e.average,
+            dropout=check_dropout(e.dropout, net.spec.n_layers - 1),
+        )
+        orders: Any = SampleOrders(self.random_state, len(samples))
+        # Drawn only where it is needed: the stream of a run without dropout is scikit-learn's.
+        dropout_seed = int(self.random_state.randint(1 << 31)) if recipe.dropout else 0
+        state = TrainingState(orders, solver.slots, step=solver.step, dropout_seed=dropout_seed)
+        if e.average is not None:
+            state.unaveraged = aligned(net._parameters if solver.unaveraged is None else solver.unaveraged)
+        e.n_iter_ = 0
+        if e.early_stopping and (solver.best is None or not self.incremental):
+            solver.best = net._parameters.copy()
+        if e.progress:
+            from tqdm import tqdm
+
+            shape = "{l_bar}{bar}| {n:.1f}/{total} epochs [{elapsed}<{remaining}{postfix}]"
+            self.bar = tqdm(total=recipe.epochs, bar_format=shape)
+        try:
+            train(
+                net._engine, net._parameters, samples.X, self.targets(), True, recipe, state,
+                net.threads(batch_size, threads), samples.weights, None if self.held_out is None else self.evaluate,
+                (self.end_epochs, *self.callbacks), self.between_chunks if e.progress or e.max_time else None,
+                self.ahead,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            warnings.warn("Training interrupted by user.", stacklevel=4)
+        except DivergenceError as error:
+            if not e.early_stopping:
+                raise ValueError(f"{NOT_FINITE_WEIGHTS} ({error})") from None
+            self.end_epoch_without_loss()
+        finally:
+            solver.step, solver.epochs = state.step, solver.epochs + state.epoch
+            solver.unaveraged = state.unaveraged
+            if self.bar is not None:
+                self.bar.close()
+        self.end_epochs(state.history)  # If it was stopped between two calls.
+        if not e.loss_curve_ and state.batch:  # Stopped within the first epoch.
+            e.loss_ = state.loss_sum / (state.batch * batch_size)
+        if solver.best is not None and (e.stopped_ or not self.incremental):
+            net._parameters[:], solver.best, solver.unaveraged = solver.best, None, None
+        if self.stopped_by:
+            warnings.warn(
+                f"Stochastic Optimizer: {self.stopped_by} and the optimization hasn't converged yet.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+
+    def targets(self) -> Array:
+        """Give the targets to train on. Smoothing of softmax's classes, which are no numbers, is the engine's."""
+        Y, smoothing = self.samples.Y, getattr(self.estimator, "label_smoothing", 0.0)
+        if Y.ndim == 1 or not smoothing:
+            return Y
+        return ((1.0 - smoothing) * Y + smoothing / 2).astype(Y.dtype)
+
+    def batch_size(self) -> int:
+        """Give the size of a batch, at most all samples."""
+        asked, n_samples = self.estimator.batch_size, len(self.samples)
+        if asked == "auto":
+            return min(200, n_samples)
+        if asked > n_samples:
+            warnings.warn(f"batch_size must be <= {n_samples} samples, got {asked}: it is clipped", stacklevel=5)
+        return min(int(asked), n_samples)
+
+    # --- Between two epochs -------------------------------------------------------------------------------------------
+
+    def ahead(self) -> int:
+        """Say how many epochs must pass before anything can happen between them: those of Python's time are saved."""
+        e = self.estimator
+        by_epoch = e.verbose or e.progress or self.callbacks or self.held_out is not None
+        if by_epoch or e.learning_rate in ("invscaling", "adaptive"):
+            return 1
+        return int(min(e.n_iter_no_change - e._no_improvement_count + 1, e.max_iter))
+
+    def end_epochs(self, history: History) -> bool:
+        """Enter the epochs that are over, and say whether to stop."""
+        # An evaluation that was interrupted leaves an epoch without validation: that one is not over.
+        n_epochs = len(history.train_loss if self.held_out is None else history.validation_loss)
+        answers = [self.end_epoch(history, epoch) for epoch in range(self.estimator.n_iter_, n_epochs)]
+        return any(answers)
+
+    def end_epoch(self, history: History, epoch: int) -> bool:
+        """Enter an epoch that is over, and say whether to stop."""
+        e = self.estimator
+        e.n_iter_ += 1
+        e.t_ += len(self.samples)
+        e.loss_ = history.train_loss[epoch]
+        e.loss_curve_.append(e.loss_)
+        if e.verbose:
+            print(f"Iteration {e.n_iter_}, loss = {e.loss_:.8f}")
+        if self.held_out is not None:
+            self.enter_validation(history.validation_loss[epoch], history.validation_accuracy[epoch])
+        if not e.early_stopping:
+            self.count_no_improvement(-e.loss_, -e.best_loss_)
+            e.best_loss_ = min(e.best_loss_, e.loss_)
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"loss {e.loss_:.4g}", refresh=False)
+            self.bar.update(e.n_iter_ - self.bar.n)
+        by_samples = isinstance(self.solver.optimizer, SGD) and e.learning_rate == "invscaling"
+        if by_samples:
+            self.solver.set_learning_rate(self.solver.optimizer.learning_rate / (e.t_ + 1) ** e.power_t)
+        if e._no_improvement_count > e.n_iter_no_change and self.is_over():
+            e.stopped_, self.stopped_by = True, ""
+            return True
+        if not self.incremental and e.n_iter_ == e.max_iter:
+            self.stopped_by = f"Maximum iterations ({e.max_iter}) reached"
+        return False
+
+    def count_no_improvement(self, value: float, best: float) -> None:
+        """Count the epochs whose value is not better than the best one by `tol`. A NaN is not counted."""
+        e = self.estimator
+        e._no_improvement_count = e._no_improvement_count + 1 if value < best + e.tol else 0
+
+    def is_over(self) -> bool:
+        """Without improvement: stop, or go on with a smaller learning rate."""
+        e, solver = self.estimator, self.solver
+        what = "Validation " + e.early_stopping_metric if e.early_stopping else "Training loss"
+        verdict = "Stopping."
+        adapts = isinstance(solver.optimizer, SGD) and e.learning_rate == "adaptive"
+        is_over = not adapts or solver.learning_rate <= SMALLEST_RATE
+        if not is_over:
+            solver.set_learning_rate(solver.learning_rate / 5.0)
+            e._no_improvement_count = 0
+            verdict = f"Setting learning rate to {solver.learning_rate:f}"
+        if e.verbose:
+            print(
+                f"{what} did not improve more than tol={e.tol:f} for {e.n_iter_no_change} consecutive epochs. {verdict}"
+            )
+        return is_over
+
+    def evaluate(self) -> tuple[float, float | None]:
+        """Loss and score of the validation samples."""
+        held_out, net = self.held_out, self.net
+        assert held_out is not None
+        outputs = net._engine.forward(net._parameters, held_out.X, self.threads)
+        if held_out.weights is None:
+            loss = net._loss(outputs, held_out.Y)
+        else:
+            loss = net._engine.gradients(net._parameters, held_out.X, held_out.Y, held_out.weights)[0]
+        loss *= loss_factor(net)
+        return loss, self.estimator._score_outputs(outputs, held_out.Y, held_out.weights)
+
+    def enter_validation(self, loss: float, score: float) -> None:
+        """Enter loss and score, and keep the weights if they are the best."""
+        e, curve = self.estimator, self.estimator.validation_loss_curve_
+        if e.verbose:
+            print(f"Validation score: {score:f}")
+        value, best = score, e.best_validation_score_
+        if e.early_stopping_metric == "loss":
+            value, best = -loss, -min(curve, default=np.inf)
+        e.validation_scores_.append(score)
+        curve.append(loss)
+        if e.early_stopping:
+            self.count_no_improvement(value, best)
+        if value > best:
+            e.best_validation_score_ = score
+            if self.solver.best is not None:
+                self.solver.best[:] = self.net._parameters
+
+    def end_epoch_without_loss(self) -> None:
+        """Enter an epoch whose loss is not finite: nothing that follows can be better than what is there."""
+        e = self.estimator
+        e.loss_ = float("nan")
+        for curve in (e.loss_curve_, e.validation_scores_, e.validation_loss_curve_):
+            curve.append(e.loss_)
+        e.n_iter_ += 1
+        e.stopped_ = True
+        self.stopped_by = f"The loss is not finite since iteration {e.n_iter_}"
+
+    def between_chunks(self, at: Progress) -> bool:
+        """Move the bar on, and say whether the time is over."""
+        e = self.estimator
+        if self.bar is not None:
+            self.bar.update(at.step / at.n_steps * at.epochs - self.bar.n)
+        if e.max_time is None or time.perf_counter() - self.started < e.max_time:
+            return False
+        self.stopped_by = f"max_time ({e.max_time:g} s) reached"
+        return True
+
+
+def loss_factor(net: MLP) -> float:
+    """Give what makes the network's loss scikit-learn's: its squared error is the mean over the outputs."""
+    return 1.0 / net.spec.layer_sizes[-1] if net.spec.loss == "squared_error" else 1.0
+
+
+def chosen_schedule(estimator: Any) -> Schedule | None:
+    """Give the schedule of the learning rate that was chosen, or None where it changes between epochs only."""
+    if isinstance(estimator.learning_rate, Schedule):
+        return estimator.learning_rate
+    kinds: dict[str, type[Schedule]] = {"cosine": Cosine, "one_cycle": OneCycle}
+    kind = kinds.get(estimator.learning_rate, Constant)
+    return None if kind is Constant else kind()

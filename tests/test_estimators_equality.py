@@ -1,0 +1,232 @@
+"""The estimators against scikit-learn's own: the same losses and coefficients, epoch by epoch, within rounding."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+
+import sklearn.neural_network as theirs
+from scipy import sparse
+from sklearn.datasets import load_digits, make_multilabel_classification, make_regression
+from sklearn.exceptions import ConvergenceWarning
+
+import fastmlp
+
+X_digits, y_digits = load_digits(return_X_y=True)
+X_digits = X_digits[:420] / 16.0
+y_digits = y_digits[:420]
+X_labels, Y_labels = make_multilabel_classification(300, 12, n_classes=4, random_state=0)
+X_labels = (X_labels - X_labels.mean(axis=0)) / X_labels.std(axis=0)
+X_values, Y_values = make_regression(300, 8, n_targets=3, noise=5.0, random_state=0)
+Y_values /= 50.0
+counts = np.random.default_rng(0).poisson(np.exp(X_values[:, 0] / 2)).astype(float)
+
+TASKS: dict[str, tuple[str, Any, Any, dict[str, Any]]] = {
+    "classes": ("MLPClassifier", X_digits, y_digits, {}),
+    "words": ("MLPClassifier", X_digits, np.array(list("klmnopqrst"), dtype=object)[y_digits], {}),
+    "two classes": ("MLPClassifier", X_digits, y_digits > 4, {}),
+    "labels": ("MLPClassifier", X_labels, Y_labels, {}),
+    "values": ("MLPRegressor", X_values, Y_values[:, 0], {}),
+    "values of three kinds": ("MLPRegressor", X_values, Y_values, {}),
+    "counts": ("MLPRegressor", X_values, counts, {"loss": "poisson"}),
+}
+SOLVERS: dict[str, dict[str, Any]] = {
+    "sgd": {"solver": "sgd", "momentum": 0, "learning_rate_init": 0.05},
+    "momentum": {"solver": "sgd", "nesterovs_momentum": False, "learning_rate_init": 0.02},
+    "nesterov": {"solver": "sgd", "learning_rate_init": 0.02},
+    "adam": {"solver": "adam", "learning_rate_init": 0.01},
+    "invscaling": {"solver": "sgd", "learning_rate": "invscaling", "power_t": 0.2, "learning_rate_init": 0.2},
+    "adaptive": {"solver": "sgd", "learning_rate": "adaptive", "tol": 0.02, "n_iter_no_change": 1},
+}
+COMMON: dict[str, Any] = {"hidden_layer_sizes": (12, 7), "batch_size": 64, "max_iter": 12, "alpha": 0.1}
+
+
+def fit_both(task: str, dtype: Any = np.float64, sample_weight: Any = None, **parameters: Any) -> tuple[Any, Any]:
+    """Fit our estimator and theirs with the same parameters."""
+    kind, X, y, own = TASKS[task]
+    pair = []
+    for library in (fastmlp, theirs):
+        estimator = getattr(library, kind)(**{"random_state": 3, **COMMON, **own, **parameters})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            pair.append(estimator.fit(X.astype(dtype), y, sample_weight=sample_weight))
+    return pair[0], pair[1]
+
+
+def assert_equal(ours: Any, other: Any, rtol: float = 1e-9, curves: bool = True) -> None:
+    """Compare all that was learnt; `rtol` is relative to the largest of each array."""
+    for mine, yours in zip(ours.coefs_ + ours.intercepts_, other.coefs_ + other.intercepts_, strict=True):
+        np.testing.assert_allclose(mine, yours, rtol=rtol, atol=rtol * np.abs(yours).max())
+    assert ours.n_iter_ == other.n_iter_
+    assert ours.loss_ == pytest.approx(other.loss_, rel=rtol)
+    assert (ours.n_layers_, ours.n_outputs_, ours.out_activation_) == (
+        other.n_layers_,
+        other.n_outputs_,
+        other.out_activation_,
+    )
+    if curves:
+        np.testing.assert_allclose(ours.loss_curve_, other.loss_curve_, rtol=rtol)
+        assert ours.t_ == other.t_
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("task", TASKS)
+def test_every_step_is_scikit_learns_in_order(task: str, solver: str) -> None:
+    ours, other = fit_both(task, shuffle=False, **SOLVERS[solver])
+    assert_equal(ours, other)
+    assert ours.best_loss_ == pytest.approx(other.best_loss_, rel=1e-9)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("task", ["classes", "values of three kinds"])
+def test_the_orders_and_the_first_weights_are_scikit_learns_too(task: str, solver: str) -> None:
+    assert_equal(*fit_both(task, **SOLVERS[solver]))
+
+
+@pytest.mark.parametrize("solver", ["nesterov", "adam"])
+@pytest.mark.parametrize("task", TASKS)
+def test_sample_weights(task: str, solver: str) -> None:
+    weights = np.random.default_rng(1).uniform(0.0, 3.0, len(TASKS[task][1]))
+    weights[::7] = 0.0
+    assert_equal(*fit_both(task, sample_weight=weights, **SOLVERS[solver]))
+
+
+@pytest.mark.parametrize("task", ["classes", "two classes", "labels", "values of three kinds", "counts"])
+def test_float32(task: str) -> None:
+    ours, other = fit_both(task, dtype=np.float32, **SOLVERS["nesterov"])
+    assert {array.dtype for array in ours.coefs_ + ours.intercepts_} == {np.dtype("float32")}
+    assert_equal(ours, other, rtol=2e-4)
+
+
+@pytest.mark.parametrize("form", ["csr_array", "csr_matrix", "csc_array", "csc_matrix"])
+@pytest.mark.parametrize("solver", ["nesterov", "adam", "lbfgs"])
+def test_sparse_samples(form: str, solver: str) -> None:
+    X = getattr(sparse, form)(X_digits * (X_digits > 0.5))
+    parameters = {"solver": "lbfgs", "max_iter": 5} if solver == "lbfgs" else SOLVERS[solver]
+    pair = []
+    for library in (fastmlp, theirs):
+        estimator = library.MLPClassifier(**{"random_state": 3, **COMMON, **parameters})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            pair.append(estimator.fit(X, y_digits))
+    assert_equal(*pair, rtol=1e-6 if solver == "lbfgs" else 1e-9, curves=solver != "lbfgs")
+    np.testing.assert_allclose(pair[0].predict_proba(X), pair[1].predict_proba(X.toarray()), rtol=1e-5)
+    np.testing.assert_array_equal(pair[0].predict(X), pair[1].predict(X))
+
+
+def test_sparse_samples_with_early_stopping_and_in_float32() -> None:
+    X = sparse.csr_array(X_digits * (X_digits > 0.5))
+    for dtype, rtol in ((np.float64, 1e-9), (np.float32, 2e-4)):
+        pair = []
+        for library in (fastmlp, theirs):
+            estimator = library.MLPClassifier(**{"random_state": 3, **COMMON, "early_stopping": True})
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                pair.append(estimator.fit(X.astype(dtype), y_digits))
+        assert_equal(*pair, rtol=rtol)
+        np.testing.assert_allclose(pair[0].validation_scores_, pair[1].validation_scores_)
+
+
+@pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])
+def test_activations_and_their_first_weights(activation: str) -> None:
+    assert_equal(*fit_both("classes", activation=activation, **SOLVERS["nesterov"]))
+
+
+@pytest.mark.parametrize("hidden", [(), 9, [9], np.array([9, 4])])
+def test_hidden_layers(hidden: Any) -> None:
+    for activation in ("relu", "logistic"):
+        assert_equal(*fit_both("classes", hidden_layer_sizes=hidden, activation=activation, **SOLVERS["nesterov"]))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("task", TASKS)
+def test_early_stopping_sets_the_same_samples_aside(task: str, weighted: bool) -> None:
+    weights = np.random.default_rng(1).uniform(0.5, 2.0, len(TASKS[task][1])) if weighted else None
+    parameters = {**SOLVERS["adam"], "early_stopping": True, "n_iter_no_change": 2, "max_iter": 25, "tol": 0.01}
+    ours, other = fit_both(task, sample_weight=weights, **parameters)
+    assert_equal(ours, other)
+    np.testing.assert_allclose(ours.validation_scores_, other.validation_scores_, rtol=1e-9)
+    assert ours.best_validation_score_ == pytest.approx(other.best_validation_score_, rel=1e-9)
+    assert ours.best_loss_ is other.best_loss_ is None
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("task", ["classes", "two classes", "labels", "values", "counts"])
+def test_lbfgs_begins_alike(task: str, weighted: bool) -> None:
+    weights = np.random.default_rng(1).uniform(0.5, 2.0, len(TASKS[task][1])) if weighted else None
+    ours, other = fit_both(task, sample_weight=weights, solver="lbfgs", activation="tanh", max_iter=6)
+    assert_equal(ours, other, rtol=1e-6, curves=False)
+
+
+def test_partial_fit_goes_on_as_scikit_learns_does() -> None:
+    for solver in ("nesterov", "adam", "invscaling"):
+        pair = []
+        for library in (fastmlp, theirs):
+            estimator = library.MLPClassifier(random_state=3, **COMMON, **SOLVERS[solver])
+            for part in range(3):
+                rows = slice(100 * part, 100 * part + 100)
+                estimator.partial_fit(X_digits[rows], y_digits[rows], classes=np.arange(10))
+            pair.append(estimator)
+        assert_equal(*pair)
+
+
+def test_partial_fit_after_fit_goes_on_with_the_moments() -> None:
+    pair = fit_both("classes", **SOLVERS["adam"])
+    for estimator in pair:
+        estimator.partial_fit(X_digits[:80], y_digits[:80])
+    assert_equal(*pair)
+
+
+def test_warm_start_without_momentum() -> None:
+    pair = fit_both("classes", warm_start=True, **SOLVERS["sgd"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for estimator in pair:
+            estimator.fit(X_digits, y_digits)
+    assert_equal(*pair)
+    assert pair[0].n_iter_ == COMMON["max_iter"]
+    assert len(pair[0].loss_curve_) == 2 * COMMON["max_iter"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_predictions(task: str) -> None:
+    X = TASKS[task][1]
+    ours, other = fit_both(task, **SOLVERS["adam"])
+    mine, yours = ours.predict(X), other.predict(X)
+    assert mine.shape == yours.shape
+    assert mine.dtype == yours.dtype
+    if task.startswith(("values", "counts")):
+        np.testing.assert_allclose(mine, yours, rtol=1e-7)
+        return
+    np.testing.assert_array_equal(mine, yours)
+    np.testing.assert_allclose(ours.predict_proba(X), other.predict_proba(X), rtol=1e-7)
+    np.testing.assert_allclose(ours.predict_log_proba(X), other.predict_log_proba(X), rtol=1e-6, atol=1e-12)
+
+
+def test_a_random_state_object_is_drawn_from_alike() -> None:
+    states = [np.random.RandomState(5), np.random.RandomState(5)]
+    pair = []
+    for library, state in zip((fastmlp, theirs), states, strict=True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            pair.append(library.MLPClassifier(random_state=state, **COMMON).fit(X_digits, y_digits))
+    assert_equal(*pair)
+    assert states[0].randint(1 << 30) == states[1].randint(1 << 30)
+
+
+def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = []
+    parameters = {**SOLVERS["adaptive"], "verbose": True, "early_stopping": True, "tol": 0.2}
+    for library in (fastmlp, theirs):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            library.MLPClassifier(random_state=3, **{**COMMON, **parameters}).fit(X_digits, y_digits)
+        printed.append(capsys.readouterr().out.splitlines())
+    same = [line for line in printed[1] if line.startswith(("Iteration", "Validation score:"))]
+    assert [line for line in printed[0] if line.startswith(("Iteration", "Validation score:"))] == same
+    assert len(printed[0]) == len(printed[1])
