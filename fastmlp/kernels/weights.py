@@ -19,7 +19,6 @@ from fastmlp.kernels.lists import lists_pay, turn_masks
 from fastmlp.kernels.records import LAYER_BYTES, layer_at, state_at
 from fastmlp.kernels.tiles import lanes
 
-
 WEIGHT_ROWS = 16
 """Rows of a weight matrix in a piece: enough that the update is one long loop, few enough that they stay in the cache
 for it. It divides 64, so that a word of the masks serves a whole number of pieces."""
