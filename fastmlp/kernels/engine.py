@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -314,16 +315,44 @@ class Engine:
         return Scratch(network, sizes)
 
 
+class Helper(threading.Thread):
+    """A thread that can be waited for, however often its start and the waiting are interrupted.
+
+    `join` alone cannot: until Python 3.13, when it is interrupted it takes the thread for stopped ever after.
+    """
+
+    begun = ended = False
+    patience = 1000  # Milliseconds to wait for one that has not begun: where its start was interrupted, it may never.
+
+    def run(self) -> None:
+        """Do the work."""
+        self.begun = True
+        try:
+            super().run()
+        finally:
+            self.ended = True
+
+    def wait(self) -> None:
+        """Wait for the end."""
+        while not self.ended and self.patience:
+            if self.is_alive():
+                self.join()
+            else:
+                self.patience -= not self.begun
+                time.sleep(0.001)
+
+
 def run_together(work: Callable[[int], int], threads: int, call_off: Callable[[], None]) -> int:
     """Run ``work(t)`` on `threads` threads, ``work(0)`` on this one, and give what that returns.
 
     Whatever happens here meanwhile (Ctrl-C, no more threads to be had), no thread runs on when this returns: `call_off`
     makes the others give up waiting.
     """
-    helpers = [threading.Thread(target=work, args=(t,)) for t in range(1, threads)]
+    helpers: list[Helper] = []
     try:
-        for helper in helpers:
-            helper.start()
+        for t in range(1, threads):
+            helpers.append(Helper(target=work, args=(t,)))
+            helpers[-1].start()
         return work(0)
     except BaseException:
         call_off()
@@ -331,9 +360,11 @@ def run_together(work: Callable[[int], int], threads: int, call_off: Callable[[]
     finally:
         interruption = None
         for helper in helpers:
-            while helper.ident is not None and helper.is_alive():
+            waiting = True
+            while waiting:
                 try:
-                    helper.join()
+                    helper.wait()
+                    waiting = False
                 except BaseException as error:  # noqa: PERF203 - Another Ctrl-C: first the thread, then the error.
                     interruption = error
         if interruption is not None:
