@@ -101,8 +101,12 @@ def test_each_dtype_has_its_own_files_in_the_cache():
     from fastmlp.kernels import elementwise, jit
 
     for dtype in (np.dtype("float32"), np.dtype("float64")):
-        elementwise.activate.compiled(dtype)
+        elementwise.sgd.entry(dtype)
     folder = jit.cache_folder()
     assert folder is not None
-    indices = {name for name in os.listdir(folder) if "activate" in name and name.endswith(".nbi")}
+    indices = {
+        name
+        for name in os.listdir(folder)
+        if name.startswith("elementwise.sgd_float") and "_entry" in name and name.endswith(".nbi")
+    }
     assert len(indices) == 2

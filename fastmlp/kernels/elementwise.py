@@ -8,6 +8,7 @@ element).
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from fastmlp.kernels.instructions import (
     scale_row,
     shift_row,
 )
-from fastmlp.kernels.jit import inline, kernel, scalar
+from fastmlp.kernels.jit import Kernel, inline, kernel, scalar
 
 # --- exp and expm1 ----------------------------------------------------------------------------------------------------
 
@@ -231,78 +232,49 @@ def softplus_slope(a):
     return -expm1_negative(-a)
 
 
-ACTIVATIONS = ("identity", "relu", "leaky_relu", "elu", "sigmoid", "tanh", "gelu", "silu", "softplus")
-IDENTITY, RELU, LEAKY_RELU, ELU, SIGMOID, TANH, GELU, SILU, SOFTPLUS = range(len(ACTIVATIONS))
-"""The codes by which the loops below know the activations."""
+class Activation(NamedTuple):
+    """The two kernels of an activation, and whether its derivative is told by the input Z, not by the output A."""
 
-TAKES_INPUT = ("gelu", "silu")
-"""Activations whose derivative is told by the input Z, not by the output A."""
+    activate: Kernel
+    multiply_by_slope: Kernel
+    takes_input: bool
 
 
-@kernel
-def activate(code, place, n, like):
-    """``A = f(A)`` for the n elements at an address.
+def activation(name: str, value: Any, slope: Any, takes_input: bool = False) -> Activation:
+    """Make the loops over an activation and its derivative: a kernel each, so that only those in use are compiled.
 
     In place always: LLVM guards vector code that reads here and writes there with a check that the two do not overlap,
     and falls back to scalar code, 10 times as slow, if they are one.
     """
-    A = pointer(place, like)
-    if code == RELU:
+
+    def activate(A_place, n, like):
+        """``A = f(A)`` for the n elements at an address."""
+        A = pointer(A_place, like)
         for i in range(n):
-            A[i] = relu_value(A[i])
-    elif code == LEAKY_RELU:
+            A[i] = value(A[i])
+        return 0
+
+    def multiply_by_slope(D_place, A_place, n, like):
+        """``D *= f'``, which turns dA into dZ; A is the activation's output, or its input if that is what it takes."""
+        D, A = pointer(D_place, like), pointer(A_place, like)
         for i in range(n):
-            A[i] = leaky_relu_value(A[i])
-    elif code == ELU:
-        for i in range(n):
-            A[i] = elu_value(A[i])
-    elif code == SIGMOID:
-        for i in range(n):
-            A[i] = sigmoid_value(A[i])
-    elif code == TANH:
-        for i in range(n):
-            A[i] = tanh_value(A[i])
-    elif code == GELU:
-        for i in range(n):
-            A[i] = gelu_value(A[i])
-    elif code == SILU:
-        for i in range(n):
-            A[i] = silu_value(A[i])
-    elif code == SOFTPLUS:
-        for i in range(n):
-            A[i] = softplus_value(A[i])
-    return 0
+            D[i] *= slope(A[i])
+        return 0
+
+    return Activation(kernel(activate, name), kernel(multiply_by_slope, f"{name}_slope"), takes_input)
 
 
-@kernel
-def multiply_by_slope(code, D_place, A_place, n, like):
-    """``D *= f'``, which turns dA into dZ; A is the activation's output, or its input for `TAKES_INPUT`."""
-    D, A = pointer(D_place, like), pointer(A_place, like)
-    if code == RELU:
-        for i in range(n):
-            D[i] *= relu_slope(A[i])
-    elif code == LEAKY_RELU:
-        for i in range(n):
-            D[i] *= leaky_relu_slope(A[i])
-    elif code == ELU:
-        for i in range(n):
-            D[i] *= elu_slope(A[i])
-    elif code == SIGMOID:
-        for i in range(n):
-            D[i] *= sigmoid_slope(A[i])
-    elif code == TANH:
-        for i in range(n):
-            D[i] *= tanh_slope(A[i])
-    elif code == GELU:
-        for i in range(n):
-            D[i] *= gelu_slope(A[i])
-    elif code == SILU:
-        for i in range(n):
-            D[i] *= silu_slope(A[i])
-    elif code == SOFTPLUS:
-        for i in range(n):
-            D[i] *= softplus_slope(A[i])
-    return 0
+ACTIVATIONS = {
+    "relu": activation("relu", relu_value, relu_slope),
+    "leaky_relu": activation("leaky_relu", leaky_relu_value, leaky_relu_slope),
+    "elu": activation("elu", elu_value, elu_slope),
+    "sigmoid": activation("sigmoid", sigmoid_value, sigmoid_slope),
+    "tanh": activation("tanh", tanh_value, tanh_slope),
+    "gelu": activation("gelu", gelu_value, gelu_slope, takes_input=True),
+    "silu": activation("silu", silu_value, silu_slope, takes_input=True),
+    "softplus": activation("softplus", softplus_value, softplus_slope),
+}
+"""All but identity, for which nothing is called."""
 
 
 # --- Dropout ----------------------------------------------------------------------------------------------------------
@@ -446,7 +418,7 @@ def sloped_error_row(a, n, y, scale, low, high, d):
 
 @inline
 def values_loss_row(code, z, n, y, scale, low, high, d):
-    """The loss of a row by any code but softmax_cross_entropy's, whose targets are classes."""
+    """The loss of a row, by its code: all but softmax_cross_entropy, whose targets are classes."""
     low, high = real(low, scale), real(high, scale)
     if code == SIGMOID_CROSS_ENTROPY:
         return sigmoid_cross_entropy_row(z, n, y, scale, d)
@@ -459,52 +431,86 @@ def values_loss_row(code, z, n, y, scale, low, high, d):
 
 # --- Optimizer updates ------------------------------------------------------------------------------------------------
 
-NO_UPDATE, SGD, SGD_MOMENTUM, SGD_NESTEROV, ADAM, RMSPROP = range(6)
-
-# The constants of a step, as the loops want them; see `fastmlp.kernels.engine.step_constants`.
+# The constants of a step; see `fastmlp.kernels.engine.step_constants`.
 RATE, DECAY, SHRINK, FIRST, SECOND, EPSILON, ROOT_SCALE, SCALE, L2, KEEP, KEY = range(11)
 N_CONSTANTS = 11
 
+# Each of the following is one step of an optimizer over n parameters: `w` and the slots `m`, `v` change in place. All
+# are given by address. The constants are float64 and become the dtype of `w` once, before the loop. For all optimizers,
+# the gradient is g' = g + (DECAY + l2) w.
+
+
+@scalar
+def constant(constants_place, number, like):
+    """A constant of the step, in the dtype of `like`."""
+    return real(pointer(constants_place, 0.0)[number], like)
+
 
 @kernel
-def update(code, constants_place, l2, w_place, g_place, m_place, v_place, n, like):
-    """One optimizer step over n parameters: `w` and the slots `m`, `v` change in place. All are given by address.
+def sgd(constants_place, l2, w_place, g_place, m_place, v_place, n, like):
+    """``w -= RATE g'``."""
+    w, g = pointer(w_place, like), pointer(g_place, like)
+    rate, decay = constant(constants_place, RATE, like), real(pointer(constants_place, 0.0)[DECAY] + l2, like)
+    for i in range(n):
+        w[i] -= rate * (g[i] + decay * w[i])
+    return 0
 
-    `constants` are float64 and become the dtype of `w` once, before the loop: ``g' = g + (DECAY + l2) w`` for all, then
 
-    - SGD: ``w -= RATE g'``; with momentum ``m = FIRST m + g'``, ``w -= RATE m``; Nesterov ``w -= RATE (g' + FIRST m)``
-    - Adam: ``w *= SHRINK``, ``m = FIRST m + (1 - FIRST) g'``, ``v = SECOND v + (1 - SECOND) g'²``,
-      ``w -= RATE m / (ROOT_SCALE √v + EPSILON)``, with RATE and ROOT_SCALE bias-corrected
-    - RMSprop: ``m = SECOND m + (1 - SECOND) g'²``, ``w -= RATE g' / (√m + EPSILON)``
+@kernel
+def sgd_momentum(constants_place, l2, w_place, g_place, m_place, v_place, n, like):
+    """``m = FIRST m + g'``, ``w -= RATE m``."""
+    w, g, m = pointer(w_place, like), pointer(g_place, like), pointer(m_place, like)
+    rate, decay = constant(constants_place, RATE, like), real(pointer(constants_place, 0.0)[DECAY] + l2, like)
+    first = constant(constants_place, FIRST, like)
+    for i in range(n):
+        m[i] = first * m[i] + (g[i] + decay * w[i])
+        w[i] -= rate * m[i]
+    return 0
+
+
+@kernel
+def sgd_nesterov(constants_place, l2, w_place, g_place, m_place, v_place, n, like):
+    """``m = FIRST m + g'``, ``w -= RATE (g' + FIRST m)``."""
+    w, g, m = pointer(w_place, like), pointer(g_place, like), pointer(m_place, like)
+    rate, decay = constant(constants_place, RATE, like), real(pointer(constants_place, 0.0)[DECAY] + l2, like)
+    first = constant(constants_place, FIRST, like)
+    for i in range(n):
+        gradient = g[i] + decay * w[i]
+        m[i] = first * m[i] + gradient
+        w[i] -= rate * (gradient + first * m[i])
+    return 0
+
+
+@kernel
+def adam(constants_place, l2, w_place, g_place, m_place, v_place, n, like):
+    """``m = FIRST m + (1 - FIRST) g'``, ``v = SECOND v + (1 - SECOND) g'²``, ``w = SHRINK w - RATE m / s``.
+
+    ``s = ROOT_SCALE √v + EPSILON``; RATE and ROOT_SCALE hold the corrections of the bias.
     """
-    constants = pointer(constants_place, 0.0)
     w, g, m, v = pointer(w_place, like), pointer(g_place, like), pointer(m_place, like), pointer(v_place, like)
-    rate, decay = real(constants[RATE], like), real(constants[DECAY] + l2, like)
-    first, second = real(constants[FIRST], like), real(constants[SECOND], like)
-    rest_first, rest_second = real(1.0 - constants[FIRST], like), real(1.0 - constants[SECOND], like)
-    shrink, epsilon = real(constants[SHRINK], like), real(constants[EPSILON], like)
-    root_scale = real(constants[ROOT_SCALE], like)
-    if code == SGD:
-        for i in range(n):
-            w[i] -= rate * (g[i] + decay * w[i])
-    elif code == SGD_MOMENTUM:
-        for i in range(n):
-            m[i] = first * m[i] + (g[i] + decay * w[i])
-            w[i] -= rate * m[i]
-    elif code == SGD_NESTEROV:
-        for i in range(n):
-            gradient = g[i] + decay * w[i]
-            m[i] = first * m[i] + gradient
-            w[i] -= rate * (gradient + first * m[i])
-    elif code == ADAM:
-        for i in range(n):
-            gradient = g[i] + decay * w[i]
-            m[i] = first * m[i] + rest_first * gradient
-            v[i] = second * v[i] + rest_second * gradient * gradient
-            w[i] = shrink * w[i] - rate * m[i] / (root_scale * math.sqrt(v[i]) + epsilon)
-    elif code == RMSPROP:
-        for i in range(n):
-            gradient = g[i] + decay * w[i]
-            m[i] = second * m[i] + rest_second * gradient * gradient
-            w[i] -= rate * gradient / (math.sqrt(m[i]) + epsilon)
+    rate, decay = constant(constants_place, RATE, like), real(pointer(constants_place, 0.0)[DECAY] + l2, like)
+    first, second = constant(constants_place, FIRST, like), constant(constants_place, SECOND, like)
+    rest_first = real(1.0 - pointer(constants_place, 0.0)[FIRST], like)
+    rest_second = real(1.0 - pointer(constants_place, 0.0)[SECOND], like)
+    shrink, epsilon = constant(constants_place, SHRINK, like), constant(constants_place, EPSILON, like)
+    root_scale = constant(constants_place, ROOT_SCALE, like)
+    for i in range(n):
+        gradient = g[i] + decay * w[i]
+        m[i] = first * m[i] + rest_first * gradient
+        v[i] = second * v[i] + rest_second * gradient * gradient
+        w[i] = shrink * w[i] - rate * m[i] / (root_scale * math.sqrt(v[i]) + epsilon)
+    return 0
+
+
+@kernel
+def rmsprop(constants_place, l2, w_place, g_place, m_place, v_place, n, like):
+    """``m = SECOND m + (1 - SECOND) g'²``, ``w -= RATE g' / (√m + EPSILON)``."""
+    w, g, m = pointer(w_place, like), pointer(g_place, like), pointer(m_place, like)
+    rate, decay = constant(constants_place, RATE, like), real(pointer(constants_place, 0.0)[DECAY] + l2, like)
+    second, epsilon = constant(constants_place, SECOND, like), constant(constants_place, EPSILON, like)
+    rest_second = real(1.0 - pointer(constants_place, 0.0)[SECOND], like)
+    for i in range(n):
+        gradient = g[i] + decay * w[i]
+        m[i] = second * m[i] + rest_second * gradient * gradient
+        w[i] -= rate * gradient / (math.sqrt(m[i]) + epsilon)
     return 0

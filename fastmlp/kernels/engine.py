@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 
 from fastmlp.dropout import step_keys, threshold
 from fastmlp.kernels import elementwise as e
-from fastmlp.kernels import loop, products
+from fastmlp.kernels import gathering, loop, products, weights
+from fastmlp.kernels.gathering import MASK_SLACK
 from fastmlp.kernels.jit import Kernel
-from fastmlp.kernels.lists import LIST_SLACK
-from fastmlp.kernels.loop import BLOCK_ROWS, MASK_SLACK, WEIGHT_ROWS, Layer, Samples, State
+from fastmlp.kernels.lists import LIST_SLACK, TURNED_BYTES
+from fastmlp.kernels.loop import BLOCK_ROWS
 from fastmlp.kernels.products import DENSE_COLUMNS
+from fastmlp.kernels.records import Layer, Samples, State
+from fastmlp.kernels.weights import piece_rows
 from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
 from fastmlp.parameters import ParameterLayout, aligned_zeros, padded
 from fastmlp.shapes import NotFiniteError
@@ -29,14 +32,11 @@ from fastmlp.training import Recipe, TrainingState, available_cpus
 
 Array = NDArray[Any]
 
-FORWARD_PARTS = (loop.gather, loop.forward, e.activate, products.multiply_rows, products.multiply_listed_rows)
+FORWARD_PARTS = (gathering.gather, loop.forward, products.multiply_rows, products.multiply_listed_rows)
 TRAINING_PARTS = (
-    loop.loss_and_output_gradient, loop.backward_through_layers, loop.backward_to_weights, e.multiply_by_slope,
-    loop.update_piece, e.update,
-    products.multiply_columns, products.multiply_listed_columns,
+    loop.backward_through_layers, weights.backward_to_weights, weights.update_piece, weights.prepare_weights,
+    weights.transpose_weights, products.multiply_columns, products.multiply_listed_columns,
 )  # fmt: skip
-CLIPPING_PARTS = (loop.update_clipped,)
-DROPOUT_PARTS = (e.drop,)
 """The kernels that the loop calls by address; the fields of `State` bear their names."""
 
 FORWARD_ALL = Kernel(
@@ -89,6 +89,7 @@ class Engine:
         self.layout = layout
         self.dtype = np.dtype(layout.spec.dtype)
         self._like = self.dtype.type(0)
+        self._activations = activations_of(layout.spec)
         self._layers, self._dropped, self._workspace_size = plan(layout)
         sizes = layout.spec.layer_sizes
         self._n_outputs = sizes[-1]
@@ -106,8 +107,13 @@ class Engine:
 
     def compile(self, X: Inputs, recipe: Recipe | None = None) -> None:
         """Compile the training loop for this dtype, or load it from the cache."""
-        for part in (loop.train_steps, *FORWARD_PARTS, *training_parts(recipe)):
-            part.compiled(self.dtype)
+        for activation in map(e.ACTIVATIONS.get, self._activations):
+            if activation is not None:
+                activation.activate.address(self.dtype)
+                activation.multiply_by_slope.address(self.dtype)
+        for part in (*FORWARD_PARTS, *self._training_parts(X, recipe).values()):
+            part.address(self.dtype)
+        loop.train_steps.entry(self.dtype)
 
     def forward(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array:
         """Compute the outputs: without their activation, where it is a part of the loss."""
@@ -147,6 +153,7 @@ class Engine:
         sparse = (0, 0, 0)
         if isinstance(X, SparseRows):
             sparse = addresses(X)
+            scratch.set(gather_sparse=gathering.gather_sparse.address(self.dtype))
             X = np.empty((len(X), 0), self.dtype)
         doubt = entry(scratch.place, scratch.samples_place, X, *sparse, outputs, classes, self._like)
         self._spare[1].append(scratch)
@@ -161,7 +168,7 @@ class Engine:
         self._set_up_training(scratch, X, y, orders, None, None, gradient=address(gradient))
         run = loop.train_steps.entry(self.dtype)
         run(
-            scratch.place, scratch.samples_place, e.NO_UPDATE, address(constants), len(X), 0, address(losses), 1, 0, 1,
+            scratch.place, scratch.samples_place, address(constants), len(X), 0, address(losses), 1, 0, 1,
             self._like,
         )  # fmt: skip
         self._spare[1].append(scratch)
@@ -183,7 +190,7 @@ class Engine:
     ) -> NDArray[np.float64]:
         """Take one step for each learning rate."""
         n_steps, batch_size, slots = len(learning_rates), recipe.batch_size, state.slots
-        code, constants = step_constants(recipe.optimizer, state.step, learning_rates)
+        constants = step_constants(recipe.optimizer, state.step, learning_rates)
         scales = batch_scales(self.layout.spec, sample_weight, orders, batch_size, first_batch, n_steps)
         constants[:, e.SCALE], constants[:, e.L2] = scales, recipe.l2 * scales
         constants[:, e.KEY] = step_keys(state.dropout_seed, state.step, n_steps).view(np.float64)
@@ -194,15 +201,15 @@ class Engine:
         needs_gradient = batch_size > BLOCK_ROWS or recipe.clip_norm is not None
         gradient = self.layout.allocate() if needs_gradient else losses
         slot1, slot2 = [*map(address, slots), 0, 0][:2]
-        layers = self._layers_with_dropout(recipe.dropout) if recipe.dropout else self._layers
         scratch = self._take(threads, parameters)
+        layers = self._layers_with_dropout(recipe.dropout) if recipe.dropout else self._layers
         self._set_up_training(
             scratch, X, y, orders, sample_weight, recipe, gradient=address(gradient), slot1=slot1, slot2=slot2,
             average=0 if average is None else address(average), layers=address(layers),
         )  # fmt: skip
         run = loop.train_steps.entry(self.dtype)
         arguments = (
-            scratch.place, scratch.samples_place, code, address(constants), batch_size, first_batch, address(losses),
+            scratch.place, scratch.samples_place, address(constants), batch_size, first_batch, address(losses),
             n_steps,
         )  # fmt: skip
         # A thread that outlives an interrupted call must not find its memory gone: its function holds all of it.
@@ -226,6 +233,21 @@ class Engine:
         layers[:n_hidden, Layer._fields.index("threshold")] = [threshold(rate) for rate in rates]
         layers[:n_hidden, Layer._fields.index("A")] = self._dropped[:n_hidden]
         return layers
+
+    def _training_parts(self, X: Inputs, recipe: Recipe | None) -> dict[str, Kernel]:
+        """The kernels that the loop calls besides the forward pass's: for a recipe, or for gradients alone."""
+        is_softmax = self.layout.spec.loss == "softmax_cross_entropy"
+        parts = {part.function.__name__: part for part in TRAINING_PARTS}
+        parts["loss_and_output_gradient"] = loop.classes_loss if is_softmax else loop.values_loss
+        if isinstance(X, SparseRows):
+            parts["gather_sparse"] = gathering.gather_sparse
+        if recipe is not None:
+            parts["update"] = update_of(recipe.optimizer)
+            if recipe.clip_norm is not None:
+                parts["update_clipped"] = weights.update_clipped
+            if recipe.dropout:
+                parts["drop"] = e.drop
+        return parts
 
     def _set_up_training(
         self,
@@ -252,18 +274,20 @@ class Engine:
             values=values,
             columns=columns,
             starts=starts,
+            y_stride=y.strides[0],
         )
         scratch.arrays["barrier"][:] = 0
         squares = scratch.arrays
         clips = recipe is not None and recipe.clip_norm is not None
         scratch.set(
+            update=0,
             label_smoothing=bits(recipe.label_smoothing if recipe else 0.0),
             clip_norm=bits(recipe.clip_norm or 0.0 if recipe else 0.0),
             weight_squares=address(squares["squares_of_weights"]) if recipe and recipe.l2 else 0,
             gradient_squares=address(squares["squares_of_gradient"]) if clips else 0,
             **fields,
-            **{part.function.__name__: part.address(self.dtype) for part in training_parts(recipe)},
         )
+        scratch.set(**{name: part.address(self.dtype) for name, part in self._training_parts(X, recipe).items()})
 
     def _take(self, threads: int, parameters: Array) -> Scratch:
         """Scratch memory for one call on these parameters: what an earlier call has given back, or new."""
@@ -280,11 +304,18 @@ class Engine:
     def _allocate(self, threads: int) -> Scratch:
         spec, dtype = self.layout.spec, self.dtype.name
         n_words = n_words_of(self.layout)
-        # Whole tiles of rows, so up to a tile more than WEIGHT_ROWS.
-        rows_size = (WEIGHT_ROWS + DENSE_COLUMNS.rows) * max(self.layout.row_strides)
+        for layer, name in zip(self._layers, self._activations, strict=True):
+            if activation := e.ACTIVATIONS.get(name):
+                kernels = activation.activate, activation.multiply_by_slope
+                first = Layer._fields.index("activate")
+                layer[first : first + 2] = [each.address(self.dtype) for each in kernels]
+        # Whole tiles of rows, so up to a tile more than a piece has.
+        rows_size = max((piece_rows(stride) + DENSE_COLUMNS.rows) * stride for stride in self.layout.row_strides)
+        turned_size = TURNED_BYTES * BLOCK_ROWS
         indices_size = max(n_words * 64, BLOCK_ROWS) + LIST_SLACK
         loss, low, high = loss_constants(spec.loss, spec.loss_parameter)
-        n_pieces = sum(-(-n_in // WEIGHT_ROWS) + spec.bias for n_in in spec.layer_sizes[:-1])
+        n_in, rows = map(Layer._fields.index, ("n_in", "piece_rows"))
+        n_pieces = sum(int(-(-layer[n_in] // layer[rows])) + spec.bias for layer in self._layers)
         network = {
             "layers": address(self._layers),
             "n_layers": len(self._layers),
@@ -297,6 +328,7 @@ class Engine:
             "loss_high": bits(high),
             "weight_rows_size": rows_size,
             "indices_size": indices_size,
+            "turned_size": turned_size,
             "n_pieces": n_pieces,
             **{part.function.__name__: part.address(self.dtype) for part in FORWARD_PARTS},
         }
@@ -310,7 +342,7 @@ class Engine:
             "squares_of_gradient": (n_pieces, "float64"),
             "weight_rows": (threads * rows_size, dtype),
             "indices": (threads * indices_size, "int32"),
-            "turned": (threads * 4 * BLOCK_ROWS, "uint8"),
+            "turned": (threads * turned_size, "uint8"),
         }
         return Scratch(network, sizes)
 
@@ -371,13 +403,6 @@ def run_together(work: Callable[[int], int], threads: int, call_off: Callable[[]
             raise interruption
 
 
-def training_parts(recipe: Recipe | None) -> tuple[Kernel, ...]:
-    """The kernels that the loop calls besides the forward pass's, for a recipe, or for gradients alone."""
-    clipping = CLIPPING_PARTS if recipe and recipe.clip_norm is not None else ()
-    dropping = DROPOUT_PARTS if recipe and recipe.dropout else ()
-    return (*TRAINING_PARTS, *clipping, *dropping)
-
-
 def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], list[int], int]:
     """Lay out the workspace: give the table of layers, each layer's place of `A` with dropout, and the size."""
     spec = layout.spec
@@ -392,11 +417,11 @@ def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], list[int], int]:
 
     place(BLOCK_ROWS * input_stride)
     layers = []
-    # The activation of some losses is a part of them.
-    activations = (*spec.activations, "identity" if spec.loss_takes_logits else spec.output_activation)
+    activations = activations_of(spec)
     for layer, (n_in, n_out) in enumerate(zip(spec.layer_sizes, spec.layer_sizes[1:], strict=False)):
         stride = layout.row_strides[layer]
         name = activations[layer]
+        takes_input = name in e.ACTIVATIONS and e.ACTIVATIONS[name].takes_input
         Z = place(BLOCK_ROWS * stride)
         layers.append(
             Layer(
@@ -406,18 +431,26 @@ def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], list[int], int]:
                 input_stride=input_stride if layer == 0 else layout.row_strides[layer - 1],
                 weights=layout.weight_offsets[layer],
                 bias=layout.bias_offsets[layer],
-                activation=e.ACTIVATIONS.index(name),
                 Z=Z,
-                A=place(BLOCK_ROWS * stride) if name in e.TAKES_INPUT else Z,
+                A=place(BLOCK_ROWS * stride) if takes_input else Z,
                 D=place(BLOCK_ROWS * stride),
                 transposed=place(n_out * layout.row_strides[layer - 1]) if layer else 0,
+                activate=0,  # Written when memory is allocated, for that is when kernels are compiled.
+                multiply_by_slope=0,
+                takes_input=takes_input,
                 threshold=0,
+                piece_rows=piece_rows(stride),
             )
         )
     # Behind all else: memory that is never touched without dropout.
     dropped = [place(BLOCK_ROWS * layer.stride) if layer.Z == layer.A else layer.A for layer in layers]
     place(64)  # Slack: the last tile of a layer may read beyond its last row.
     return np.array(layers, dtype=np.int64), dropped, end
+
+
+def activations_of(spec: NetworkSpec) -> tuple[str, ...]:
+    """Each layer's activation; of the last one only if it is not a part of the loss."""
+    return (*spec.activations, "identity" if spec.loss_takes_logits else spec.output_activation)
 
 
 def inputs_of(layout: ParameterLayout) -> int:
@@ -465,20 +498,24 @@ def loss_constants(loss: str, parameter: float | None) -> tuple[int, float, floa
     return constants[loss]
 
 
-def step_constants(
-    optimizer: Optimizer, first_step: int, learning_rates: NDArray[np.float64]
-) -> tuple[int, NDArray[np.float64]]:
-    """Give an optimizer's code and, for each step, the constants that `fastmlp.kernels.elementwise.update` takes."""
+def update_of(optimizer: Optimizer) -> Kernel:
+    """Give the kernel of an optimizer's update."""
+    if isinstance(optimizer, SGD):
+        if not optimizer.momentum:
+            return e.sgd
+        return e.sgd_nesterov if optimizer.nesterov else e.sgd_momentum
+    return e.adam if isinstance(optimizer, Adam) else e.rmsprop
+
+
+def step_constants(optimizer: Optimizer, first_step: int, learning_rates: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give, for each step, the constants that the kernel of the optimizer's update takes."""
     constants = np.zeros((len(learning_rates), e.N_CONSTANTS))
     constants[:, e.RATE] = learning_rates
     constants[:, e.SHRINK] = 1.0
     if isinstance(optimizer, SGD):
         constants[:, e.DECAY] = optimizer.weight_decay
         constants[:, e.FIRST] = optimizer.momentum
-        if not optimizer.momentum:
-            return e.SGD, constants
-        return e.SGD_NESTEROV if optimizer.nesterov else e.SGD_MOMENTUM, constants
-    if isinstance(optimizer, Adam):
+    elif isinstance(optimizer, Adam):
         t = np.arange(first_step + 1, first_step + len(learning_rates) + 1, dtype=np.float64)
         constants[:, e.RATE] = learning_rates / (1.0 - optimizer.beta1**t)
         constants[:, e.ROOT_SCALE] = 1.0 / np.sqrt(1.0 - optimizer.beta2**t)
@@ -490,12 +527,12 @@ def step_constants(
             constants[:, e.SHRINK] = 1.0 - learning_rates * optimizer.weight_decay
         else:
             constants[:, e.DECAY] = optimizer.weight_decay
-        return e.ADAM, constants
-    assert isinstance(optimizer, RMSprop)
-    constants[:, e.DECAY] = optimizer.weight_decay
-    constants[:, e.SECOND] = optimizer.rho
-    constants[:, e.EPSILON] = optimizer.epsilon
-    return e.RMSPROP, constants
+    else:
+        assert isinstance(optimizer, RMSprop)
+        constants[:, e.DECAY] = optimizer.weight_decay
+        constants[:, e.SECOND] = optimizer.rho
+        constants[:, e.EPSILON] = optimizer.epsilon
+    return constants
 
 
 def batch_scales(

@@ -34,6 +34,9 @@ TWOS = np.uint64(0x3333333333333333)
 FOURS = np.uint64(0x0F0F0F0F0F0F0F0F)
 """Every other field of one, two or four bits."""
 
+TURNED_BYTES = 4
+"""Bytes of turned masks for each row: 32 for eight rows."""
+
 LIST_SLACK = 8
 """Elements that a list needs beyond its longest: eight are stored at a time."""
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fastmlp import reference
 from fastmlp.kernels import elementwise as e
-from fastmlp.kernels.engine import address, loss_constants, step_constants
+from fastmlp.kernels.engine import address, loss_constants, step_constants, update_of
 from fastmlp.kernels.instructions import advance, pointer, real
 from fastmlp.kernels.jit import FIRST, kernel
 from fastmlp.kernels.products import DENSE as DENSE_ROWS
@@ -119,130 +119,133 @@ def flat_copy(Z: Array) -> Array:
     return Z.flatten()
 
 
-def activation(code: int, Z: Array, out: Array | None) -> Array:
+def activation(name: str, Z: Array, out: Array | None) -> Array:
     """Run one activation on an array of any shape and layout."""
     A = flat_copy(check_forward(Z, out))
-    e.activate.entry(Z.dtype)(code, address(A), A.size, Z.dtype.type(0))
+    if name in e.ACTIVATIONS:
+        e.ACTIVATIONS[name].activate.entry(Z.dtype)(address(A), A.size, Z.dtype.type(0))
     if out is None:
         return A.reshape(Z.shape)
     out[...] = A.reshape(Z.shape)
     return out
 
 
-def activation_backward(code: int, dA: Array, kept: Array, kept_name: str = "A") -> Array:
+def activation_backward(name: str, dA: Array, kept: Array, kept_name: str = "A") -> Array:
     """Run one activation's backward on arrays of any shape and layout."""
     saved = flat_copy(check_backward(dA, kept, kept_name))
     dZ = flat_copy(dA)
-    e.multiply_by_slope.entry(dA.dtype)(code, address(dZ), address(saved), dZ.size, dA.dtype.type(0))
+    if name in e.ACTIVATIONS:
+        run = e.ACTIVATIONS[name].multiply_by_slope.entry(dA.dtype)
+        run(address(dZ), address(saved), dZ.size, dA.dtype.type(0))
     return dZ.reshape(dA.shape)
 
 
 @twin
 def identity(Z: Array, out: Array | None = None) -> Array:
     """See `twin`."""
-    return activation(e.IDENTITY, Z, out)
+    return activation("identity", Z, out)
 
 
 @twin
 def identity_backward(dA: Array, A: Array) -> Array:
     """See `twin`."""
-    return activation_backward(e.IDENTITY, dA, A)
+    return activation_backward("identity", dA, A)
 
 
 @twin
 def relu(Z: Array, out: Array | None = None) -> Array:
     """See `twin`."""
-    return activation(e.RELU, Z, out)
+    return activation("relu", Z, out)
 
 
 @twin
 def relu_backward(dA: Array, A: Array) -> Array:
     """See `twin`."""
-    return activation_backward(e.RELU, dA, A)
+    return activation_backward("relu", dA, A)
 
 
 @twin
 def leaky_relu(Z: Array, out: Array | None = None) -> Array:
     """See `twin`."""
-    return activation(e.LEAKY_RELU, Z, out)
+    return activation("leaky_relu", Z, out)
 
 
 @twin
 def leaky_relu_backward(dA: Array, A: Array) -> Array:
     """See `twin`."""
-    return activation_backward(e.LEAKY_RELU, dA, A)
+    return activation_backward("leaky_relu", dA, A)
 
 
 @twin
 def elu(Z: Array, out: Array | None = None) -> Array:
     """See `twin`."""
-    return activation(e.ELU, Z, out)
+    return activation("elu", Z, out)
 
 
 @twin
 def elu_backward(dA: Array, A: Array) -> Array:
     """See `twin`."""
-    return activation_backward(e.ELU, dA, A)
+    return activation_backward("elu", dA, A)
 
 
 @twin
 def sigmoid(Z: Array, out: Array | None = None) -> Array:
     """See `twin`."""
-    return activation(e.SIGMOID, Z, out)
+    return activation("sigmoid", Z, out)
 
 
 @twin
 def sigmoid_backward(dA: Array, A: Array) -> Array:
     """See `twin`."""
-    return activation_backward(e.SIGMOID, dA, A)
+    return activation_backward("sigmoid", dA, A)
 
 
 @twin
 def tanh(Z: Array, out: Array | None = None) -> Array:
     """See `twin`."""
-    return activation(e.TANH, Z, out)
+    return activation("tanh", Z, out)
 
 
 @twin
 def tanh_backward(dA: Array, A: Array) -> Array:
     """See `twin`."""
-    return activation_backward(e.TANH, dA, A)
+    return activation_backward("tanh", dA, A)
 
 
 @twin
 def gelu(Z: Array, out: Array | None = None) -> Array:
     """See `twin`."""
-    return activation(e.GELU, Z, out)
+    return activation("gelu", Z, out)
 
 
 @twin
 def gelu_backward(dA: Array, Z: Array) -> Array:
     """See `twin`."""
-    return activation_backward(e.GELU, dA, Z, "Z")
+    return activation_backward("gelu", dA, Z, "Z")
 
 
 @twin
 def silu(Z: Array, out: Array | None = None) -> Array:
     """See `twin`."""
-    return activation(e.SILU, Z, out)
+    return activation("silu", Z, out)
 
 
 @twin
 def silu_backward(dA: Array, Z: Array) -> Array:
     """See `twin`."""
-    return activation_backward(e.SILU, dA, Z, "Z")
+    return activation_backward("silu", dA, Z, "Z")
 
 
 @twin
 def softplus(Z: Array, out: Array | None = None) -> Array:
     """See `twin`."""
-    return activation(e.SOFTPLUS, Z, out)
+    return activation("softplus", Z, out)
 
 
 @twin
 def softplus_backward(dA: Array, A: Array) -> Array:
     """See `twin`."""
-    return activation_backward(e.SOFTPLUS, dA, A)
+    return activation_backward("softplus", dA, A)
 
 
 @kernel
@@ -363,9 +366,10 @@ def run_update(
         return
     buffers = [slot for slot in slots.values() if slot is not None]
     copies = [flat_copy(slot) for slot in buffers]
-    code, constants = step_constants(optimizer, step - 1, np.array([learning_rate], np.float64))
+    constants = step_constants(optimizer, step - 1, np.array([learning_rate], np.float64))
     m, v = [*copies, w, w][:2]
-    e.update.entry(dtype)(code, address(constants), 0.0, *map(address, (w, g, m, v)), w.size, dtype.type(0))
+    run = update_of(optimizer).entry(dtype)
+    run(address(constants), 0.0, *map(address, (w, g, m, v)), w.size, dtype.type(0))
     parameters[...] = w.reshape(parameters.shape)
     for slot, copy in zip(buffers, copies, strict=True):
         slot[...] = copy.reshape(slot.shape)

@@ -1,0 +1,177 @@
+"""Records: rows of eight-byte fields that Python writes and kernels read by name.
+
+A kernel gets the address of a record, one argument instead of thirty, each of which would make a call dearer. Reading a
+field (``net.workspace``) is one load. Fields are whole numbers, addresses among them, or float64 where the annotation
+says so.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, get_type_hints
+
+from llvmlite import ir
+from numba import types
+from numba.core.typing.templates import AttributeTemplate
+from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, models, register_model
+
+I64 = ir.IntType(64)
+
+
+class Layer(NamedTuple):
+    """A row of the table of layers: sizes, and offsets into the buffers, in elements.
+
+    `weights`, `bias`: in the parameters. `Z`, `A`, `D`: in the workspace, what tells the activation's slope, the
+    outputs (in one place unless the slope is told by the input, or dropout comes between), and their derivative.
+    `transposed`: in the workspace, ``Wᵀ``. `stride` and `input_stride`: between rows of W, Z, A, D, and of the layer's
+    input and Wᵀ. `activate`, `multiply_by_slope`, `takes_input`: of the activation; the first two are addresses, 0 for
+    identity. `threshold`: of dropout, 0 without.
+    """
+
+    n_in: int
+    n_out: int
+    stride: int
+    input_stride: int
+    weights: int
+    bias: int
+    Z: int
+    A: int
+    D: int
+    transposed: int
+    activate: int
+    multiply_by_slope: int
+    takes_input: int
+    threshold: int
+    piece_rows: int  # See `fastmlp.kernels.weights.piece_rows`.
+
+
+class State(NamedTuple):
+    """What the loop knows of a network, and the memory that it writes, given by its address here and below.
+
+    Threads share the memory, but for `weight_rows`, `indices` and `turned`, of which each has a part.
+    """
+
+    layers: int  # `Layer` by `Layer`.
+    n_layers: int
+    inputs: int  # Offset of the gathered X in the workspace.
+    n_words: int  # Words of a row's mask: inputs / 64.
+    loss: int
+    bias: int
+    input_scale: float
+    loss_low: float
+    loss_high: float
+    label_smoothing: float
+    clip_norm: float
+    workspace: int  # A row of zeros at 0; the gathered X; Z, A, D of the layers; transposed weights.
+    masks: int  # uint64 (BLOCK_ROWS + MASK_SLACK, n_words)
+    row_losses: int  # float64 (BLOCK_ROWS,)
+    barrier: int  # int64 (2,), see `fastmlp.kernels.loop.all_arrived`
+    order: int  # int64 (BLOCK_ROWS,), for samples in their own order
+    weight_rows: int  # Rows of dW, or db, before they are used.
+    weight_rows_size: int
+    indices: int  # int32, a list.
+    indices_size: int
+    turned: int  # uint8, the masks of 64 inputs, turned.
+    turned_size: int
+    parameters: int
+    gradient: int
+    slot1: int
+    slot2: int
+    n_pieces: int  # Of the weights, see `fastmlp.kernels.weights`; a bias is one, too.
+    weight_squares: int  # float64 (n_pieces,): each piece's sum of squares, for the L2 term; or none.
+    gradient_squares: int  # The same of the gradient, for clipping; or none.
+    average: int  # Of the parameters; or none.
+    # The kernels that the loop is made of.
+    gather: int
+    gather_sparse: int
+    forward: int
+    loss_and_output_gradient: int
+    backward_through_layers: int
+    backward_to_weights: int
+    drop: int
+    update: int  # Of the optimizer; or none, to keep the gradient.
+    update_piece: int
+    update_clipped: int
+    prepare_weights: int
+    transpose_weights: int
+    multiply_rows: int
+    multiply_listed_rows: int
+    multiply_columns: int
+    multiply_listed_columns: int
+
+
+class Samples(NamedTuple):
+    """Where X and y lie, whatever kind of arrays they are.
+
+    X is an array, or `fastmlp.sparse.SparseRows`; then its first three fields mean nothing.
+    """
+
+    X: int
+    X_is_uint8: int
+    X_stride: int  # Bytes.
+    y: int
+    y_stride: int  # Bytes.
+    orders: int  # int64 (n_orders, n_samples)
+    n_orders: int
+    n_samples: int
+    weights: int  # float64 (n_samples,), or none.
+    values: int  # Of sparse rows.
+    columns: int  # int32, as many.
+    starts: int  # int64 (n_samples + 1,), or none.
+
+
+class Record(types.Type):  # type: ignore[misc]
+    """The Numba type of a record's address."""
+
+    def __init__(self, kind: type) -> None:
+        hints = get_type_hints(kind)
+        self.fields = {name: types.float64 if hint is float else types.int64 for name, hint in hints.items()}
+        super().__init__(f"record {kind.__name__}")
+
+
+@register_model(Record)
+class RecordModel(models.PrimitiveModel):  # type: ignore[misc]
+    """A record is held as its address."""
+
+    def __init__(self, manager: Any, kind: Record) -> None:
+        super().__init__(manager, kind, I64)
+
+
+@infer_getattr
+class RecordFields(AttributeTemplate):  # type: ignore[misc]
+    """Tells Numba the types of the fields."""
+
+    key = Record
+
+    def generic_resolve(self, record: Record, name: str) -> Any:
+        """Give the type of a field."""
+        return record.fields.get(name)
+
+
+@lower_getattr_generic(Record)
+def load_field(context: Any, builder: ir.IRBuilder, record: Record, address: Any, name: str) -> Any:
+    """Load a field. None changes while a kernel runs, so LLVM may load it once."""
+    kind = context.get_value_type(record.fields[name])
+    place = builder.add(address, I64(8 * list(record.fields).index(name)))
+    value = builder.load(builder.inttoptr(place, kind.as_pointer()), typ=kind)
+    value.set_metadata("invariant.load", builder.module.add_metadata([]))
+    return value
+
+
+def reader(kind: type) -> Any:
+    """Make the intrinsic that reads a record of one kind at an address."""
+    record = Record(kind)
+
+    @intrinsic
+    def record_at(typing: Any, address: Any) -> Any:
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            return arguments[0]
+
+        return record(types.int64), codegen
+
+    return record_at
+
+
+layer_at, state_at, samples_at = reader(Layer), reader(State), reader(Samples)
+LAYER_BYTES = 8 * len(Layer._fields)
+SAMPLE = Samples(*range(len(Samples._fields)))
+"""The number of each field, for the kernel that writes them."""

@@ -1,0 +1,215 @@
+"""From the derivatives of the outputs to new weights: ``dW = Xᵀ dY``, ``db = Σ dY``, and the optimizer's update.
+
+Weights are taken in *pieces*: some rows of a layer's W, or its bias. A piece's gradient is computed, used for the
+update while it is in the cache, and forgotten: dW is never written out as a whole, unless it has to be kept (more
+blocks of the batch are to come, the gradient's norm is to be clipped, or it is the gradient that was asked for).
+Threads take turns at the pieces, so that no two write to one place, and every sum has one order.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fastmlp.kernels import elementwise as e
+from fastmlp.kernels.instructions import address_of, advance, call, pointer, prefetch, real, sum_of_squares
+from fastmlp.kernels.jit import FIRST, inline, kernel
+from fastmlp.kernels.lists import lists_pay, turn_masks
+from fastmlp.kernels.records import LAYER_BYTES, layer_at, state_at
+from fastmlp.kernels.tiles import lanes
+
+
+def piece_rows(stride: int) -> int:
+    """Rows of a piece of a weight matrix with so many elements a row.
+
+    Enough that the update is one long loop, few enough that they stay in the cache for it; but more where the rows are
+    long, because each piece reads all of dY. It divides 64: a word of the masks serves a whole number of pieces.
+    """
+    return 16 if stride < 1024 else 64
+
+
+@kernel
+def backward_to_weights(place, n_rows, first_block, last_block, constants, thread, threads, like):
+    """``dW = Xᵀ dY`` and ``db = Σ dY`` of every layer over `n_rows` rows, and their use, for this thread's share."""
+    net = state_at(place)
+    workspace, masks = pointer(net.workspace, like), pointer(net.masks, np.uint64(0))
+    dW = advance(pointer(net.weight_rows, like), thread * net.weight_rows_size)
+    indices = net.indices + thread * net.indices_size * 4
+    turned = advance(pointer(net.turned, np.uint8(0)), thread * net.turned_size)
+    listed = lists_pay(masks, net.n_words, FIRST, n_rows, layer_at(net.layers).n_in)
+    turned_word = -1
+    unit = -1  # Counts the pieces of all layers.
+    for number in range(net.n_layers - 1, -1, -1):
+        layer = layer_at(net.layers + number * LAYER_BYTES)
+        n_in, stride, input_stride = layer.n_in, layer.stride, layer.input_stride
+        X_offset = net.inputs if number == 0 else layer_at(net.layers + (number - 1) * LAYER_BYTES).A
+        X, D = advance(workspace, X_offset), advance(workspace, layer.D)
+        D_place, dW_place = address_of(D), address_of(dW)
+        n_vectors = -(-layer.n_out // lanes(like))
+        n_columns = n_vectors * lanes(like)
+        n_pieces = -(-n_in // layer.piece_rows)
+        for piece in range(n_pieces + net.bias):
+            unit += 1
+            if unit % threads != thread:
+                continue
+            row = min(piece * layer.piece_rows, n_in)
+            n_piece = max(1, min(layer.piece_rows, n_in - row))
+            clear_columns(dW, n_piece, n_columns, stride, like)
+            X_place = address_of(advance(X, row))
+            if threads > 1:  # The inputs of the next piece: another core's cache has half of them.
+                ahead = advance(X, min(row + threads * layer.piece_rows, n_in - 1))
+                for i in range(n_rows):
+                    prefetch(advance(ahead, i * input_stride))
+            if piece == n_pieces:
+                # The bias stands in the parameters as one more row of W, and its gradient is a sum over the samples.
+                sum_of_rows(D, n_rows, n_columns, stride, dW, like)
+            elif number == 0 and listed:
+                if row >> 6 != turned_word:
+                    turned_word = row >> 6
+                    turn_masks(masks, net.n_words, turned_word, n_rows, turned)
+                call(
+                    net.multiply_listed_columns,
+                    (
+                        X_place, input_stride, address_of(turned), (row & 63) >> 1, n_rows, D_place, stride,
+                        net.workspace, dW_place, stride, n_piece, n_vectors, indices, like,
+                    ),
+                )  # fmt: skip
+            else:
+                call(
+                    net.multiply_columns,
+                    (
+                        X_place, input_stride, D_place, stride, net.workspace, dW_place, stride, n_piece, n_rows,
+                        n_vectors, like,
+                    ),
+                )  # fmt: skip
+            use_gradient(
+                net, layer, place, number, unit, row, n_piece, dW, first_block, last_block, constants, like
+            )  # fmt: skip
+    return 0
+
+
+@inline
+def use_gradient(net, layer, place, number, unit, row, n_rows, g, first_block, last_block, constants, like):
+    """Do with a piece of dW what is to be done: keep or add it in the gradient buffer, update the weights, or both.
+
+    Rows with their padding are contiguous, here and in the parameters, so this is one loop over all of them.
+    """
+    begin, n = layer.weights + row * layer.stride, n_rows * layer.stride
+    if first_block == 0 or last_block == 0 or net.update == 0 or net.gradient_squares != 0:
+        kept = advance(pointer(net.gradient, like), begin)
+        if first_block != 0:
+            for i in range(n):
+                kept[i] = g[i]
+        else:
+            for i in range(n):
+                kept[i] += g[i]
+        g = kept
+    if last_block != 0 and net.gradient_squares != 0:  # The update has to wait for the norm of the whole gradient.
+        if row < layer.n_in:
+            w, l2 = advance(pointer(net.parameters, like), begin), real(pointer(constants, 0.0)[e.L2], like)
+            for i in range(n):
+                g[i] += l2 * w[i]
+        pointer(net.gradient_squares, 0.0)[unit] = sum_of_squares(g, n)
+    elif last_block != 0 and net.update != 0:
+        call(net.update_piece, (place, number, unit, row, n_rows, address_of(g), constants, like))
+
+
+@kernel
+def update_piece(place, number, unit, row, n_rows, g_place, constants_place, like):
+    """Update some rows of a layer's weights, or its bias, by their gradient, and what depends on them."""
+    net = state_at(place)
+    layer = layer_at(net.layers + number * LAYER_BYTES)
+    is_weights = row < layer.n_in
+    begin, n = layer.weights + row * layer.stride, n_rows * layer.stride
+    w = advance(pointer(net.parameters, like), begin)
+    m, v = advance(pointer(net.slot1, like), begin), advance(pointer(net.slot2, like), begin)
+    l2 = pointer(constants_place, 0.0)[e.L2] if is_weights and net.gradient_squares == 0 else 0.0
+    call(net.update, (constants_place, l2, address_of(w), g_place, address_of(m), address_of(v), n, like))
+    if net.average != 0:
+        average = advance(pointer(net.average, like), begin)
+        keep = real(pointer(constants_place, 0.0)[e.KEEP], like)
+        for i in range(n):
+            average[i] = w[i] + keep * (average[i] - w[i])
+    if is_weights:
+        if layer.transposed > 0:
+            call(net.transpose_weights, (place, number, row, n_rows, like))  # dX of the next step needs them.
+        if net.weight_squares != 0:
+            pointer(net.weight_squares, 0.0)[unit] = sum_of_squares(w, n)
+    return 0
+
+
+@kernel
+def update_clipped(place, constants, thread, threads, like):
+    """Update this thread's share of the weights by the gradient in its buffer, scaled down to `clip_norm`."""
+    net = state_at(place)
+    total = 0.0
+    for unit in range(net.n_pieces):
+        total += pointer(net.gradient_squares, 0.0)[unit]
+    factor = net.clip_norm / (math.sqrt(total) + 1e-6)  # The small number is PyTorch's.
+    unit = -1
+    for number in range(net.n_layers - 1, -1, -1):
+        layer = layer_at(net.layers + number * LAYER_BYTES)
+        for piece in range(-(-layer.n_in // layer.piece_rows) + net.bias):
+            unit += 1
+            if unit % threads != thread:
+                continue
+            row = min(piece * layer.piece_rows, layer.n_in)
+            n_rows = max(1, min(layer.piece_rows, layer.n_in - row))
+            g = advance(pointer(net.gradient, like), layer.weights + row * layer.stride)
+            if factor < 1.0:
+                for i in range(n_rows * layer.stride):
+                    g[i] *= real(factor, like)
+            call(net.update_piece, (place, number, unit, row, n_rows, address_of(g), constants, like))
+    return 0
+
+
+@kernel
+def prepare_weights(place, like):
+    """Fill what is kept of the weights: Wᵀ, and the sums of squares in the order of the pieces."""
+    net = state_at(place)
+    unit = 0
+    for number in range(net.n_layers - 1, -1, -1):
+        layer = layer_at(net.layers + number * LAYER_BYTES)
+        if layer.transposed > 0:
+            call(net.transpose_weights, (place, number, FIRST, layer.n_in, like))
+        if net.weight_squares != 0:
+            for row in range(0, layer.n_in, layer.piece_rows):
+                w = advance(pointer(net.parameters, like), layer.weights + row * layer.stride)
+                n = min(layer.piece_rows, layer.n_in - row) * layer.stride
+                pointer(net.weight_squares, 0.0)[unit] = sum_of_squares(w, n)
+                unit += 1
+            unit += net.bias  # Its square stays 0.
+    return 0
+
+
+@kernel
+def transpose_weights(place, number, first_row, n_rows, like):
+    """Copy rows of a layer's W to columns of its Wᵀ in the workspace."""
+    net = state_at(place)
+    layer = layer_at(net.layers + number * LAYER_BYTES)
+    stride, input_stride = layer.stride, layer.input_stride
+    W = advance(pointer(net.parameters, like), layer.weights + first_row * stride)
+    T = advance(pointer(net.workspace, like), layer.transposed + first_row)
+    for j in range(layer.n_out):
+        for i in range(n_rows):
+            T[j * input_stride + i] = W[i * stride + j]
+    return 0
+
+
+@inline
+def clear_columns(G, n_rows, first, stride, like):
+    """Zero the columns from `first` up to `stride`, which no tile writes, so that the padding of W stays zero."""
+    for i in range(n_rows):
+        for j in range(first, stride):
+            G[i * stride + j] = real(0.0, like)
+
+
+@inline
+def sum_of_rows(D, n_rows, n, stride, db, like):
+    """``db = Σ D`` over the rows, for the first n columns: whole vectors. The padding beyond may hold anything."""
+    for j in range(n):
+        db[j] = real(0.0, like)
+    for i in range(n_rows):
+        for j in range(n):
+            db[j] += D[i * stride + j]
