@@ -54,6 +54,9 @@ STEP_WORK = 2_000_000
 FORWARD_WORK = 20_000_000
 """The same for a forward pass, which starts its threads anew."""
 
+START_SECONDS = 1.0
+"""How long a thread may take to begin, once it was made."""
+
 
 class Scratch:
     """Memory of one call that means nothing after it, and the `State` that says where it is."""
@@ -348,13 +351,16 @@ class Engine:
 
 
 class Helper(threading.Thread):
-    """A thread that can be waited for, however often its start and the waiting are interrupted.
+    """A thread whose work can be waited for, however often its start and the waiting are interrupted.
 
-    `join` alone cannot: until Python 3.13, when it is interrupted it takes the thread for stopped ever after.
+    `join` cannot do that: until Python 3.13, when it is interrupted it takes the thread for stopped ever after.
     """
 
     begun = ended = False
-    patience = 1000  # Milliseconds to wait for one that has not begun: where its start was interrupted, it may never.
+
+    def __init__(self, work: Callable[[int], int], number: int) -> None:
+        super().__init__(target=work, args=(number,))
+        self.latest_start = time.monotonic() + START_SECONDS
 
     def run(self) -> None:
         """Do the work."""
@@ -365,13 +371,9 @@ class Helper(threading.Thread):
             self.ended = True
 
     def wait(self) -> None:
-        """Wait for the end."""
-        while not self.ended and self.patience:
-            if self.is_alive():
-                self.join()
-            else:
-                self.patience -= not self.begun
-                time.sleep(0.001)
+        """Wait for the end of the work; not for one that has not begun, and will not, its start being interrupted."""
+        while not self.ended and (self.begun or time.monotonic() < self.latest_start):
+            time.sleep(0)
 
 
 def run_together(work: Callable[[int], int], threads: int, call_off: Callable[[], None]) -> int:
@@ -383,7 +385,7 @@ def run_together(work: Callable[[int], int], threads: int, call_off: Callable[[]
     helpers: list[Helper] = []
     try:
         for t in range(1, threads):
-            helpers.append(Helper(target=work, args=(t,)))
+            helpers.append(Helper(work, t))
             helpers[-1].start()
         return work(0)
     except BaseException:
