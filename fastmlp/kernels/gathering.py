@@ -23,7 +23,7 @@ MASK_SLACK = 8
 def gather(place, samples_place, order_place, begin, end, n_rows, like):
     """Copy the samples ``order[begin:end]`` to the rows begin ... end: converted, scaled, with masks.
 
-    Whoever copies the last of the block's `n_rows` clears the masks beyond it.
+    Whoever copies the last of the block's `n_rows` clears the rows beyond it, whose masks a tile or a list may read.
     """
     net, samples, order = state_at(place), samples_at(samples_place), pointer(order_place, np.int64(0))
     layer = layer_at(net.layers)
@@ -52,8 +52,7 @@ def gather(place, samples_place, order_place, begin, end, n_rows, like):
         # The row's loss begins here: a NaN or infinity in X makes it NaN, even where an activation would hide it.
         losses[row] = 0.0 if is_finite else np.nan
     if end == n_rows:
-        for i in range(n_rows * n_words, (n_rows + MASK_SLACK) * n_words):
-            masks[i] = np.uint64(0)
+        clear_rows(X, masks, n_words, stride, n_rows, n_rows + MASK_SLACK, like)
     return 0
 
 
@@ -80,7 +79,10 @@ def gather_sparse(place, samples_place, order_place, begin, end, n_rows, like):
 
 @inline
 def clear_rows(X, masks, n_words, stride, begin, end, like):
-    """Make rows of the gathered X zero, eight inputs at a time, where their masks say that they are not."""
+    """Make rows of the gathered X zero, eight inputs at a time, where their masks say that they are not.
+
+    No mask is cleared without its row: `gather_sparse` trusts that what has no mask is zero.
+    """
     for row in range(begin, end):
         for word in range(n_words):
             bits = masks[row * n_words + word]
