@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -52,6 +53,9 @@ STEP_WORK = 2_000_000
 """Multiply-adds of a step that are worth a thread: about 20 µs of work, against two barriers. Chosen, not tuned."""
 FORWARD_WORK = 20_000_000
 """The same for a forward pass, which starts its threads anew."""
+
+START_SECONDS = 1.0
+"""How long a thread may take to begin, once it was made."""
 
 
 class Scratch:
@@ -350,16 +354,43 @@ class Engine:
         return Scratch(network, sizes)
 
 
+class Helper(threading.Thread):
+    """A thread whose work can be waited for, however often its start and the waiting are interrupted.
+
+    `join` cannot do that: until Python 3.13, when it is interrupted it takes the thread for stopped ever after.
+    """
+
+    begun = ended = False
+
+    def __init__(self, work: Callable[[int], int], number: int) -> None:
+        super().__init__(target=work, args=(number,))
+        self.latest_start = time.monotonic() + START_SECONDS
+
+    def run(self) -> None:
+        """Do the work."""
+        self.begun = True
+        try:
+            super().run()
+        finally:
+            self.ended = True
+
+    def wait(self) -> None:
+        """Wait for the end of the work; not for one that has not begun, and will not, its start being interrupted."""
+        while not self.ended and (self.begun or time.monotonic() < self.latest_start):
+            time.sleep(0)
+
+
 def run_together(work: Callable[[int], int], threads: int, call_off: Callable[[], None]) -> int:
     """Run ``work(t)`` on `threads` threads, ``work(0)`` on this one, and give what that returns.
 
     Whatever happens here meanwhile (Ctrl-C, no more threads to be had), no thread runs on when this returns: `call_off`
     makes the others give up waiting.
     """
-    helpers = [threading.Thread(target=work, args=(t,)) for t in range(1, threads)]
+    helpers: list[Helper] = []
     try:
-        for helper in helpers:
-            helper.start()
+        for t in range(1, threads):
+            helpers.append(Helper(work, t))
+            helpers[-1].start()
         return work(0)
     except BaseException:
         call_off()
@@ -367,9 +398,11 @@ def run_together(work: Callable[[int], int], threads: int, call_off: Callable[[]
     finally:
         interruption = None
         for helper in helpers:
-            while helper.ident is not None and helper.is_alive():
+            waiting = True
+            while waiting:
                 try:
-                    helper.join()
+                    helper.wait()
+                    waiting = False
                 except BaseException as error:  # noqa: PERF203 - Another Ctrl-C: first the thread, then the error.
                     interruption = error
         if interruption is not None:
