@@ -138,6 +138,7 @@ class MLP:
         with explaining_lack_of_memory(spec):
             self._parameters = self._layout.allocate()
         self._engine = make_engine(engine, self._layout)
+        self._dtype_as_is = np.dtype(spec.dtype) if self._engine.finds_not_finite else None
         self._fits = 0
 
     def __repr__(self) -> str:
@@ -535,6 +536,11 @@ class MLP:
     # --- What the methods above are made of ---------------------------------------------------------------------------
 
     def _check_inputs(self, X: Any, what: str = "X") -> Inputs:
+        # An array that the engine takes as it is: a single sample is predicted in 3 µs, the full check takes 0.5.
+        if type(X) is np.ndarray and X.dtype is self._dtype_as_is and X.ndim == 2 and X.flags.c_contiguous:
+            n_samples, n_features = X.shape
+            if n_samples and n_features == self.spec.layer_sizes[0]:
+                return X
         return check_inputs(self.spec, X, what, self._engine.finds_not_finite)
 
     def _check_targets(self, y: ArrayLike, n_samples: int, what: str = "y") -> Array:

@@ -295,7 +295,8 @@ def forward_all(place, samples_place, X, values, columns, starts, outputs, class
         n_rows = min(FORWARD_ROWS, n_samples - block)
         for row in range(n_rows):
             order[row] = block + row
-        call(gather, (place, samples_place, net.order, FIRST, n_rows, n_rows, like))
+        n_cleared_after = n_rows if n_rows > 1 else FIRST  # The tile of a single row looks at no other.
+        call(gather, (place, samples_place, net.order, FIRST, n_rows, n_cleared_after, like))
         call(net.forward, (place, FIRST, n_rows, FIRST, FIRST, like))
         for row in range(n_rows):
             doubt += row_losses[row]
