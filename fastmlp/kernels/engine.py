@@ -183,6 +183,8 @@ class Engine:
             self._like,
         )  # fmt: skip
         self._spare[1].append(scratch)
+        if not np.isfinite(losses[0]):
+            gradient[:] = np.nan  # The loop stops before it: zeros would look like a minimum.
         return float(losses[0]), gradient
 
     def train_steps(
