@@ -47,7 +47,7 @@ def masks_of(inputs: Array) -> Array:
 @pytest.mark.parametrize("n_rows", [1, 2, 5])
 def test_a_forward_list_holds_the_union_of_its_rows(n_rows: int, density: float) -> None:
     inputs = RNG.random((9, 5 * 64)) < density
-    indices = np.full(5 * 64 + lists.LIST_SLACK, -1, np.int32)
+    indices = np.full(5 * 64, -1, np.int32)
     for first_word, last_word, row in ((0, 5, 0), (1, 4, 3), (4, 5, 9 - n_rows)):
         length = listed_inputs(masks_of(inputs), first_word, last_word, row, n_rows, indices)
         union = inputs[row : row + n_rows].any(axis=0)
@@ -60,7 +60,7 @@ def test_a_forward_list_holds_the_union_of_its_rows(n_rows: int, density: float)
 def test_a_backward_list_holds_the_rows_that_have_one_of_two_inputs(n_rows: int, density: float) -> None:
     inputs = RNG.random((n_rows, 3 * 64)) < density
     turned = np.zeros(lists.TURNED_BYTES * loop.BLOCK_ROWS, np.uint8)
-    indices = np.full(loop.BLOCK_ROWS + lists.LIST_SLACK, -1, np.int32)
+    indices = np.full(loop.BLOCK_ROWS, -1, np.int32)
     for word in range(3):
         for pair in range(32):
             length = listed_rows(masks_of(inputs), word, n_rows, pair, turned, indices)

@@ -18,9 +18,8 @@ from fastmlp.kernels import elementwise as e
 from fastmlp.kernels import gathering, loop, products, weights
 from fastmlp.kernels.gathering import MASK_SLACK
 from fastmlp.kernels.jit import Kernel
-from fastmlp.kernels.lists import LIST_SLACK, TURNED_BYTES
+from fastmlp.kernels.lists import TURNED_BYTES
 from fastmlp.kernels.loop import BLOCK_ROWS
-from fastmlp.kernels.products import DENSE_COLUMNS
 from fastmlp.kernels.records import Layer, Samples, State
 from fastmlp.kernels.weights import WEIGHT_ROWS
 from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
@@ -326,10 +325,9 @@ class Engine:
                 kernels = activation.activate, activation.multiply_by_slope
                 first = Layer._fields.index("activate")
                 layer[first : first + 2] = [each.address(self.dtype) for each in kernels]
-        # Whole tiles of rows, so up to a tile more than a piece has.
-        rows_size = (WEIGHT_ROWS + DENSE_COLUMNS.rows) * max(self.layout.row_strides)
+        rows_size = WEIGHT_ROWS * max(self.layout.row_strides)
         turned_size = TURNED_BYTES * BLOCK_ROWS
-        indices_size = max(n_words * 64, BLOCK_ROWS) + LIST_SLACK
+        indices_size = max(n_words * 64, BLOCK_ROWS)
         loss, low, high = loss_constants(spec.loss, spec.loss_parameter)
         n_pieces = sum(-(-n_in // WEIGHT_ROWS) + spec.bias for n_in in spec.layer_sizes[:-1])
         network = {
@@ -458,7 +456,6 @@ def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], list[int], int]:
         )
     # Behind all else: memory that is never touched without dropout.
     dropped = [place(BLOCK_ROWS * layer.stride) if layer.Z == layer.A else layer.A for layer in layers]
-    place(64)  # Slack: the last tile of a layer may read beyond its last row.
     return np.array(layers, dtype=np.int64), dropped, end
 
 

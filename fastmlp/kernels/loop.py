@@ -298,8 +298,8 @@ def forward_all(place, samples_place, X, values, columns, starts, outputs, class
         n_rows = min(FORWARD_ROWS, n_samples - block)
         for row in range(n_rows):
             order[row] = block + row
-        n_cleared_after = n_rows if n_rows > 1 else FIRST  # The tile of a single row looks at no other.
-        call(gather, (place, samples_place, net.order, FIRST, n_rows, n_cleared_after, like))
+        # The rows beyond need not be cleared: what a tile reads there changes nothing but its rows that nobody reads.
+        call(gather, (place, samples_place, net.order, FIRST, n_rows, FIRST, like))
         call(net.forward, (place, FIRST, n_rows, FIRST, FIRST, like))
         for row in range(n_rows):
             doubt += row_losses[row]

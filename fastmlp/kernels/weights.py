@@ -17,11 +17,13 @@ from fastmlp.kernels.instructions import address_of, advance, call, pointer, pre
 from fastmlp.kernels.jit import FIRST, inline, kernel
 from fastmlp.kernels.lists import lists_pay, turn_masks
 from fastmlp.kernels.records import LAYER_BYTES, layer_at, state_at
-from fastmlp.kernels.tiles import lanes
+from fastmlp.kernels.tiles import SHAPES, lanes
 
 WEIGHT_ROWS = 16
 """Rows of a weight matrix in a piece: enough that the update is one long loop, few enough that they stay in the cache
-for it. It divides 64, so that a word of the masks serves a whole number of pieces."""
+for it. It divides 64, so that a word of the masks serves a whole number of pieces, and is whole tiles."""
+assert 64 % WEIGHT_ROWS == 0
+assert WEIGHT_ROWS % SHAPES["dense", "columns"].rows == 0
 
 
 @kernel
