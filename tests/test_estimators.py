@@ -78,6 +78,7 @@ def test_every_attribute_of_scikit_learn(kind: Any, solver: str) -> None:
     [
         ({"hidden_layer_sizes": -1}, "hidden_layer_sizes"),
         ({"hidden_layer_sizes": (5, 0)}, r"hidden_layer_sizes must be > 0, got \[5, 0\]"),
+        ({"hidden_layer_sizes": (5, 2.5)}, r"hidden_layer_sizes must be whole numbers, got \[5, 2.5\]"),
         ({"activation": "ghost"}, "activation"),
         ({"activation": ("relu", "tanh")}, "activation must name one function for each of the 1 hidden layers, got 2"),
         ({"solver": "ghost"}, "solver"),

@@ -155,6 +155,15 @@ def test_early_stopping_sets_the_same_samples_aside(task: str, weighted: bool) -
     assert ours.best_loss_ is other.best_loss_ is None
 
 
+def test_early_stopping_with_one_class() -> None:
+    pair = []
+    for library in (fastmlp, theirs):
+        estimator = library.MLPClassifier(random_state=3, early_stopping=True, n_iter_no_change=2, **COMMON)
+        pair.append(estimator.fit(X_digits, np.full(len(X_digits), "one")))
+    assert_equal(*pair)
+    assert pair[0].validation_scores_ == pair[1].validation_scores_
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("task", ["classes", "two classes", "labels", "values", "counts"])
 def test_lbfgs_begins_alike(task: str, weighted: bool) -> None:

@@ -334,6 +334,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         """Accuracy of the logits."""
         if not np.isfinite(Z).all():
             return float("nan")
+        if len(self.classes_) == 1:  # Whatever the network says, there is no other label.
+            return 1.0
         right = Z.argmax(axis=1) == Y if Y.ndim == 1 else ((Z > 0) == Y).all(axis=1)
         return float(np.average(right, weights=weights))
 
