@@ -328,6 +328,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             of_classes = factors[np.searchsorted(self.classes_, y)]
         else:
             of_classes = compute_sample_weight(self.class_weight, y)
+        if (of_classes < 0).any():
+            raise ValueError(f"class_weight must be >= 0, got {of_classes.min():g}")
         return of_classes if weights is None else weights * of_classes
 
     def _score_outputs(self, Z: Array, Y: Array, weights: Array | None) -> float:
