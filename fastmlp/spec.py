@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "elu", "sigmoid", "tanh", "gelu", "silu", "softplus")
-"""Activations of the hidden layers, in the order of the codes that the kernels use."""
+"""Activations of the hidden layers."""
 
 LOSSES = (
     "softmax_cross_entropy",

@@ -33,6 +33,7 @@ from fastmlp.training import Recipe, TrainingState, available_cpus
 Array = NDArray[Any]
 
 FORWARD_PARTS = (gathering.gather, loop.forward, products.multiply_rows, products.multiply_listed_rows)
+SINGLE_ROW_PARTS = (products.multiply_row, products.multiply_listed_row)
 TRAINING_PARTS = (
     loop.backward_through_layers, weights.backward_to_weights, weights.update_piece, weights.prepare_weights,
     weights.transpose_weights, products.multiply_columns, products.multiply_listed_columns,
@@ -66,6 +67,7 @@ class Scratch:
         self.state = np.zeros(len(State._fields), dtype=np.int64)
         self.place = address(self.state)
         self.parameters: Array | None = None
+        self.takes_single_rows = False  # Whether the state has the kernels for those.
         self.samples = np.zeros(len(Samples._fields), dtype=np.int64)
         self.samples_place = address(self.samples)
         self.set(**network, **{name: address(a) for name, a in self.arrays.items() if name in State._fields})
@@ -153,6 +155,9 @@ class Engine:
         except KeyError:
             entry = self._forward_entries.setdefault(X.dtype, FORWARD_ALL.entry(self.dtype, X.dtype))
         scratch = self._take(1, parameters)
+        if X.shape[0] == 1 and not scratch.takes_single_rows:
+            scratch.set(**{part.name: part.address(self.dtype) for part in SINGLE_ROW_PARTS})
+            scratch.takes_single_rows = True
         sparse = (0, 0, 0)
         if isinstance(X, SparseRows):
             sparse = addresses(X)
@@ -245,11 +250,13 @@ class Engine:
     def _training_parts(self, X: Inputs, recipe: Recipe | None) -> dict[str, Kernel]:
         """The kernels that the loop calls besides the forward pass's: for a recipe, or for gradients alone."""
         is_softmax = self.layout.spec.loss == "softmax_cross_entropy"
-        parts = {part.function.__name__: part for part in TRAINING_PARTS}
+        parts = {part.name: part for part in TRAINING_PARTS}
         parts["loss_and_output_gradient"] = loop.classes_loss if is_softmax else loop.values_loss
         if isinstance(X, SparseRows):
             parts["gather_sparse"] = gathering.gather_sparse
         if recipe is not None:
+            if 1 in (recipe.batch_size, len(X) % recipe.batch_size):
+                parts.update({part.name: part for part in SINGLE_ROW_PARTS})
             parts["update"] = update_of(recipe.optimizer)
             if recipe.clip_norm is not None:
                 parts["update_clipped"] = weights.update_clipped
@@ -337,7 +344,7 @@ class Engine:
             "indices_size": indices_size,
             "turned_size": turned_size,
             "n_pieces": n_pieces,
-            **{part.function.__name__: part.address(self.dtype) for part in FORWARD_PARTS},
+            **{part.name: part.address(self.dtype) for part in FORWARD_PARTS},
         }
         sizes = {
             "workspace": (self._workspace_size, dtype),

@@ -75,6 +75,9 @@ def forward(place, begin, end, key, thread, like):
     parameters, masks = pointer(net.parameters, like), pointer(net.masks, np.uint64(0))
     indices = net.indices + thread * net.indices_size * 4
     width = lanes(like)
+    multiply_rows, multiply_listed_rows = net.multiply_rows, net.multiply_listed_rows
+    if end - begin == 1 and net.multiply_row != 0:
+        multiply_rows, multiply_listed_rows = net.multiply_row, net.multiply_listed_row
     X = advance(workspace, net.inputs)
     for number in range(net.n_layers):
         layer = layer_at(net.layers + number * LAYER_BYTES)
@@ -85,7 +88,7 @@ def forward(place, begin, end, key, thread, like):
         stride, n_vectors = layer.stride, -(-layer.n_out // width)
         if number == 0 and lists_pay(masks, net.n_words, begin, end, layer.n_in):
             call(
-                net.multiply_listed_rows,
+                multiply_listed_rows,
                 (
                     X_place, layer.input_stride, net.masks, net.n_words, W, stride, b, Z_place, stride, begin, end,
                     n_vectors, indices, like,
@@ -93,7 +96,7 @@ def forward(place, begin, end, key, thread, like):
             )  # fmt: skip
         else:
             call(
-                net.multiply_rows,
+                multiply_rows,
                 (
                     X_place, layer.input_stride, W, stride, b, Z_place, stride, begin, end, layer.n_in, n_vectors, like,
                 ),

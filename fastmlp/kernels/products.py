@@ -6,17 +6,21 @@ left-hand one pass over it.
 
 Rows come in whole tiles: buffers have room for the rows that the last tile computes beyond the end, and nobody reads
 them. Sums are over ascending p always, so a row's result does not depend on the tile or the thread that computed it.
+A single row may go by tiles of one row, which are kernels of their own: whoever has many rows need not compile them.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from fastmlp.kernels.instructions import advance, pointer
-from fastmlp.kernels.jit import FIRST, inline, kernel
+from fastmlp.kernels.jit import FIRST, Kernel, inline, kernel
 from fastmlp.kernels.lists import backward_list, forward_list
 from fastmlp.kernels.tiles import (
     SHAPES,
+    Shape,
     dense_columns,
     dense_row,
     dense_rows,
@@ -29,7 +33,6 @@ from fastmlp.kernels.tiles import (
 DENSE = SHAPES["dense", "rows"]
 DENSE_COLUMNS = SHAPES["dense", "columns"]
 LISTED = SHAPES["listed", "rows"]
-SINGLE = SHAPES["listed", "row"].vectors
 LISTED_COLUMNS = SHAPES["listed", "columns"]
 assert LISTED_COLUMNS.rows == 2  # What `turn_masks` prepares.
 
@@ -47,66 +50,64 @@ def panel_edge(panel, n_panels, n_vectors):
     return panel * n_vectors // n_panels
 
 
-@kernel
-def multiply_rows(A_place, lda, B_place, ldb, initial_place, C_place, ldc, first_row, last_row, depth, n_vectors, like):
-    """``C[i, :] = initial + A[i, :depth] B[:depth, :]`` for the rows from `first_row` up to `last_row`."""
-    A, B, C, initial = (
-        pointer(A_place, like),
-        pointer(B_place, like),
-        pointer(C_place, like),
-        pointer(initial_place, like),
-    )
-    no_list = pointer(FIRST, np.int32(0))
-    single = last_row - first_row == 1
-    n_panels = -(-n_vectors // (SINGLE if single else DENSE.vectors))
-    for panel in range(n_panels):
-        v = panel_edge(panel, n_panels, n_vectors)
-        count = panel_edge(panel + 1, n_panels, n_vectors) - v
-        column = v * lanes(like)
-        for p in range(0, depth, DEPTH):
-            n = min(DEPTH, depth - p)
-            b = advance(B, p * ldb + column)
-            for row in range(first_row, last_row, DENSE.rows):
-                a, c = advance(A, row * lda + p), advance(C, row * ldc + column)
-                start, ldi = (advance(initial, column), 0) if p == 0 else (c, ldc)
-                if single:
-                    dense_row(count, a, lda, b, ldb, start, ldi, c, ldc, no_list, n)
-                else:
-                    dense_rows(count, a, lda, b, ldb, start, ldi, c, ldc, no_list, n)
-    return 0
+def product_by_rows(name: str, tile: Any, shape: Shape) -> Kernel:
+    """Make ``C[i, :] = initial + A[i, :depth] B[:depth, :]`` for the rows from `first_row` up to `last_row`."""
+
+    def multiply(A_place, lda, B_place, ldb, initial_place, C_place, ldc, first_row, last_row, depth, n_vectors, like):
+        A, B = pointer(A_place, like), pointer(B_place, like)
+        C, initial = pointer(C_place, like), pointer(initial_place, like)
+        no_list = pointer(FIRST, np.int32(0))
+        n_panels = -(-n_vectors // shape.vectors)
+        for panel in range(n_panels):
+            v = panel_edge(panel, n_panels, n_vectors)
+            count = panel_edge(panel + 1, n_panels, n_vectors) - v
+            column = v * lanes(like)
+            for p in range(0, depth, DEPTH):
+                n = min(DEPTH, depth - p)
+                b = advance(B, p * ldb + column)
+                for row in range(first_row, last_row, shape.rows):
+                    a, c = advance(A, row * lda + p), advance(C, row * ldc + column)
+                    start, ldi = (advance(initial, column), 0) if p == 0 else (c, ldc)
+                    tile(count, a, lda, b, ldb, start, ldi, c, ldc, no_list, n)
+        return 0
+
+    return kernel(multiply, name)
 
 
-@kernel
-def multiply_listed_rows(
-    A_place, lda, masks_place, n_words, B_place, ldb, initial_place, C_place, ldc, first_row, last_row, n_vectors,
-    indices_place, like,
-):  # fmt: skip
-    """The same for an A with masks, over the inputs that are not zero."""
-    A, B, C, initial = (
-        pointer(A_place, like),
-        pointer(B_place, like),
-        pointer(C_place, like),
-        pointer(initial_place, like),
-    )
-    masks, indices = pointer(masks_place, np.uint64(0)), pointer(indices_place, np.int32(0))
-    single = last_row - first_row == 1
-    n_panels = -(-n_vectors // (SINGLE if single else LISTED.vectors))
-    for panel in range(n_panels):
-        v = panel_edge(panel, n_panels, n_vectors)
-        count = panel_edge(panel + 1, n_panels, n_vectors) - v
-        column = v * lanes(like)
-        b = advance(B, column)
-        for word in range(0, n_words, DEPTH // 64):
-            end = min(word + DEPTH // 64, n_words)
-            for row in range(first_row, last_row, LISTED.rows):
-                a, c = advance(A, row * lda), advance(C, row * ldc + column)
-                start, ldi = (advance(initial, column), 0) if word == 0 else (c, ldc)
-                length = forward_list(masks, n_words, word, end, row, 1 if single else LISTED.rows, indices)
-                if single:
-                    listed_row(count, a, lda, b, ldb, start, ldi, c, ldc, indices, length)
-                else:
-                    listed_rows(count, a, lda, b, ldb, start, ldi, c, ldc, indices, length)
-    return 0
+multiply_rows = product_by_rows("multiply_rows", dense_rows, DENSE)
+multiply_row = product_by_rows("multiply_row", dense_row, SHAPES["dense", "row"])
+
+
+def product_by_listed_rows(name: str, tile: Any, shape: Shape) -> Kernel:
+    """Make the same for an A with masks, over the inputs that are not zero."""
+
+    def multiply(
+        A_place, lda, masks_place, n_words, B_place, ldb, initial_place, C_place, ldc, first_row, last_row, n_vectors,
+        indices_place, like,
+    ):  # fmt: skip
+        A, B = pointer(A_place, like), pointer(B_place, like)
+        C, initial = pointer(C_place, like), pointer(initial_place, like)
+        masks, indices = pointer(masks_place, np.uint64(0)), pointer(indices_place, np.int32(0))
+        n_panels = -(-n_vectors // shape.vectors)
+        for panel in range(n_panels):
+            v = panel_edge(panel, n_panels, n_vectors)
+            count = panel_edge(panel + 1, n_panels, n_vectors) - v
+            column = v * lanes(like)
+            b = advance(B, column)
+            for word in range(0, n_words, DEPTH // 64):
+                end = min(word + DEPTH // 64, n_words)
+                for row in range(first_row, last_row, shape.rows):
+                    a, c = advance(A, row * lda), advance(C, row * ldc + column)
+                    start, ldi = (advance(initial, column), 0) if word == 0 else (c, ldc)
+                    length = forward_list(masks, n_words, word, end, row, shape.rows, indices)
+                    tile(count, a, lda, b, ldb, start, ldi, c, ldc, indices, length)
+        return 0
+
+    return kernel(multiply, name)
+
+
+multiply_listed_rows = product_by_listed_rows("multiply_listed_rows", listed_rows, LISTED)
+multiply_listed_row = product_by_listed_rows("multiply_listed_row", listed_row, SHAPES["listed", "row"])
 
 
 @kernel

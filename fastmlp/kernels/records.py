@@ -94,6 +94,8 @@ class State(NamedTuple):
     transpose_weights: int
     multiply_rows: int
     multiply_listed_rows: int
+    multiply_row: int  # These two for single rows; or none, where there are more.
+    multiply_listed_row: int
     multiply_columns: int
     multiply_listed_columns: int
 
