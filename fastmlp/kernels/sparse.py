@@ -136,7 +136,16 @@ def multiply_sorted_entries(place, row, n_rows, threads, dW_place, like):
     values, rows = pointer(net.sorted_values, like), pointer(net.sorted_rows, np.int32(0))
     D = advance(workspace, layer.D)
     n_vectors = -(-layer.n_out // lanes(like))
+    next_row = layer.weights + min(row + threads * n_rows, layer.n_in - n_rows) * layer.stride
     for i in range(n_rows):
+        # The update will want the weights and slots of the next piece, which are too many for the caches: ask for them.
+        ahead = next_row + i * layer.stride
+        for k in range(ahead, ahead + layer.stride, 8):
+            prefetch(advance(pointer(net.parameters, like), k))
+            if net.slot1 != 0:
+                prefetch(advance(pointer(net.slot1, like), k))
+            if net.slot2 != 0:
+                prefetch(advance(pointer(net.slot2, like), k))
         g = advance(dW, i * layer.stride)
         initial = workspace  # Zeros.
         for thread in range(threads):
