@@ -110,7 +110,7 @@ def sparse_rows(what: str, X: Any, dtype: str) -> SparseRows:
         values = np.ascontiguousarray(X.data[:n_values], dtype)
     check_finite(what, X.data, values, columns, starts)
     if not columns_ascend(columns, starts):
-        ordered = type(X)((values.copy(), columns.copy(), starts), X.shape)
+        ordered = type(X)((values, columns, starts), X.shape, copy=True)
         ordered.sum_duplicates()
         values, columns = ordered.data, np.ascontiguousarray(ordered.indices, np.int32)
         starts = np.ascontiguousarray(ordered.indptr, np.int64)
