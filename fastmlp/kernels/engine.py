@@ -139,13 +139,6 @@ class Engine:
             part.address(self.dtype)
         loop.train_steps.entry(self.dtype)
 
-    def _work_of(self, X: Inputs) -> int:
-        """Multiply-adds of a forward pass."""
-        if not isinstance(X, SparseRows):
-            return len(X) * self._work
-        n_in, width, *_ = self.layout.spec.layer_sizes
-        return X.n_entries * width + len(X) * (self._work - n_in * width)
-
     def forward(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array:
         """Compute the outputs: without their activation, where it is a part of the loss."""
         outputs = np.empty((X.shape[0], self._n_outputs), self.dtype)
@@ -162,7 +155,9 @@ class Engine:
         self, parameters: Array, X: Inputs, outputs: Array, classes: NDArray[np.int64], threads: int | None
     ) -> None:
         n = X.shape[0]
-        worth = self._work_of(X) // FORWARD_WORK
+        worth = n * self._work // FORWARD_WORK
+        if worth > 1 and isinstance(X, SparseRows):
+            worth = self._work_of(X) // FORWARD_WORK
         if worth > 1 and threads != 1:
             threads = min(worth, threads or available_cpus())
             edges = [n * t // threads for t in range(threads + 1)]
@@ -174,19 +169,27 @@ class Engine:
         if not fine:
             raise NotFiniteError
 
+    def _work_of(self, X: SparseRows) -> int:
+        """Multiply-adds of a forward pass of sparse samples."""
+        n_in, width, *_ = self.layout.spec.layer_sizes
+        return X.n_entries * width + len(X) * (self._work - n_in * width)
+
     def _forward_part(self, parameters: Array, X: Inputs, outputs: Array, classes: NDArray[np.int64]) -> bool:
         """Write the outputs, or the classes, of X; say whether X is finite."""
         try:
             entry = self._forward_entries[X.dtype]
         except KeyError:
             entry = self._forward_entries.setdefault(X.dtype, FORWARD_ALL.entry(self.dtype, X.dtype))
-        scratch, entries = self._take(1, parameters, X), (0, 0, 0)
-        kind = "dense"
         if isinstance(X, SparseRows):
-            kind, entries = "sparse", addresses(X)
+            key, entries = ("sparse", 1), addresses(X)
+            scratch = self._take(key, parameters)
+            self._make_room(scratch, X)
             X = np.empty((len(X), 0), self.dtype)
+        else:
+            key, entries = ("dense", 1), (0, 0, 0)
+            scratch = self._take(key, parameters)
         doubt = entry(scratch.place, scratch.samples_place, X, *entries, outputs, classes, self._like)
-        self._spare[kind, 1].append(scratch)
+        self._spare[key].append(scratch)
         return bool(doubt == 0.0)
 
     def gradients(
@@ -197,7 +200,7 @@ class Engine:
         constants = np.zeros((1, e.N_CONSTANTS))
         scales = batch_scales(self.layout.spec, sample_weight, orders[None], len(X), 0, 1)
         constants[:, e.SCALE] = constants[:, e.LOSS_SCALE] = scales[0]
-        scratch = self._take(1, parameters, X)
+        scratch = self._take((kind_of(X), 1), parameters)
         self._set_up_training(scratch, X, y, orders, sample_weight, None, gradient=address(gradient))
         run = loop.train_steps.entry(self.dtype)
         run(
@@ -235,7 +238,7 @@ class Engine:
         needs_gradient = batch_size > BLOCK_ROWS or recipe.clip_norm is not None
         gradient = self.layout.allocate() if needs_gradient else losses
         slot1, slot2 = [*map(address, slots), 0, 0][:2]
-        scratch = self._take(threads, parameters, X)
+        scratch = self._take((kind_of(X), threads), parameters)
         layers = self._layers_with_dropout(recipe.dropout) if recipe.dropout else self._layers
         self._set_up_training(
             scratch, X, y, orders, sample_weight, recipe, gradient=address(gradient), slot1=slot1, slot2=slot2,
@@ -294,7 +297,10 @@ class Engine:
     ) -> None:
         """Say to the loop where the samples are and what else it needs; the caller keeps the arrays alive."""
         n_orders = 1 if orders.ndim == 1 else len(orders)
-        values, columns, starts = (0, 0, 0) if isinstance(X, np.ndarray) else addresses(X)
+        values = columns = starts = 0
+        if isinstance(X, SparseRows):
+            values, columns, starts = addresses(X)
+            self._make_room(scratch, X)
         scratch.samples[:] = Samples(
             X=address(X) if isinstance(X, np.ndarray) else 0,
             X_is_uint8=X.dtype == np.uint8,
@@ -322,23 +328,26 @@ class Engine:
         )
         scratch.set(**{name: part.address(self.dtype) for name, part in self._training_parts(X, recipe).items()})
 
-    def _take(self, threads: int, parameters: Array, X: Inputs) -> Scratch:
+    def _take(self, key: tuple[str, int], parameters: Array) -> Scratch:
         """Scratch memory for one call on these parameters: what an earlier call has given back, or new."""
-        key = kind_of(X), threads
         try:
             scratch = self._spare[key].pop()
         except (KeyError, IndexError):
             self._spare.setdefault(key, [])
             scratch = self._allocate(*key)
-        if isinstance(X, SparseRows) and len(scratch.arrays["entry_values"]) < (n := X.most(BLOCK_ROWS)):
-            values, numbers = (n, self.dtype.name), (n, "int32")
-            scratch.allocate(
-                {"entry_values": values, "entry_columns": numbers, "sorted_values": values, "sorted_rows": numbers}
-            )
         if scratch.parameters is not parameters:
             scratch.parameters = parameters
             scratch.set(parameters=address(parameters))
         return scratch
+
+    def _make_room(self, scratch: Scratch, X: SparseRows) -> None:
+        """Give memory for sparse samples room for as many entries as any block of these has."""
+        n = X.most(BLOCK_ROWS)
+        if len(scratch.arrays["entry_values"]) < n:
+            values, numbers = (n, self.dtype.name), (n, "int32")
+            scratch.allocate(
+                {"entry_values": values, "entry_columns": numbers, "sorted_values": values, "sorted_rows": numbers}
+            )
 
     def _allocate(self, kind: str, threads: int) -> Scratch:
         spec, dtype = self.layout.spec, self.dtype.name
@@ -390,7 +399,7 @@ class Engine:
             },
             "sparse": {
                 "entry_bounds": (2 * BLOCK_ROWS, "int64"),
-                "entry_values": (0, dtype),  # As many as the samples need, see `_take`.
+                "entry_values": (0, dtype),  # As many as the samples need, see `_make_room`.
                 "column_ends": (threads * (spec.layer_sizes[0] + 1), "int32"),
             },
         }
