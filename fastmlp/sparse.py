@@ -130,6 +130,5 @@ def check_finite(what: str, given: Array, values: Array, columns: NDArray[np.int
 
 def columns_ascend(columns: NDArray[np.int32], starts: NDArray[np.int64]) -> bool:
     """Whether each row's columns ascend, and none stands there twice. SciPy's flags of this can be out of date."""
-    rises = columns[1:] > columns[:-1]
-    rises[starts[(starts > 0) & (starts < len(columns))] - 1] = True  # From one row to the next.
-    return bool(rises.all())
+    falls = np.flatnonzero(columns[1:] <= columns[:-1]) + 1
+    return not len(falls) or bool((starts[np.searchsorted(starts, falls)] == falls).all())  # Only where a row begins.
