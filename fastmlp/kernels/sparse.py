@@ -60,35 +60,28 @@ def gather_sparse(place, samples_place, order_place, begin, end, n_rows, like):
     return 0
 
 
-@inline
-def multiply_packed(values, numbers, n, B, stride, initial, C, n_vectors):
-    """``C = initial + sum over q < n of values[q] * B[numbers[q], :]``, a single row of `n_vectors` vectors."""
-    n_panels = -(-n_vectors // PACKED.vectors)
-    for panel in range(n_panels):
-        v = panel_edge(panel, n_panels, n_vectors)
-        count = panel_edge(panel + 1, n_panels, n_vectors) - v
-        at = v * lanes(values[0])
-        packed_row(
-            count, values, 0, advance(B, at), stride, advance(initial, at), 0, advance(C, at), stride, numbers, n
-        )  # fmt: skip
-
-
 @kernel
 def multiply_entries(place, begin, end, like):
     """``Z = X W + b`` of the first layer, for the rows begin ... end."""
     net = state_at(place)
     layer = layer_at(net.layers)
+    stride = layer.stride
     parameters, bounds = pointer(net.parameters, like), pointer(net.entry_bounds, np.int64(0))
-    W, b = advance(parameters, layer.weights), advance(parameters, layer.bias)
     values, columns = pointer(net.entry_values, like), pointer(net.entry_columns, np.int32(0))
-    Z = advance(pointer(net.workspace, like), layer.Z)
     n_vectors = -(-layer.n_out // lanes(like))
-    for row in range(begin, end):
-        first = bounds[2 * row]
-        multiply_packed(
-            advance(values, first), advance(columns, first), bounds[2 * row + 1] - first, W, layer.stride, b,
-            advance(Z, row * layer.stride), n_vectors,
-        )  # fmt: skip
+    n_panels = -(-n_vectors // PACKED.vectors)
+    for panel in range(n_panels):
+        v = panel_edge(panel, n_panels, n_vectors)
+        count = panel_edge(panel + 1, n_panels, n_vectors) - v
+        W = advance(parameters, layer.weights + v * lanes(like))
+        b = advance(parameters, layer.bias + v * lanes(like))
+        Z = advance(pointer(net.workspace, like), layer.Z + v * lanes(like))
+        for row in range(begin, end):
+            first = bounds[2 * row]
+            packed_row(
+                count, advance(values, first), 0, W, stride, b, 0, advance(Z, row * stride), stride,
+                advance(columns, first), bounds[2 * row + 1] - first,
+            )  # fmt: skip
     return 0
 
 
@@ -127,34 +120,44 @@ def sort_entries(place, begin, end, thread, like):
     return 0
 
 
+@inline
+def prefetch_weights(net, begin, n, like):
+    """Ask for n weights and their slots, which the next update will want: they are too many for the caches."""
+    for k in range(begin, begin + n, 8):
+        prefetch(advance(pointer(net.parameters, like), k))
+        if net.slot1 != 0:
+            prefetch(advance(pointer(net.slot1, like), k))
+        if net.slot2 != 0:
+            prefetch(advance(pointer(net.slot2, like), k))
+
+
 @kernel
-def multiply_sorted_entries(place, row, n_rows, threads, dW_place, like):
-    """``dW = Xᵀ dZ`` of the first layer, for `n_rows` rows of dW from `row` on."""
+def multiply_sorted_entries(place, first_row, n_rows, threads, dW_place, like):
+    """``dW = Xᵀ dZ`` of the first layer, for `n_rows` rows of dW from `first_row` on."""
     net = state_at(place)
     layer = layer_at(net.layers)
-    workspace, dW = pointer(net.workspace, like), pointer(dW_place, like)
+    stride = layer.stride
+    next_row = min(first_row + threads * n_rows, layer.n_in - n_rows)
+    zeros = pointer(net.workspace, like)
     values, rows = pointer(net.sorted_values, like), pointer(net.sorted_rows, np.int32(0))
-    D = advance(workspace, layer.D)
     n_vectors = -(-layer.n_out // lanes(like))
-    next_row = layer.weights + min(row + threads * n_rows, layer.n_in - n_rows) * layer.stride
-    for i in range(n_rows):
-        # The update will want the weights and slots of the next piece, which are too many for the caches: ask for them.
-        ahead = next_row + i * layer.stride
-        for k in range(ahead, ahead + layer.stride, 8):
-            prefetch(advance(pointer(net.parameters, like), k))
-            if net.slot1 != 0:
-                prefetch(advance(pointer(net.slot1, like), k))
-            if net.slot2 != 0:
-                prefetch(advance(pointer(net.slot2, like), k))
-        g = advance(dW, i * layer.stride)
-        initial = workspace  # Zeros.
-        for thread in range(threads):
-            begins = advance(pointer(net.column_ends, np.int32(0)), thread * (layer.n_in + 1) + row + i)
-            first = begins[0]
-            n = begins[1] - first
-            if n > 0 or thread == 0:
-                multiply_packed(
-                    advance(values, first), advance(rows, first), n, D, layer.stride, initial, g, n_vectors
-                )  # fmt: skip
-                initial = g
+    n_panels = -(-n_vectors // PACKED.vectors)
+    for panel in range(n_panels):
+        v = panel_edge(panel, n_panels, n_vectors)
+        count = panel_edge(panel + 1, n_panels, n_vectors) - v
+        D = advance(pointer(net.workspace, like), layer.D + v * lanes(like))
+        for i in range(n_rows):
+            if panel == 0:
+                prefetch_weights(net, layer.weights + (next_row + i) * stride, stride, like)
+            g = advance(pointer(dW_place, like), i * stride + v * lanes(like))
+            initial = zeros
+            for thread in range(threads):
+                ends = advance(pointer(net.column_ends, np.int32(0)), thread * (layer.n_in + 1) + first_row + i)
+                first = ends[0]
+                n = ends[1] - first
+                if n > 0 or thread == 0:
+                    packed_row(
+                        count, advance(values, first), 0, D, stride, initial, 0, g, stride, advance(rows, first), n
+                    )  # fmt: skip
+                    initial = g
     return 0
