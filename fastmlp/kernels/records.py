@@ -22,7 +22,7 @@ class Layer(NamedTuple):
 
     `weights`, `bias`: in the parameters. `Z`, `A`, `D`: in the workspace, what tells the activation's slope, the
     outputs (in one place unless the slope is told by the input, or dropout comes between), and their derivative.
-    `transposed`: in the workspace, ``Wᵀ``; 0 for the first layer, which needs none. `stride` and `input_stride`: between
+    `transposed`: in the workspace, ``Wᵀ``; 0 for the first layer, without use. `stride` and `input_stride`: between
     rows of W, Z, A, D, and of the layer's input and Wᵀ. `activate`, `multiply_by_slope`, `takes_input`: of the
     activation; the first two are addresses, 0 for identity. `threshold`: of dropout, 0 without.
     """
