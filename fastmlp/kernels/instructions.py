@@ -1,6 +1,7 @@
 """Single instructions that Numba has no name for: pointers, fused multiply-add, bit masks, prefetch, atomics.
 
-Each is an ``@intrinsic`` of a few lines of LLVM. None has a loop: what they are for is said in the rooms that use them.
+Each is an ``@intrinsic`` of a few lines of LLVM; those over a row go through it vector by vector. What they are for is
+said in the rooms that use them.
 """
 
 from __future__ import annotations

@@ -219,7 +219,7 @@ def train_steps(
     threads,
     like,
 ):
-    """Take the steps; return how many were. Every one of `threads` threads calls this once, with its own number.
+    """Take the steps; return how many were taken. Every one of `threads` threads calls this once, with its own number.
 
     `constants` is float64 (n_steps, N_CONSTANTS), `losses` float64 (n_steps,), written.
     """

@@ -22,9 +22,9 @@ class Layer(NamedTuple):
 
     `weights`, `bias`: in the parameters. `Z`, `A`, `D`: in the workspace, what tells the activation's slope, the
     outputs (in one place unless the slope is told by the input, or dropout comes between), and their derivative.
-    `transposed`: in the workspace, ``Wᵀ``. `stride` and `input_stride`: between rows of W, Z, A, D, and of the layer's
-    input and Wᵀ. `activate`, `multiply_by_slope`, `takes_input`: of the activation; the first two are addresses, 0 for
-    identity. `threshold`: of dropout, 0 without.
+    `transposed`: in the workspace, ``Wᵀ``; 0 for the first layer, without use. `stride` and `input_stride`: between
+    rows of W, Z, A, D, and of the layer's input and Wᵀ. `activate`, `multiply_by_slope`, `takes_input`: of the
+    activation; the first two are addresses, 0 for identity. `threshold`: of dropout, 0 without.
     """
 
     n_in: int
@@ -159,7 +159,7 @@ class RecordFields(AttributeTemplate):  # type: ignore[misc]
 
 @lower_getattr_generic(Record)
 def load_field(context: Any, builder: ir.IRBuilder, record: Record, address: Any, name: str) -> Any:
-    """Load a field. None changes while a kernel runs, so LLVM may load it once."""
+    """Load a field. None changes while a kernel that reads it runs, so LLVM may load it once."""
     kind = context.get_value_type(record.fields[name])
     place = builder.add(address, I64(8 * list(record.fields).index(name)))
     value = builder.load(builder.inttoptr(place, kind.as_pointer()), typ=kind)

@@ -27,8 +27,8 @@ Five kinds, four of them from two choices (and by rows, a shape for a single row
 =============  ======================================  ==============================================
 
 A list holds, in ascending order, every p where any A(i, p) of the tile's rows is not zero. What it leaves out would
-only have added zero, so a listed tile gives the same bits as a dense one. A packed tile is that of a sparse row, of
-which nothing but the entries of the list is in memory.
+only have added zero, so a listed tile gives the same bits as a dense one, if B is finite. (But for the sign of a zero:
+where all products underflow to -0.0, one more zero would make it 0.0. Nothing that follows tells the two apart.)
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ SHAPES_BY_REGISTERS: dict[int, dict[tuple[str, str], Shape]] = {
 """The shapes, by the size of the register file and by kind.
 
 Dense tiles are as square as fits, for the fewest loads; those by columns have a number of rows that divides the 16 that
-`fastmlp.kernels.loop` takes at a time. Listed tiles are flat and wide: the fewer rows share a list, the shorter it is
-(of MNIST's pixels 19 % are not zero, 29 % in the union of two digits, 35 % of three), and two rows are enough for the
-loads not to hold up the multiplications. Tiles of a single row are for single samples, and packed ones."""
+`fastmlp.kernels.weights` takes at a time. Listed tiles are flat and wide: the fewer rows share a list, the shorter it
+is (of MNIST's pixels 19 % are not zero, 29 % in the union of two digits, 35 % of three), and two rows are enough for
+the loads not to hold up the multiplications. Tiles of a single row are for single samples, and packed ones."""
 
 SHAPES = SHAPES_BY_REGISTERS[MACHINE.registers]
 

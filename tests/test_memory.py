@@ -1,0 +1,61 @@
+"""No kernel touches memory beyond its buffers: here, each ends where the operating system stops the process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import ctypes, mmap
+import numpy as np
+import fastmlp
+from fastmlp import network, parameters
+from fastmlp.kernels import engine, public
+
+libc, page = ctypes.CDLL(None), mmap.PAGESIZE
+regions = []  # Kept for the life of the process.
+
+def at_the_edge(n, dtype):
+    n_bytes = n * np.dtype(dtype).itemsize
+    room = -(-n_bytes // page) * page
+    regions.append(mmap.mmap(-1, room + page))
+    begin = ctypes.addressof(ctypes.c_char.from_buffer(regions[-1]))
+    assert libc.mprotect(ctypes.c_void_p(begin + room), ctypes.c_size_t(page), 0) == 0
+    return np.frombuffer(regions[-1], dtype, n, room - n_bytes)
+
+def copied(array):
+    copy = at_the_edge(array.size, array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+for module in (parameters, engine, public):
+    module.aligned_zeros = at_the_edge
+network.available_cpus = lambda: 2
+rng = np.random.default_rng(0)
+for dtype in ("float32", "float64"):
+    for sizes in ([1, 1], [3, 17, 2], [64, 33, 16, 10], [130, 257, 5], [1100, 7, 65]):
+        for n, batch_size in ((5, 1), (97, 7), (241, 240), (500, 480)):
+            for density in (0.2, 1.0):
+                X = copied((rng.normal(size=(n, sizes[0])) * (rng.random((n, sizes[0])) < density)).astype(dtype))
+                y = copied(rng.integers(sizes[-1], size=n))
+                net = fastmlp.MLP(sizes, dtype=dtype, activation="gelu")
+                options = {"optimizer": "adam", "l2": 0.1, "clip_norm": 1.0, "average": 0.9, "dropout": 0.2}
+                for threads in (1, 2):
+                    net.fit(X, y, epochs=1, batch_size=batch_size, threads=threads)
+                    net.fit(X, y, epochs=1, batch_size=batch_size, threads=threads, **options)
+                net.forward(X), net.predict(X[:1]), net.gradients(X, y)
+    A = rng.normal(size=(7, 19)).astype(dtype)
+    fastmlp.kernels.affine_backward(A, A.T.copy(), A @ A.T)
+    fastmlp.kernels.affine_forward(A, A.T.copy())
+"""
+
+NARROWER = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect")
+@pytest.mark.parametrize("environment", [{}, NARROWER], ids=["this machine's vectors", "narrow vectors"])
+def test_nothing_is_touched_beyond_a_buffer(environment: dict[str, str]) -> None:
+    subprocess.run([sys.executable, "-c", CODE], env={**os.environ, **environment}, check=True, timeout=300)
