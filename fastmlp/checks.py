@@ -123,9 +123,14 @@ def all_finite(array: Inputs) -> bool:
 
 
 def not_finite(what: str, array: Inputs, converted: Array | None = None) -> ValueError:
-    """Say which value is the first that is not finite (once converted)."""
+    """Say which value is the first that is not finite (once converted), or too large once multiplied."""
     assert isinstance(array, np.ndarray)
     bad = ~np.isfinite(array if converted is None else converted)
+    if not bad.any():
+        position = tuple(int(i) for i in np.unravel_index(np.abs(array).argmax(), array.shape))
+        return ValueError(
+            f"{what} must be finite when multiplied by input_scale, got {array[position]} at {list(position)}"
+        )
     position = tuple(int(i) for i in np.argwhere(bad)[0])
     got = f"got {array[position]} at {list(position)}"
     if converted is not None and np.isfinite(array[position]):

@@ -116,6 +116,14 @@ def test_affine_without_bias(kernels: ModuleType) -> None:
     assert kernels.affine_forward(X, W, None).tolist() == [[11.0]]
 
 
+@pytest.mark.parametrize(("n_in", "n_out"), [(0, 3), (2, 0), (0, 0)])
+def test_affine_without_inputs_or_outputs(kernels: ModuleType, n_in: int, n_out: int) -> None:
+    X, W, b, dY = np.ones((4, n_in)), np.ones((n_in, n_out)), np.full(n_out, 5.0), np.ones((4, n_out))
+    assert_array_equal(kernels.affine_forward(X, W, b), np.full((4, n_out), 5.0))
+    for result, expected in zip(kernels.affine_backward(X, W, dY), (X * n_out, W, np.full(n_out, 4.0)), strict=True):
+        assert_array_equal(result, expected)
+
+
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 @pytest.mark.parametrize("name", [*cases.ACTIVATIONS, "softmax", "affine_forward"])
 def test_out_is_written_and_returned(kernels: ModuleType, name: str, dtype: str) -> None:
@@ -386,6 +394,13 @@ def test_activations_reach_their_limits(kernels: ModuleType, name: str, dtype: s
 def test_nan_is_not_hidden(kernels: ModuleType, name: str, dtype: str) -> None:
     Z = np.array([[np.nan, 1.0, -1.0]], dtype=dtype)
     assert np.isnan(getattr(kernels, name)(Z)[0, 0])
+
+
+@pytest.mark.parametrize("name", [name for name in cases.LOSSES if name != "softmax_cross_entropy"])
+def test_nan_is_not_hidden_by_a_loss(kernels: ModuleType, name: str) -> None:
+    loss, dZ = getattr(kernels, name)(np.array([[0.5, np.nan]]), np.array([[1.0, 1.0]]))
+    assert np.isnan(loss)
+    assert np.isnan(dZ).tolist() == [[False, True]]
 
 
 # --- Wrong arguments --------------------------------------------------------------------------------------------------

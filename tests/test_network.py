@@ -525,6 +525,22 @@ def test_numbers_too_large_for_the_dtype(engine: str) -> None:
     assert identity.forward([[1e308], [1e308]]).tolist() == [[1e308], [1e308]]
 
 
+@pytest.mark.parametrize(("X", "input_scale"), [(np.float32([[1, 1e30]]), 1e30), (np.uint8([[0, 255]]), 1e38)])
+def test_numbers_too_large_for_the_input_scale(X: Array, input_scale: float) -> None:
+    net = MLP([2, 3, 2], input_scale=input_scale)
+    message = f"X must be finite when multiplied by input_scale, got {X[0, 1]} at [0, 1]"
+    for call in (net.forward, net.predict):
+        assert message_of(lambda call=call: call(X)) == message
+
+
+def test_gradients_of_an_infinite_loss_are_not_finite(engine: str) -> None:
+    net = MLP([1, 1], loss="poisson", engine=engine)
+    net.set_parameters([[[100.0]]], [[0.0]])
+    gradients = net.gradients([[1.0]], [[1.0]])
+    assert not np.isfinite(gradients.weights[0]).any()
+    assert not np.isfinite(gradients.biases[0]).any()
+
+
 ONE_HOT = "one-hot y must have a single 1 in each row and zeros elsewhere"
 
 

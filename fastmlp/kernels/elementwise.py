@@ -414,7 +414,7 @@ def sloped_error_row(a, n, y, scale, low, high, d):
     zero = real(0.0, scale)
     for j in range(n):
         r = a[j] - y[j]
-        s = high if r > zero else (low if r < zero else zero)
+        s = high if r > zero else (low if r < zero else r)  # NaN must survive.
         loss += np.float64(s) * np.float64(r)
         d[j] = scale * s
     return loss

@@ -9,7 +9,8 @@ zero. From the masks come two kinds of list, each in ascending order:
   8 x 64 bits, is turned into 32 bytes, one for each two inputs, whose bit r says "row r has one".
 
 Set bits are written out a byte at a time: a table gives, for each of the 256 bytes, the positions of its set bits, and
-eight positions are stored at once though only the first few count. For 16 bits that takes 2 ns, where AVX-512's
+eight positions are stored at once though only the first few count (no more than the bits so far: a list needs no room
+beyond its longest). For 16 bits that takes 2 ns, where AVX-512's
 compressing store, one instruction, takes 30 (both measured on Zen 4).
 """
 
@@ -36,10 +37,6 @@ FOURS = np.uint64(0x0F0F0F0F0F0F0F0F)
 
 TURNED_BYTES = 4
 """Bytes of turned masks for each row: 32 for eight rows."""
-
-LIST_SLACK = 8
-"""Elements that a list needs beyond its longest: eight are stored at a time."""
-
 
 LISTS_PAY_BELOW = 2 / 3
 """Share of inputs that are not zero up to which the listed tiles are faster: above it, the lists of two rows hold

@@ -79,6 +79,8 @@ def affine_forward(X: Array, W: Array, b: Array | None = None, out: Array | None
     """See `twin`."""
     check_affine(X, W, b)
     check_out(out, (X.shape[0], W.shape[1]), W.dtype)
+    if not W.size:  # A tile has at least one row and one column.
+        return reference.affine_forward(X, W, b, out)
     padded_W = in_whole_tiles(W, W.dtype)
     initial = aligned_zeros(padded_W.shape[1], W.dtype.name)
     if b is not None:
@@ -95,6 +97,8 @@ def affine_forward(X: Array, W: Array, b: Array | None = None, out: Array | None
 def affine_backward(X: Array, W: Array, dY: Array) -> tuple[Array, Array, Array]:
     """See `twin`."""
     check_affine(X, W, None, dY)
+    if not W.size:
+        return reference.affine_backward(X, W, dY)
     n_samples, (n_in, n_out) = len(X), W.shape
     D = in_whole_tiles(dY, W.dtype, DENSE_ROWS.rows)
     no_bias = aligned_zeros(max(D.shape[1], padded(n_in, W.dtype.itemsize)), W.dtype.name)

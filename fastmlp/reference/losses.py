@@ -378,5 +378,6 @@ def quantile(A: Array, y: Array, level: float = 0.5, reduction: str = "mean") ->
 def quantile_rows(A: Array, Y: Array, level: float) -> tuple[Array, Array]:
     """`quantile` of each row."""
     difference = A - Y
-    dA = np.where(difference > 0, 1.0 - level, np.where(difference < 0, -level, 0.0)).astype(A.dtype)
+    slopes = np.where(difference > 0, 1.0 - level, np.where(difference < 0, -level, difference))  # NaN must survive.
+    dA = slopes.astype(A.dtype)
     return (dA * difference).sum(axis=1, dtype=np.float64), dA

@@ -1,0 +1,135 @@
+"""Passing over zeros: the lists against plain loops, and the bits of a whole epoch with any choice of tiles."""
+
+from __future__ import annotations
+
+import functools
+from types import FunctionType
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import fastmlp
+from fastmlp.kernels import engine, jit, lists, loop, weights
+from fastmlp.kernels.instructions import pointer_to
+from fastmlp.kernels.jit import Kernel
+
+Array = np.ndarray
+RNG = np.random.default_rng(0)
+
+
+# --- The lists --------------------------------------------------------------------------------------------------------
+
+
+@numba.njit
+def listed_inputs(masks: Array, first_word: int, last_word: int, row: int, n_rows: int, indices: Array) -> int:
+    n_words = masks.shape[1]
+    return lists.forward_list(
+        pointer_to(masks.ravel()), n_words, first_word, last_word, row, n_rows, pointer_to(indices)
+    )  # fmt: skip
+
+
+@numba.njit
+def listed_rows(masks: Array, word: int, n_rows: int, pair: int, turned: Array, indices: Array) -> int:
+    lists.turn_masks(pointer_to(masks.ravel()), masks.shape[1], word, n_rows, pointer_to(turned))
+    return lists.backward_list(pointer_to(turned), pair, n_rows, pointer_to(indices))
+
+
+def masks_of(inputs: Array) -> Array:
+    """Pack booleans (n_rows, 64 n_words) as the gathering does, with empty rows behind them."""
+    packed = np.packbits(inputs, axis=1, bitorder="little").view("<u8").astype(np.uint64)
+    return np.vstack([packed, np.zeros((8, packed.shape[1]), np.uint64)])
+
+
+@pytest.mark.parametrize("density", [0.0, 0.02, 0.5, 1.0])
+@pytest.mark.parametrize("n_rows", [1, 2, 5])
+def test_a_forward_list_holds_the_union_of_its_rows(n_rows: int, density: float) -> None:
+    inputs = RNG.random((9, 5 * 64)) < density
+    indices = np.full(5 * 64, -1, np.int32)
+    for first_word, last_word, row in ((0, 5, 0), (1, 4, 3), (4, 5, 9 - n_rows)):
+        length = listed_inputs(masks_of(inputs), first_word, last_word, row, n_rows, indices)
+        union = inputs[row : row + n_rows].any(axis=0)
+        expected = [p for p in range(64 * first_word, 64 * last_word) if union[p]]
+        assert indices[:length].tolist() == expected
+
+
+@pytest.mark.parametrize("density", [0.0, 0.02, 0.5, 1.0])
+@pytest.mark.parametrize("n_rows", [1, 7, 8, 9, 100, 239, 240])
+def test_a_backward_list_holds_the_rows_that_have_one_of_two_inputs(n_rows: int, density: float) -> None:
+    inputs = RNG.random((n_rows, 3 * 64)) < density
+    turned = np.zeros(lists.TURNED_BYTES * loop.BLOCK_ROWS, np.uint8)
+    indices = np.full(loop.BLOCK_ROWS, -1, np.int32)
+    for word in range(3):
+        for pair in range(32):
+            length = listed_rows(masks_of(inputs), word, n_rows, pair, turned, indices)
+            p = 64 * word + 2 * pair
+            assert indices[:length].tolist() == np.flatnonzero(inputs[:, p] | inputs[:, p + 1]).tolist()
+
+
+# --- A whole epoch ----------------------------------------------------------------------------------------------------
+
+
+@numba.njit
+def always(masks: Any, n_words: int, first_row: int, last_row: int, n_in: int) -> bool:
+    return True
+
+
+@numba.njit
+def never(masks: Any, n_words: int, first_row: int, last_row: int, n_in: int) -> bool:
+    return False
+
+
+@numba.njit
+def by_turns(masks: Any, n_words: int, first_row: int, last_row: int, n_in: int) -> bool:
+    """Unlike for the blocks of a batch, for the shares of threads, and for forward and backward."""
+    return (masks[first_row * n_words] >> np.uint64(3) ^ np.uint64(first_row + last_row)) & np.uint64(1) == 0
+
+
+@functools.cache
+def parts_with(rule: Any) -> dict[Kernel, Kernel]:
+    """Make the kernels that choose between listed and dense tiles anew, with a rule instead of `lists_pay`."""
+    parts = {}
+    for part in (loop.forward, weights.backward_to_weights):
+        given = part.function
+        function = FunctionType(given.__code__, {**given.__globals__, "lists_pay": rule}, given.__name__)
+        parts[part] = Kernel(function, part.signature, part.name)
+    return parts
+
+
+def samples(density: float, dtype: str) -> tuple[Array, Array]:
+    """Six hundred samples: a third of them of the given density, the others of half and of one and a half of it."""
+    X = RNG.normal(size=(600, 150))
+    X *= RNG.random(X.shape) < density * np.array([1.0, 0.5, 1.5])[RNG.integers(3, size=600), None]
+    return X.astype(dtype), RNG.integers(5, size=600)
+
+
+def trained(X: Array, y: Array, engine: str = "numba", **options: Any) -> Array:
+    """Train for an epoch, and give the weights, the loss, and what the network then says of X."""
+    net = fastmlp.MLP([X.shape[1], 37, 5], dtype=X.dtype, engine=engine)
+    loss = net.fit(X, y, epochs=1, optimizer=fastmlp.SGD(0.002, momentum=0.9), **options).train_loss
+    arrays = [*net.weights, *net.biases, net.forward(X), net.forward(X[:1]), *net.gradients(X, y).weights]
+    return np.concatenate([loss, *(array.ravel() for array in arrays)])
+
+
+@pytest.mark.parametrize("rule", [always, never, by_turns], ids=["always", "never", "by turns"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_passing_over_zeros_leaves_every_bit(rule: Any, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastmlp.network.available_cpus", lambda: 2)
+    cases = [
+        (*samples(density, dtype), batch_size)
+        for density in (0.0, 0.2, lists.LISTS_PAY_BELOW, 1.0)
+        for batch_size in (1, 50, 500)  # 500 rows are three blocks.
+    ]
+    usual = [trained(X, y, batch_size=size, threads=1) for X, y, size in cases]
+    monkeypatch.setattr(jit, "cache_folder", lambda: None)  # These kernels are nobody else's.
+    for name in ("FORWARD_PARTS", "TRAINING_PARTS"):
+        parts = [parts_with(rule).get(part, part) for part in getattr(engine, name)]
+        monkeypatch.setattr(engine, name, tuple(parts))
+    for (X, y, size), result in zip(cases, usual, strict=True):
+        for threads in (1, 2):
+            assert_array_equal(trained(X, y, batch_size=size, threads=threads), result)
+        plain = trained(X, y, "numpy", batch_size=size)
+        tolerance = 1e-4 if dtype == "float32" else 1e-10
+        assert_allclose(result, plain, rtol=tolerance, atol=tolerance)
