@@ -196,8 +196,8 @@ class MLP:
         Parameters
         ----------
         X : array_like or sparse matrix (n_samples, n_features)
-            Any real dtype; uint8 is converted in the kernels. A matrix or array of `scipy.sparse` becomes CSR, and only
-            the rows that are worked on become dense.
+            Any real dtype; uint8 is converted in the kernels. A matrix or array of `scipy.sparse` becomes CSR, and
+            the work is that of its entries.
 
         Returns
         -------
@@ -339,7 +339,7 @@ class MLP:
         ----------
         X : array_like or sparse matrix (n_samples, n_features)
             Any real dtype; uint8 stays uint8 in memory, everything else becomes the network's dtype. Sparse as in
-            `forward`; the kernels pass over its zeros.
+            `forward`.
         y : array_like
             softmax_cross_entropy: class indices ``(n_samples,)`` or one-hot rows. sigmoid_cross_entropy: targets in
             [0, 1], ``(n_samples, n_outputs)``, or ``(n_samples,)`` with one output. Other losses: values, likewise;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class SparseRows:
-    """A matrix in compressed rows (CSR). Entries of one place add up, as they do in SciPy.
+    """A matrix in compressed rows (CSR), each with its columns in ascending order and no column twice.
 
     Attributes
     ----------
@@ -45,6 +46,20 @@ class SparseRows:
         """Of the values."""
         return self.values.dtype
 
+    @property
+    def n_entries(self) -> int:
+        """How many values there are."""
+        return int(self.starts[-1] - self.starts[0])
+
+    def most(self, n_rows: int) -> int:
+        """Give the number of values that any `n_rows` of the rows have at most."""
+        return self.n_entries if len(self) <= n_rows else int(self._longest[:n_rows].sum())
+
+    @cached_property
+    def _longest(self) -> NDArray[np.int64]:
+        """The lengths of the rows, descending."""
+        return np.sort(np.diff(self.starts))[::-1]
+
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> SparseRows:
         """Give some rows: a view of those of a slice (of step 1), a copy of those of an array."""
         if isinstance(rows, slice):
@@ -60,7 +75,7 @@ class SparseRows:
         dense = np.zeros(self.shape, self.dtype)
         here = slice(self.starts[0], self.starts[-1])
         row_numbers = np.repeat(np.arange(len(self)), np.diff(self.starts))
-        np.add.at(dense, (row_numbers, self.columns[here]), self.values[here])
+        dense[row_numbers, self.columns[here]] = self.values[here]
         return dense
 
 
@@ -93,10 +108,27 @@ def sparse_rows(what: str, X: Any, dtype: str) -> SparseRows:
     columns = np.ascontiguousarray(wide_columns, np.int32)
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(X.data[:n_values], dtype)
+    check_finite(what, X.data, values, columns, starts)
+    if not columns_ascend(columns, starts):
+        ordered = type(X)((values, columns, starts), X.shape, copy=True)
+        ordered.sum_duplicates()
+        values, columns = ordered.data, np.ascontiguousarray(ordered.indices, np.int32)
+        starts = np.ascontiguousarray(ordered.indptr, np.int64)
+        check_finite(what, values, values, columns, starts)
+    return SparseRows(values, columns, starts, X.shape[1])
+
+
+def check_finite(what: str, given: Array, values: Array, columns: NDArray[np.int32], starts: NDArray[np.int64]) -> None:
+    """Raise ValueError, by position, if a value is not finite: as given, or since it was converted."""
     wrong = ~np.isfinite(values)
     if wrong.any():
         at = int(np.argmax(wrong))
         place = [int(np.searchsorted(starts, at, side="right")) - 1, int(columns[at])]
-        rule = "be finite" if not np.isfinite(X.data[at]) else f"not be too large for {dtype}"
-        raise ValueError(f"{what} must {rule}, got {X.data[at]} at {place}")
-    return SparseRows(values, columns, starts, X.shape[1])
+        rule = "be finite" if not np.isfinite(given[at]) else f"not be too large for {values.dtype}"
+        raise ValueError(f"{what} must {rule}, got {given[at]} at {place}")
+
+
+def columns_ascend(columns: NDArray[np.int32], starts: NDArray[np.int64]) -> bool:
+    """Whether each row's columns ascend, and none stands there twice. SciPy's flags of this can be out of date."""
+    falls = np.flatnonzero(columns[1:] <= columns[:-1]) + 1
+    return not len(falls) or bool((starts[np.searchsorted(starts, falls)] == falls).all())  # Only where a row begins.

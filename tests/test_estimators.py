@@ -67,7 +67,7 @@ def test_every_parameter_of_scikit_learn_with_its_default_and_in_its_place(name:
 @pytest.mark.parametrize("kind", BOTH)
 def test_every_attribute_of_scikit_learn(kind: Any, solver: str) -> None:
     ours, other = fitted(kind, solver=solver), fitted(getattr(theirs, kind.__name__), solver=solver)
-    # scikit-learn's regressor has a partial_fit with lbfgs, too, which then fails.
+    # scikit-learn's regressor has a partial_fit with lbfgs, too, by an oversight: it is a fit that begins from coefs_.
     public = {name for name in (*vars(other), *dir(other)) if not name.startswith("_")} - {"partial_fit"}
     assert {name for name in public if not hasattr(ours, name)} == set()
     assert hasattr(ours, "partial_fit") == (solver != "lbfgs")
@@ -78,6 +78,7 @@ def test_every_attribute_of_scikit_learn(kind: Any, solver: str) -> None:
     [
         ({"hidden_layer_sizes": -1}, "hidden_layer_sizes"),
         ({"hidden_layer_sizes": (5, 0)}, r"hidden_layer_sizes must be > 0, got \[5, 0\]"),
+        ({"hidden_layer_sizes": (5, 2.5)}, r"hidden_layer_sizes must be whole numbers, got \[5, 2.5\]"),
         ({"activation": "ghost"}, "activation"),
         ({"activation": ("relu", "tanh")}, "activation must name one function for each of the 1 hidden layers, got 2"),
         ({"solver": "ghost"}, "solver"),
@@ -105,6 +106,17 @@ def test_wrong_parameters_are_refused_by_fit(kind: Any, parameters: dict[str, An
     estimator = kind(**{"hidden_layer_sizes": (8,), **parameters})
     with pytest.raises(ValueError, match=message):
         estimator.fit(X_iris, y_iris)
+
+
+def test_parameters_that_become_wrong_later_are_refused() -> None:
+    reg = MLPRegressor(hidden_layer_sizes=(3,)).partial_fit(X_iris, y_iris).partial_fit(X_iris, y_iris)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="alpha"):
+            reg.set_params(alpha=-1.0).partial_fit(X_iris, y_iris)
+    reg.set_params(alpha=0.0).partial_fit(X_iris, y_iris)
+    reg.alpha = "much"
+    with pytest.raises(ValueError, match="alpha"):
+        pickle.loads(pickle.dumps(reg)).partial_fit(X_iris, y_iris)
 
 
 def test_import_without_scikit_learn_says_what_to_install() -> None:
@@ -310,12 +322,14 @@ def test_targets_that_are_refused() -> None:
 
 
 def test_warnings_of_scikit_learn() -> None:
-    with pytest.warns(ConvergenceWarning, match=r"Stochastic Optimizer: Maximum iterations \(3\) reached"):
+    with pytest.warns(ConvergenceWarning, match=r"Stochastic Optimizer: Maximum iterations \(3\) reached") as epochs:
         MLPClassifier((5,), max_iter=3).fit(X_iris, y_iris)
-    with pytest.warns(ConvergenceWarning, match="lbfgs failed to converge after 3 iteration"):
+    with pytest.warns(ConvergenceWarning, match="lbfgs failed to converge after 3 iteration") as lbfgs:
         MLPClassifier((5,), solver="lbfgs", max_iter=3).fit(X_iris, y_iris)
-    with pytest.warns(UserWarning, match="batch_size must be <= 150 samples, got 151"):
+    with pytest.warns(UserWarning, match="batch_size must be <= 150 samples, got 151") as clipped:
         MLPClassifier((5,), batch_size=151, tol=10.0).fit(X_iris, y_iris)
+    for warned in (epochs, lbfgs, clipped):
+        assert [warning.filename for warning in warned] == [__file__]  # They point to the call of fit.
 
 
 @pytest.mark.parametrize("solver", ["sgd", "adam"])

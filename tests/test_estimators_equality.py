@@ -155,6 +155,15 @@ def test_early_stopping_sets_the_same_samples_aside(task: str, weighted: bool) -
     assert ours.best_loss_ is other.best_loss_ is None
 
 
+def test_early_stopping_with_one_class() -> None:
+    pair = []
+    for library in (fastmlp, theirs):
+        estimator = library.MLPClassifier(random_state=6, early_stopping=True, n_iter_no_change=2, **COMMON)
+        pair.append(estimator.fit(X_digits, np.full(len(X_digits), "one")))
+    assert_equal(*pair)
+    assert pair[0].validation_scores_ == pair[1].validation_scores_
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("task", ["classes", "two classes", "labels", "values", "counts"])
 def test_lbfgs_begins_alike(task: str, weighted: bool) -> None:
@@ -191,6 +200,19 @@ def test_warm_start_without_momentum() -> None:
     assert_equal(*pair)
     assert pair[0].n_iter_ == COMMON["max_iter"]
     assert len(pair[0].loss_curve_) == 2 * COMMON["max_iter"]
+
+
+def test_another_activation_between_warm_starts_is_the_one_that_goes_on() -> None:
+    pair = fit_both("classes", warm_start=True, **SOLVERS["sgd"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for estimator in pair:
+            estimator.set_params(activation="tanh").fit(X_digits, y_digits)
+    assert_equal(*pair)
+    for estimator in pair:
+        estimator.set_params(activation="logistic").partial_fit(X_digits, y_digits)
+    assert_equal(*pair)
+    np.testing.assert_allclose(pair[0].predict_proba(X_digits), pair[1].predict_proba(X_digits), rtol=1e-7)
 
 
 @pytest.mark.parametrize("task", TASKS)

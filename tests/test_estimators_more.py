@@ -73,6 +73,8 @@ def test_class_weight_and_partial_fit() -> None:
     one.partial_fit(X_iris[:50], y_iris[:50])  # All of one class.
     with pytest.raises(ValueError, match="class_weight must be of labels in y, got 7"):
         make(class_weight={7: 1.0}).fit(X_iris, y_iris)
+    with pytest.raises(ValueError, match="class_weight must be >= 0, got -1"):
+        make(class_weight={0: -1.0}).fit(X_iris, y_iris)
     with pytest.raises(ValueError, match="class_weight must not be 'balanced' for partial_fit"):
         make(class_weight="balanced").partial_fit(X_iris, y_iris, classes=[0, 1, 2])
 
@@ -287,7 +289,9 @@ def test_callbacks_see_the_history_and_may_stop(solver: str) -> None:
         seen.append(list(history.train_loss))
         return len(seen) == 5
 
-    clf = make(solver=solver, callbacks=[stop_after_five], max_iter=50).fit(X_iris, y_iris)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Who stops it needs no warning.
+        clf = make(solver=solver, callbacks=[stop_after_five], max_iter=50).fit(X_iris, y_iris)
     assert clf.n_iter_ == 5
     assert [len(losses) for losses in seen] == [1, 2, 3, 4, 5]
     assert seen[-1][-1] == clf.loss_
@@ -304,6 +308,8 @@ def test_max_time() -> None:
     assert time.perf_counter() - started < 3.0
     assert clf.n_iter_ < 100_000
     assert np.isfinite(clf.loss_)
+    with pytest.warns(ConvergenceWarning, match=r"after 1 iteration\(s\) \(max_time \(1e-09 s\) reached\)"):
+        make(solver="lbfgs", max_time=1e-9).fit(X_iris, y_iris)
 
 
 def test_progress(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils._param_validation import Interval, InvalidParameterError, Options, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
@@ -228,9 +228,19 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         self._went_on, self.stopped_ = incremental, False
         Run(self, net, solver, samples, held_out, random_state, callbacks, incremental).train(self._threads())
 
+    def _validate_params(self) -> None:
+        """Check the parameters as scikit-learn does, but not again what has not changed: 0.2 ms of `partial_fit`."""
+        values = [self.__dict__.get(name) for name in self._parameter_constraints]
+        checked = self.__dict__.get("_checked", ())
+        if len(values) != len(checked) or not all(map(operator.is_, values, checked)):
+            super()._validate_params()
+            self._checked = values
+
     def _hidden_sizes(self) -> tuple[int, ...]:
         sizes = self.hidden_layer_sizes
         sizes = tuple(sizes) if hasattr(sizes, "__iter__") else (sizes,)
+        if not all(isinstance(size, Integral) for size in sizes):
+            raise InvalidParameterError(f"hidden_layer_sizes must be whole numbers, got {list(sizes)}")
         if any(size <= 0 for size in sizes):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {list(sizes)}")
         return sizes
@@ -356,6 +366,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         names = ["sigmoid" if name == "logistic" else name for name in names]
         loss, parameter = self._loss()
         spec = make_spec(layer_sizes, names, None, loss, "mean", True, 1.0, dtype, parameter)
+        self._built_with = self.activation
         return MLP._from_spec(spec, "numba")
 
     def _remember_views(self) -> None:
@@ -382,11 +393,13 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         net: MLP | None = self.__dict__.get("_net")
         if net is not None:
             given = (*coefs, *intercepts)
-            if len(given) == len(self._views) and all(map(operator.is_, given, self._views)):
+            is_same = self.activation is self._built_with  # As with scikit-learn, it may change with warm_start.
+            if is_same and len(given) == len(self._views) and all(map(operator.is_, given, self._views)):
                 return net
         shapes = [np.shape(array) for array in (*coefs, *intercepts)]
         unpickled = net is None
-        if net is None or shapes != [view.shape for view in self._views]:  # Or another network altogether.
+        # Or another network altogether.
+        if net is None or self.activation is not self._built_with or shapes != [view.shape for view in self._views]:
             sizes = (len(coefs[0]), *(len(b) for b in intercepts))
             net = self._build(sizes, self._dtype_of_coefs().name)
         net.set_parameters(coefs, intercepts)
@@ -409,8 +422,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     def __getstate__(self) -> dict[str, Any]:
         """Give what a pickle holds: the weights once, and the optimizer's state only where training is to go on."""
         state = dict(super().__getstate__())
-        state.pop("_net", None)
-        state.pop("_views", None)
+        for name in ("_net", "_views", "_built_with", "_checked"):
+            state.pop(name, None)
         if not self.warm_start and not state.get("_went_on", False):
             state.pop("_optimizer", None)
         return state

@@ -328,12 +328,16 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             of_classes = factors[np.searchsorted(self.classes_, y)]
         else:
             of_classes = compute_sample_weight(self.class_weight, y)
+        if (of_classes < 0).any():
+            raise ValueError(f"class_weight must be >= 0, got {of_classes.min():g}")
         return of_classes if weights is None else weights * of_classes
 
     def _score_outputs(self, Z: Array, Y: Array, weights: Array | None) -> float:
         """Accuracy of the logits."""
         if not np.isfinite(Z).all():
             return float("nan")
+        if len(self.classes_) == 1:  # Whatever the network says, there is no other label.
+            return 1.0
         right = Z.argmax(axis=1) == Y if Y.ndim == 1 else ((Z > 0) == Y).all(axis=1)
         return float(np.average(right, weights=weights))
 

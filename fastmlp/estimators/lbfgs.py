@@ -37,13 +37,17 @@ def fit_lbfgs(estimator: Any, net: MLP, samples: Samples) -> None:
     objective = Objective(net, samples, e.alpha)
     callbacks = check_callbacks(e.callbacks or ())
     history, started = History(), time.perf_counter()
+    is_called_off = is_late = False
 
     def after_iteration(intermediate_result: Any) -> None:
+        nonlocal is_called_off, is_late
         history.train_loss.append(float(intermediate_result.fun))
         if e.verbose:
             print(f"Iteration {len(history.train_loss)}, loss = {history.train_loss[-1]:.8f}")
-        answers = [callback(history) for callback in callbacks]
-        if any(answers) or (e.max_time is not None and time.perf_counter() - started > e.max_time):
+        answers = [callback(history) for callback in callbacks]  # All are called.
+        is_called_off = any(answers)
+        is_late = e.max_time is not None and time.perf_counter() - started > e.max_time
+        if is_called_off or is_late:
             raise StopIteration
 
     result = minimize(
@@ -59,12 +63,12 @@ def fit_lbfgs(estimator: Any, net: MLP, samples: Samples) -> None:
     net._parameters[:] = 0
     for view, values in zip((*net.weights, *net.biases), objective.views(result.x), strict=True):
         view[...] = values
-    if result.status != 0:
+    if result.status != 0 and not is_called_off:
+        why = f"status={result.status}): {result.message}; raise max_iter or max_fun, or scale the data"
+        if is_late:
+            why = f"max_time ({e.max_time:g} s) reached)"
         warnings.warn(
-            f"lbfgs failed to converge after {e.n_iter_} iteration(s) (status={result.status}): {result.message}; "
-            "raise max_iter or max_fun, or scale the data",
-            ConvergenceWarning,
-            stacklevel=4,
+            f"lbfgs failed to converge after {e.n_iter_} iteration(s) ({why}", ConvergenceWarning, stacklevel=4
         )
 
 

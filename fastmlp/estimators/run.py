@@ -227,7 +227,7 @@ class Run:
                 self.ahead,
             )  # fmt: skip
         except KeyboardInterrupt:
-            warnings.warn("Training interrupted by user.", stacklevel=4)
+            warnings.warn("Training interrupted by user.", stacklevel=5)
         except DivergenceError as error:
             if not e.early_stopping:
                 raise ValueError(f"{NOT_FINITE_WEIGHTS} ({error})") from None
@@ -246,7 +246,7 @@ class Run:
             warnings.warn(
                 f"Stochastic Optimizer: {self.stopped_by} and the optimization hasn't converged yet.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def targets(self) -> Array:
@@ -262,7 +262,7 @@ class Run:
         if asked == "auto":
             return min(200, n_samples)
         if asked > n_samples:
-            warnings.warn(f"batch_size must be <= {n_samples} samples, got {asked}: it is clipped", stacklevel=5)
+            warnings.warn(f"batch_size must be <= {n_samples} samples, got {asked}: it is clipped", stacklevel=6)
         return min(int(asked), n_samples)
 
     # --- Between two epochs -------------------------------------------------------------------------------------------

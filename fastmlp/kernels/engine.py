@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fastmlp.dropout import step_keys, threshold
 from fastmlp.kernels import elementwise as e
-from fastmlp.kernels import gathering, loop, products, weights
+from fastmlp.kernels import gathering, loop, products, sparse, weights
 from fastmlp.kernels.gathering import MASK_SLACK
 from fastmlp.kernels.jit import Kernel
 from fastmlp.kernels.lists import TURNED_BYTES
@@ -31,13 +31,31 @@ from fastmlp.training import Recipe, TrainingState, available_cpus
 
 Array = NDArray[Any]
 
-FORWARD_PARTS = (gathering.gather, loop.forward, products.multiply_rows, products.multiply_listed_rows)
-SINGLE_ROW_PARTS = (products.multiply_row, products.multiply_listed_row)
-TRAINING_PARTS = (
-    loop.backward_through_layers, weights.backward_to_weights, weights.update_piece, weights.prepare_weights,
-    weights.transpose_weights, products.multiply_columns, products.multiply_listed_columns,
-)  # fmt: skip
-"""The kernels that the loop calls by address; the fields of `State` bear their names."""
+FORWARD_PARTS = {"forward": loop.forward, "multiply_rows": products.multiply_rows}
+TRAINING_PARTS = {
+    "backward_through_layers": loop.backward_through_layers,
+    "backward_to_weights": weights.backward_to_weights,
+    "update_piece": weights.update_piece,
+    "prepare_weights": weights.prepare_weights,
+    "transpose_weights": weights.transpose_weights,
+    "multiply_columns": products.multiply_columns,
+}
+"""The kernels that the loop calls by address, by their fields of `State`."""
+
+FORWARD_PARTS_BY_KIND = {
+    "dense": {"gather": gathering.gather, "multiply_listed_rows": products.multiply_listed_rows},
+    "sparse": {"gather": sparse.gather_sparse, "multiply_entries": sparse.multiply_entries},
+}
+TRAINING_PARTS_BY_KIND = {
+    "dense": {"multiply_listed_columns": products.multiply_listed_columns},
+    "sparse": {
+        "sort_entries": sparse.sort_entries, "multiply_sorted_entries": sparse.multiply_sorted_entries,
+    },
+}  # fmt: skip
+"""Those that differ with the kind of samples."""
+
+SINGLE_ROW_PARTS = {"multiply_row": products.multiply_row, "multiply_listed_row": products.multiply_listed_row}
+"""Those for single rows, which not everyone has."""
 
 FORWARD_ALL = Kernel(
     loop.forward_all,
@@ -62,14 +80,21 @@ class Scratch:
     """Memory of one call that means nothing after it, and the `State` that says where it is."""
 
     def __init__(self, network: dict[str, int], sizes: dict[str, tuple[int, str]]) -> None:
-        self.arrays = {name: aligned_zeros(size, dtype) for name, (size, dtype) in sizes.items()}
+        self.arrays: dict[str, Array] = {}
         self.state = np.zeros(len(State._fields), dtype=np.int64)
         self.place = address(self.state)
         self.parameters: Array | None = None
         self.takes_single_rows = False  # Whether the state has the kernels for those.
         self.samples = np.zeros(len(Samples._fields), dtype=np.int64)
         self.samples_place = address(self.samples)
-        self.set(**network, **{name: address(a) for name, a in self.arrays.items() if name in State._fields})
+        self.set(**network)
+        self.allocate(sizes)
+
+    def allocate(self, sizes: dict[str, tuple[int, str]]) -> None:
+        """Make arrays of zeros, in the place of those of the same names, and write to the state where they are."""
+        arrays = {name: aligned_zeros(size, dtype) for name, (size, dtype) in sizes.items()}
+        self.arrays.update(arrays)
+        self.set(**{name: address(array) for name, array in arrays.items() if name in State._fields})
 
     def set(self, **fields: int) -> None:
         """Write fields of the state."""
@@ -100,7 +125,8 @@ class Engine:
         self._work = sum(n_in * n_out for n_in, n_out in pairwise(sizes))  # Multiply-adds a sample.
         self._no_outputs = np.empty((0, self._n_outputs), self.dtype)
         self._forward_entries: dict[Any, Any] = {}
-        self._spare: dict[int, list[Scratch]] = {}  # By threads: scratch memory that no call is using now.
+        # By the kind of samples and threads: scratch memory that no call is using now.
+        self._spare: dict[tuple[str, int], list[Scratch]] = {}
 
     def __reduce__(self) -> Any:
         return Engine, (self.layout,)
@@ -115,7 +141,8 @@ class Engine:
             if activation is not None:
                 activation.activate.address(self.dtype)
                 activation.multiply_by_slope.address(self.dtype)
-        for part in (*FORWARD_PARTS, *self._training_parts(X, recipe).values()):
+        forward_parts = {**FORWARD_PARTS, **FORWARD_PARTS_BY_KIND[kind_of(X)]}
+        for part in (*forward_parts.values(), *self._training_parts(X, recipe).values()):
             part.address(self.dtype)
         loop.train_steps.entry(self.dtype)
 
@@ -136,6 +163,8 @@ class Engine:
     ) -> None:
         n = X.shape[0]
         worth = n * self._work // FORWARD_WORK
+        if worth > 1 and isinstance(X, SparseRows):
+            worth = self._work_of(X) // FORWARD_WORK
         if worth > 1 and threads != 1:
             threads = min(worth, threads or available_cpus())
             edges = [n * t // threads for t in range(threads + 1)]
@@ -147,23 +176,30 @@ class Engine:
         if not fine:
             raise NotFiniteError
 
+    def _work_of(self, X: SparseRows) -> int:
+        """Multiply-adds of a forward pass of sparse samples."""
+        n_in, width, *_ = self.layout.spec.layer_sizes
+        return X.n_entries * width + len(X) * (self._work - n_in * width)
+
     def _forward_part(self, parameters: Array, X: Inputs, outputs: Array, classes: NDArray[np.int64]) -> bool:
         """Write the outputs, or the classes, of X; say whether X is finite."""
         try:
             entry = self._forward_entries[X.dtype]
         except KeyError:
             entry = self._forward_entries.setdefault(X.dtype, FORWARD_ALL.entry(self.dtype, X.dtype))
-        scratch = self._take(1, parameters)
-        if X.shape[0] == 1 and not scratch.takes_single_rows:
-            scratch.set(**{part.name: part.address(self.dtype) for part in SINGLE_ROW_PARTS})
-            scratch.takes_single_rows = True
-        sparse = (0, 0, 0)
         if isinstance(X, SparseRows):
-            sparse = addresses(X)
-            scratch.set(gather_sparse=gathering.gather_sparse.address(self.dtype))
+            key, entries = ("sparse", 1), addresses(X)
+            scratch = self._take(key, parameters)
+            self._make_room(scratch, X)
             X = np.empty((len(X), 0), self.dtype)
-        doubt = entry(scratch.place, scratch.samples_place, X, *sparse, outputs, classes, self._like)
-        self._spare[1].append(scratch)
+        else:
+            key, entries = ("dense", 1), (0, 0, 0)
+            scratch = self._take(key, parameters)
+        if X.shape[0] == 1 and not scratch.takes_single_rows:
+            scratch.set(**{name: part.address(self.dtype) for name, part in SINGLE_ROW_PARTS.items()})
+            scratch.takes_single_rows = True
+        doubt = entry(scratch.place, scratch.samples_place, X, *entries, outputs, classes, self._like)
+        self._spare[key].append(scratch)
         return bool(doubt == 0.0)
 
     def gradients(
@@ -174,14 +210,14 @@ class Engine:
         constants = np.zeros((1, e.N_CONSTANTS))
         scales = batch_scales(self.layout.spec, sample_weight, orders[None], len(X), 0, 1)
         constants[:, e.SCALE] = constants[:, e.LOSS_SCALE] = scales[0]
-        scratch = self._take(1, parameters)
+        scratch = self._take((kind_of(X), 1), parameters)
         self._set_up_training(scratch, X, y, orders, sample_weight, None, gradient=address(gradient))
         run = loop.train_steps.entry(self.dtype)
         run(
             scratch.place, scratch.samples_place, address(constants), len(X), 0, address(losses), 1, 0, 1,
             self._like,
         )  # fmt: skip
-        self._spare[1].append(scratch)
+        self._spare[kind_of(X), 1].append(scratch)
         if not np.isfinite(losses[0]):
             gradient[:] = np.nan  # The loop stops before it: zeros would look like a minimum.
         return float(losses[0]), gradient
@@ -214,7 +250,7 @@ class Engine:
         needs_gradient = batch_size > BLOCK_ROWS or recipe.clip_norm is not None
         gradient = self.layout.allocate() if needs_gradient else losses
         slot1, slot2 = [*map(address, slots), 0, 0][:2]
-        scratch = self._take(threads, parameters)
+        scratch = self._take((kind_of(X), threads), parameters)
         layers = self._layers_with_dropout(recipe.dropout) if recipe.dropout else self._layers
         self._set_up_training(
             scratch, X, y, orders, sample_weight, recipe, gradient=address(gradient), slot1=slot1, slot2=slot2,
@@ -236,7 +272,7 @@ class Engine:
 
         done = run_together(work, threads, call_off)
         scratch.set(layers=address(self._layers))
-        self._spare[threads].append(scratch)
+        self._spare[kind_of(X), threads].append(scratch)
         return losses[:done]
 
     def _layers_with_dropout(self, rates: tuple[float, ...]) -> NDArray[np.int64]:
@@ -251,13 +287,11 @@ class Engine:
     def _training_parts(self, X: Inputs, recipe: Recipe | None) -> dict[str, Kernel]:
         """The kernels that the loop calls besides the forward pass's: for a recipe, or for gradients alone."""
         is_softmax = self.layout.spec.loss == "softmax_cross_entropy"
-        parts = {part.name: part for part in TRAINING_PARTS}
+        parts = {**TRAINING_PARTS, **TRAINING_PARTS_BY_KIND[kind_of(X)]}
         parts["loss_and_output_gradient"] = loop.classes_loss if is_softmax else loop.values_loss
-        if isinstance(X, SparseRows):
-            parts["gather_sparse"] = gathering.gather_sparse
         if recipe is not None:
             if 1 in (recipe.batch_size, len(X) % recipe.batch_size):
-                parts.update({part.name: part for part in SINGLE_ROW_PARTS})
+                parts.update(SINGLE_ROW_PARTS)
             parts["update"] = update_of(recipe.optimizer)
             if recipe.clip_norm is not None:
                 parts["update_clipped"] = weights.update_clipped
@@ -277,7 +311,10 @@ class Engine:
     ) -> None:
         """Say to the loop where the samples are and what else it needs; the caller keeps the arrays alive."""
         n_orders = 1 if orders.ndim == 1 else len(orders)
-        values, columns, starts = (0, 0, 0) if isinstance(X, np.ndarray) else addresses(X)
+        values = columns = starts = 0
+        if isinstance(X, SparseRows):
+            values, columns, starts = addresses(X)
+            self._make_room(scratch, X)
         scratch.samples[:] = Samples(
             X=address(X) if isinstance(X, np.ndarray) else 0,
             X_is_uint8=X.dtype == np.uint8,
@@ -305,19 +342,28 @@ class Engine:
         )
         scratch.set(**{name: part.address(self.dtype) for name, part in self._training_parts(X, recipe).items()})
 
-    def _take(self, threads: int, parameters: Array) -> Scratch:
+    def _take(self, key: tuple[str, int], parameters: Array) -> Scratch:
         """Scratch memory for one call on these parameters: what an earlier call has given back, or new."""
         try:
-            scratch = self._spare[threads].pop()
+            scratch = self._spare[key].pop()
         except (KeyError, IndexError):
-            self._spare.setdefault(threads, [])
-            scratch = self._allocate(threads)
+            self._spare.setdefault(key, [])
+            scratch = self._allocate(*key)
         if scratch.parameters is not parameters:
             scratch.parameters = parameters
             scratch.set(parameters=address(parameters))
         return scratch
 
-    def _allocate(self, threads: int) -> Scratch:
+    def _make_room(self, scratch: Scratch, X: SparseRows) -> None:
+        """Give memory for sparse samples room for as many entries as any block of these has."""
+        n = X.most(BLOCK_ROWS)
+        if len(scratch.arrays["entry_values"]) < n:
+            values, numbers = (n, self.dtype.name), (n, "int32")
+            scratch.allocate(
+                {"entry_values": values, "entry_columns": numbers, "sorted_values": values, "sorted_rows": numbers}
+            )
+
+    def _allocate(self, kind: str, threads: int) -> Scratch:
         spec, dtype = self.layout.spec, self.dtype.name
         n_words = n_words_of(self.layout)
         for layer, name in zip(self._layers, self._activations, strict=True):
@@ -333,7 +379,6 @@ class Engine:
         network = {
             "layers": address(self._layers),
             "n_layers": len(self._layers),
-            "inputs": inputs_of(self.layout),
             "n_words": n_words,
             "loss": loss,
             "bias": spec.bias,
@@ -344,21 +389,34 @@ class Engine:
             "indices_size": indices_size,
             "turned_size": turned_size,
             "n_pieces": n_pieces,
-            **{part.name: part.address(self.dtype) for part in FORWARD_PARTS},
+            **{
+                name: part.address(self.dtype)
+                for name, part in {**FORWARD_PARTS, **FORWARD_PARTS_BY_KIND[kind]}.items()
+            },
         }
         sizes = {
             "workspace": (self._workspace_size, dtype),
-            "masks": ((BLOCK_ROWS + MASK_SLACK) * n_words, "uint64"),
             "row_losses": (BLOCK_ROWS, "float64"),
             "barrier": (8, "int64"),
             "order": (BLOCK_ROWS, "int64"),
             "squares_of_weights": (n_pieces, "float64"),
             "squares_of_gradient": (n_pieces, "float64"),
             "weight_rows": (threads * rows_size, dtype),
-            "indices": (threads * indices_size, "int32"),
-            "turned": (threads * turned_size, "uint8"),
         }
-        return Scratch(network, sizes)
+        by_kind = {
+            "dense": {
+                "inputs": (BLOCK_ROWS * input_stride_of(self.layout) + 64, dtype),
+                "masks": ((BLOCK_ROWS + MASK_SLACK) * n_words, "uint64"),
+                "indices": (threads * indices_size, "int32"),
+                "turned": (threads * turned_size, "uint8"),
+            },
+            "sparse": {
+                "entry_bounds": (2 * BLOCK_ROWS, "int64"),
+                "entry_values": (0, dtype),  # As many as the samples need, see `_make_room`.
+                "column_ends": (threads * (spec.layer_sizes[0] + 1), "int32"),
+            },
+        }
+        return Scratch(network, sizes | by_kind[kind])
 
 
 class Helper(threading.Thread):
@@ -420,15 +478,13 @@ def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], list[int], int]:
     """Lay out the workspace: give the table of layers, each layer's place of `A` with dropout, and the size."""
     spec = layout.spec
     itemsize = np.dtype(spec.dtype).itemsize
-    input_stride = input_stride_of(layout)
-    end = inputs_of(layout)
+    end = max(layout.row_strides)  # Behind a row of zeros as long as any.
 
     def place(size: int) -> int:
         nonlocal end
         start, end = end, end + padded(size, itemsize)
         return start
 
-    place(BLOCK_ROWS * input_stride)
     layers = []
     activations = activations_of(spec)
     for layer, (n_in, n_out) in enumerate(zip(spec.layer_sizes, spec.layer_sizes[1:], strict=False)):
@@ -441,7 +497,7 @@ def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], list[int], int]:
                 n_in=n_in,
                 n_out=n_out,
                 stride=stride,
-                input_stride=input_stride if layer == 0 else layout.row_strides[layer - 1],
+                input_stride=layout.row_strides[layer - 1] if layer else input_stride_of(layout),
                 weights=layout.weight_offsets[layer],
                 bias=layout.bias_offsets[layer],
                 Z=Z,
@@ -464,9 +520,9 @@ def activations_of(spec: NetworkSpec) -> tuple[str, ...]:
     return (*spec.activations, "identity" if spec.loss_takes_logits else spec.output_activation)
 
 
-def inputs_of(layout: ParameterLayout) -> int:
-    """Where the gathered X stands in the workspace: behind a row of zeros as long as any."""
-    return max(layout.row_strides)
+def kind_of(X: Inputs) -> str:
+    """Whether samples are dense or sparse."""
+    return "sparse" if isinstance(X, SparseRows) else "dense"
 
 
 def n_words_of(layout: ParameterLayout) -> int:

@@ -78,7 +78,7 @@ def forward(place, begin, end, key, thread, like):
     multiply_rows, multiply_listed_rows = net.multiply_rows, net.multiply_listed_rows
     if end - begin == 1 and net.multiply_row != 0:
         multiply_rows, multiply_listed_rows = net.multiply_row, net.multiply_listed_row
-    X = advance(workspace, net.inputs)
+    X = pointer(net.inputs, like)
     for number in range(net.n_layers):
         layer = layer_at(net.layers + number * LAYER_BYTES)
         Z, A = advance(workspace, layer.Z), advance(workspace, layer.A)
@@ -86,7 +86,9 @@ def forward(place, begin, end, key, thread, like):
         W = address_of(advance(parameters, layer.weights))
         b = address_of(advance(parameters, layer.bias))
         stride, n_vectors = layer.stride, -(-layer.n_out // width)
-        if number == 0 and lists_pay(masks, net.n_words, begin, end, layer.n_in):
+        if number == 0 and net.entry_bounds != 0:
+            call(net.multiply_entries, (place, begin, end, like))
+        elif number == 0 and lists_pay(masks, net.n_words, begin, end, layer.n_in):
             call(
                 multiply_listed_rows,
                 (
@@ -226,7 +228,6 @@ def train_steps(
     arrived = np.int64(1)
     n_batches = -(-samples.n_samples // batch_size)
     row_losses, weight_squares = pointer(net.row_losses, 0.0), pointer(net.weight_squares, 0.0)
-    gather = net.gather if samples.starts == 0 else net.gather_sparse
     if thread == 0:
         call(net.prepare_weights, (place, like))
     if not all_arrived(net.barrier, threads, arrived):
@@ -250,7 +251,9 @@ def train_steps(
             n_rows = min(BLOCK_ROWS, n_batch - block)
             rows = order + block * 8
             begin, end = share_of_rows(n_rows, thread, threads)
-            call(gather, (place, samples_place, rows, begin, end, n_rows, like))
+            call(net.gather, (place, samples_place, rows, begin, end, n_rows, like))
+            if net.entry_bounds != 0:
+                call(net.sort_entries, (place, begin, end, thread, like))
             key = pointer(constants, np.int64(0))[e.KEY] + np.int64(e.GOLDEN) * block
             call(net.forward, (place, begin, end, key, thread, like))
             call(net.loss_and_output_gradient, (place, samples_place, rows, begin, end, scale, like))
@@ -292,14 +295,13 @@ def forward_all(place, samples_place, X, values, columns, starts, outputs, class
     samples[SAMPLE.X], samples[SAMPLE.X_is_uint8] = X.ctypes.data, np.int64(X.itemsize == 1)
     samples[SAMPLE.X_stride] = X.strides[0]
     samples[SAMPLE.values], samples[SAMPLE.columns], samples[SAMPLE.starts] = values, columns, starts
-    gather = net.gather if starts == 0 else net.gather_sparse
     doubt = 0.0
     for block in range(0, n_samples, FORWARD_ROWS):
         n_rows = min(FORWARD_ROWS, n_samples - block)
         for row in range(n_rows):
             order[row] = block + row
         # The rows beyond need not be cleared: what a tile reads there changes nothing but its rows that nobody reads.
-        call(gather, (place, samples_place, net.order, FIRST, n_rows, FIRST, like))
+        call(net.gather, (place, samples_place, net.order, FIRST, n_rows, FIRST, like))
         call(net.forward, (place, FIRST, n_rows, FIRST, FIRST, like))
         for row in range(n_rows):
             doubt += row_losses[row]

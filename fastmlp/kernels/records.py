@@ -46,12 +46,12 @@ class Layer(NamedTuple):
 class State(NamedTuple):
     """What the loop knows of a network, and the memory that it writes, given by its address here and below.
 
-    Threads share the memory, but for `weight_rows`, `indices` and `turned`, of which each has a part.
+    Threads share the memory, but for `weight_rows`, `indices`, `turned` and `column_ends`, of which each has a part.
+    What dense samples need is not there with sparse ones (0), and the other way round.
     """
 
     layers: int  # `Layer` by `Layer`.
     n_layers: int
-    inputs: int  # Offset of the gathered X in the workspace.
     n_words: int  # Words of a row's mask: inputs / 64.
     loss: int
     bias: int
@@ -60,8 +60,15 @@ class State(NamedTuple):
     loss_high: float
     label_smoothing: float
     clip_norm: float
-    workspace: int  # A row of zeros at 0; the gathered X; Z, A, D of the layers; transposed weights.
+    workspace: int  # A row of zeros at 0; Z, A, D of the layers; transposed weights.
+    inputs: int  # The gathered X, dense.
     masks: int  # uint64 (BLOCK_ROWS + MASK_SLACK, n_words)
+    entry_values: int  # The gathered X, sparse: of the dtype, row by row.
+    entry_columns: int  # int32, as many.
+    entry_bounds: int  # int64 (BLOCK_ROWS, 2): the first of each row's entries, and the end. With dense samples none.
+    sorted_values: int  # The same entries by column, of each thread's rows.
+    sorted_rows: int  # int32, as many.
+    column_ends: int  # int32 (n_in + 1,), see `fastmlp.kernels.sparse.sort_entries`
     row_losses: int  # float64 (BLOCK_ROWS,)
     barrier: int  # int64 (2,), see `fastmlp.kernels.loop.all_arrived`
     order: int  # int64 (BLOCK_ROWS,), for samples in their own order
@@ -80,8 +87,7 @@ class State(NamedTuple):
     gradient_squares: int  # The same of the gradient, for clipping; or none.
     average: int  # Of the parameters; or none.
     # The kernels that the loop is made of.
-    gather: int
-    gather_sparse: int
+    gather: int  # Of the kind of samples.
     forward: int
     loss_and_output_gradient: int
     backward_through_layers: int
@@ -98,6 +104,9 @@ class State(NamedTuple):
     multiply_listed_row: int
     multiply_columns: int
     multiply_listed_columns: int
+    multiply_entries: int
+    sort_entries: int
+    multiply_sorted_entries: int
 
 
 class Samples(NamedTuple):

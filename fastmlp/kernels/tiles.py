@@ -13,7 +13,7 @@ feed the multipliers. ``MR * NV`` sums, the smaller of the two operands and one 
 register file; the sums must be enough to hide the latency of a multiply-add (8 on current CPUs). LLVM's own vectoriser
 does not find this shape, so the tile is emitted here, instruction by instruction.
 
-Four kinds, from two choices (and by rows, a shape for a single row):
+Five kinds, four of them from two choices (and by rows, a shape for a single row):
 
 =============  ======================================  ==============================================
                A is read by *rows*                     A is read by *columns*
@@ -22,11 +22,14 @@ Four kinds, from two choices (and by rows, a shape for a single row):
 *dense*        all p: ``Z = X W``, ``dX = dY Wᵀ``      all p: ``dW = Xᵀ dY``
 *listed*       only the p of a list: ``Z = X W``       only the p of a list: ``dW = Xᵀ dY``
                where all other A(i, p) are zero        where all other A(i, p) are zero
+*packed*       only the p of a list, in a row          --
+               ``A(0, p) = A[q]``, p = list[q]
 =============  ======================================  ==============================================
 
 A list holds, in ascending order, every p where any A(i, p) of the tile's rows is not zero. What it leaves out would
 only have added zero, so a listed tile gives the same bits as a dense one, if B is finite. (But for the sign of a zero:
-where all products underflow to -0.0, one more zero would make it 0.0. Nothing that follows tells the two apart.)
+where all products underflow to -0.0, one more zero would make it 0.0. Nothing that follows tells the two apart.) A
+packed tile is that of a sparse row, of which nothing but the entries of the list is in memory.
 """
 
 from __future__ import annotations
@@ -56,6 +59,7 @@ SHAPES_BY_REGISTERS: dict[int, dict[tuple[str, str], Shape]] = {
         ("listed", "columns"): Shape(2, 7),
         ("dense", "row"): Shape(1, 8),
         ("listed", "row"): Shape(1, 8),
+        ("packed", "row"): Shape(1, 8),
     },
     16: {
         ("dense", "rows"): Shape(4, 3),
@@ -64,6 +68,7 @@ SHAPES_BY_REGISTERS: dict[int, dict[tuple[str, str], Shape]] = {
         ("listed", "columns"): Shape(2, 5),
         ("dense", "row"): Shape(1, 8),
         ("listed", "row"): Shape(1, 8),
+        ("packed", "row"): Shape(1, 8),
     },
 }
 """The shapes, by the size of the register file and by kind.
@@ -71,7 +76,7 @@ SHAPES_BY_REGISTERS: dict[int, dict[tuple[str, str], Shape]] = {
 Dense tiles are as square as fits, for the fewest loads; those by columns have a number of rows that divides the 16 that
 `fastmlp.kernels.weights` takes at a time. Listed tiles are flat and wide: the fewer rows share a list, the shorter it
 is (of MNIST's pixels 19 % are not zero, 29 % in the union of two digits, 35 % of three), and two rows are enough for
-the loads not to hold up the multiplications. Tiles of a single row are for single samples."""
+the loads not to hold up the multiplications. Tiles of a single row are for single samples, and packed ones."""
 
 SHAPES = SHAPES_BY_REGISTERS[MACHINE.registers]
 
@@ -84,9 +89,9 @@ def emit_tile(module: ir.Module, element: ir.Type, lanes: int, rows: int, vector
 
     ``void tile(A, lda, B, ldb, initial, ldi, C, ldc, list, depth)``: ``C[i, :] = initial[i * ldi, :] + sum over p``,
     C being `rows` by ``vectors * lanes``. Strides are in elements. ``ldi = 0`` starts every row from the same vector,
-    as a bias; `initial` may be C itself, to add to it. `list` holds `depth` int32 if the kind is listed.
+    as a bias; `initial` may be C itself, to add to it. `list` holds `depth` int32 if the kind is listed or packed.
     """
-    listed, by_columns = kind[0] == "listed", kind[1] == "columns"
+    listed, packed, by_columns = kind[0] != "dense", kind[0] == "packed", kind[1] == "columns"
     name = f"fastmlp_tile_{element}_{lanes}x{rows}x{vectors}_{kind[0]}_{kind[1]}"
     if name in module.globals:
         return module.globals[name]
@@ -129,7 +134,7 @@ def emit_tile(module: ir.Module, element: ir.Type, lanes: int, rows: int, vector
         if by_columns:
             place = builder.gep(A, [builder.add(column_of_A, I64(i))], source_etype=element)
         else:
-            place = builder.gep(row_of_A[i], [p], source_etype=element)
+            place = builder.gep(row_of_A[i], [q if packed else p], source_etype=element)
         return splat(builder, builder.load(place, align=itemsize, typ=element), vector)
 
     def vector_of_B(j: int) -> Any:
@@ -228,3 +233,4 @@ listed_rows = tile_family(("listed", "rows"))
 listed_columns = tile_family(("listed", "columns"))
 dense_row = tile_family(("dense", "row"))
 listed_row = tile_family(("listed", "row"))
+packed_row = tile_family(("packed", "row"))

@@ -34,14 +34,17 @@ def backward_to_weights(place, n_rows, first_block, last_block, constants, threa
     dW = advance(pointer(net.weight_rows, like), thread * net.weight_rows_size)
     indices = net.indices + thread * net.indices_size * 4
     turned = advance(pointer(net.turned, np.uint8(0)), thread * net.turned_size)
-    listed = lists_pay(masks, net.n_words, FIRST, n_rows, layer_at(net.layers).n_in)
+    sparse = net.entry_bounds != 0
+    listed = not sparse and lists_pay(masks, net.n_words, FIRST, n_rows, layer_at(net.layers).n_in)
     turned_word = -1
     unit = -1  # Counts the pieces of all layers.
     for number in range(net.n_layers - 1, -1, -1):
         layer = layer_at(net.layers + number * LAYER_BYTES)
         n_in, stride, input_stride = layer.n_in, layer.stride, layer.input_stride
-        X_offset = net.inputs if number == 0 else layer_at(net.layers + (number - 1) * LAYER_BYTES).A
-        X, D = advance(workspace, X_offset), advance(workspace, layer.D)
+        D = advance(workspace, layer.D)
+        X = pointer(net.inputs, like)
+        if number > 0:
+            X = advance(workspace, layer_at(net.layers + (number - 1) * LAYER_BYTES).A)
         D_place, dW_place = address_of(D), address_of(dW)
         n_vectors = -(-layer.n_out // lanes(like))
         n_columns = n_vectors * lanes(like)
@@ -54,13 +57,16 @@ def backward_to_weights(place, n_rows, first_block, last_block, constants, threa
             n_piece = max(1, min(WEIGHT_ROWS, n_in - row))
             clear_columns(dW, n_piece, n_columns, stride, like)
             X_place = address_of(advance(X, row))
-            if threads > 1:  # The inputs of the next piece: another core's cache has half of them.
+            if threads > 1 and (number > 0 or not sparse):
+                # The inputs of the next piece: another core's cache has half of them.
                 ahead = advance(X, min(row + threads * WEIGHT_ROWS, n_in - 1))
                 for i in range(n_rows):
                     prefetch(advance(ahead, i * input_stride))
             if piece == n_pieces:
                 # The bias stands in the parameters as one more row of W, and its gradient is a sum over the samples.
                 sum_of_rows(D, n_rows, n_columns, stride, dW, like)
+            elif number == 0 and sparse:
+                call(net.multiply_sorted_entries, (place, row, n_piece, threads, dW_place, like))
             elif number == 0 and listed:
                 if row >> 6 != turned_word:
                     turned_word = row >> 6

@@ -1,0 +1,163 @@
+"""Sparse samples: gathered as they are, and the first layer's products over the entries that they have.
+
+A batch's entries (value, column) are copied to the workspace, row by row, and X is never made dense. Of the memory in
+`fastmlp.kernels.records.State` this writes the entries, their sorted copies, and the beginning of the rows' losses.
+
+- ``Z = X W + b``: a row of Z is b and the sum of the rows of W that the sample's columns name, times its values.
+- ``dW = Xᵀ dZ``: a row of dW is the like sum of rows of dZ, over the entries of a column. For this each thread sorts
+  the entries of its rows by column. A column's sum goes through the threads' parts one after the other, which is
+  through the rows in ascending order whatever the number of threads.
+
+Both are sums in the order of the dense products, without the terms that are zero, and so have the same bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastmlp.kernels.instructions import advance, pointer, prefetch, real
+from fastmlp.kernels.jit import inline, kernel
+from fastmlp.kernels.products import panel_edge
+from fastmlp.kernels.records import layer_at, samples_at, state_at
+from fastmlp.kernels.tiles import SHAPES, lanes, packed_row
+
+PACKED = SHAPES["packed", "row"]
+
+AHEAD = 8
+"""Samples between the one that is copied and the one that is asked for from memory."""
+
+
+@kernel
+def gather_sparse(place, samples_place, order_place, begin, end, n_rows, like):
+    """Copy the entries of the samples ``order[begin:end]`` to those of the rows begin ... end, scaled."""
+    net, samples, order = state_at(place), samples_at(samples_place), pointer(order_place, np.int64(0))
+    starts, bounds = pointer(samples.starts, np.int64(0)), pointer(net.entry_bounds, np.int64(0))
+    losses = pointer(net.row_losses, 0.0)
+    scale = real(net.input_scale, like)
+    place_of_row = 0
+    for row in range(begin):  # Other threads copy these.
+        place_of_row += starts[order[row] + 1] - starts[order[row]]
+    for row in range(begin, end):
+        first = starts[order[row]]
+        n = starts[order[row] + 1] - first
+        prefetch(pointer(samples.y + order[row] * samples.y_stride, np.uint8(0)))  # The loss will want it.
+        # The samples lie anywhere in memory: ask for one that will be wanted soon while this one is copied.
+        ahead = order[min(row + AHEAD, end - 1)]
+        for k in range(starts[ahead], starts[ahead + 1], 8):
+            prefetch(advance(pointer(samples.values, like), k))
+            prefetch(advance(pointer(samples.columns, np.int32(0)), k))
+        values = advance(pointer(samples.values, like), first)
+        columns = advance(pointer(samples.columns, np.int32(0)), first)
+        to_values = advance(pointer(net.entry_values, like), place_of_row)
+        to_columns = advance(pointer(net.entry_columns, np.int32(0)), place_of_row)
+        for k in range(n):
+            to_values[k] = values[k] * scale
+        for k in range(n):
+            to_columns[k] = columns[k]
+        bounds[2 * row], bounds[2 * row + 1] = place_of_row, place_of_row + n
+        place_of_row += n
+        losses[row] = 0.0  # The entries are finite: that was seen to when they became `SparseRows`.
+    return 0
+
+
+@kernel
+def multiply_entries(place, begin, end, like):
+    """``Z = X W + b`` of the first layer, for the rows begin ... end."""
+    net = state_at(place)
+    layer = layer_at(net.layers)
+    stride = layer.stride
+    parameters, bounds = pointer(net.parameters, like), pointer(net.entry_bounds, np.int64(0))
+    values, columns = pointer(net.entry_values, like), pointer(net.entry_columns, np.int32(0))
+    n_vectors = -(-layer.n_out // lanes(like))
+    n_panels = -(-n_vectors // PACKED.vectors)
+    for panel in range(n_panels):
+        v = panel_edge(panel, n_panels, n_vectors)
+        count = panel_edge(panel + 1, n_panels, n_vectors) - v
+        W = advance(parameters, layer.weights + v * lanes(like))
+        b = advance(parameters, layer.bias + v * lanes(like))
+        Z = advance(pointer(net.workspace, like), layer.Z + v * lanes(like))
+        for row in range(begin, end):
+            first = bounds[2 * row]
+            packed_row(
+                count, advance(values, first), 0, W, stride, b, 0, advance(Z, row * stride), stride,
+                advance(columns, first), bounds[2 * row + 1] - first,
+            )  # fmt: skip
+    return 0
+
+
+@kernel
+def sort_entries(place, begin, end, thread, like):
+    """Copy the entries of the rows begin ... end by column, as value and row; within a column the rows ascend.
+
+    This is a counting sort. Afterwards the thread's part of `column_ends` says where its columns end, and first where
+    they begin.
+    """
+    net = state_at(place)
+    n_in = layer_at(net.layers).n_in
+    bounds = pointer(net.entry_bounds, np.int64(0))
+    values, columns = pointer(net.entry_values, like), pointer(net.entry_columns, np.int32(0))
+    sorted_values, sorted_rows = pointer(net.sorted_values, like), pointer(net.sorted_rows, np.int32(0))
+    begins = advance(pointer(net.column_ends, np.int32(0)), thread * (n_in + 1))
+    ends = advance(begins, 1)
+    first = bounds[2 * begin] if begin < end else 0
+    last = bounds[2 * end - 1] if begin < end else 0
+    for j in range(n_in + 1):
+        begins[j] = 0
+    for k in range(first, last):
+        ends[columns[k]] += 1
+    total = first
+    begins[0] = first
+    for j in range(n_in):  # The number of a column's entries becomes the place of the first.
+        n = ends[j]
+        ends[j] = total
+        total += n
+    for row in range(begin, end):
+        for k in range(bounds[2 * row], bounds[2 * row + 1]):
+            j = columns[k]
+            at = ends[j]
+            sorted_values[at], sorted_rows[at] = values[k], row
+            ends[j] = at + 1  # And with the last entry it is the column's end.
+    return 0
+
+
+@inline
+def prefetch_weights(net, begin, n, like):
+    """Ask for n weights and their slots, which the next update will want: they are too many for the caches."""
+    for k in range(begin, begin + n, 8):
+        prefetch(advance(pointer(net.parameters, like), k))
+        if net.slot1 != 0:
+            prefetch(advance(pointer(net.slot1, like), k))
+        if net.slot2 != 0:
+            prefetch(advance(pointer(net.slot2, like), k))
+
+
+@kernel
+def multiply_sorted_entries(place, first_row, n_rows, threads, dW_place, like):
+    """``dW = Xᵀ dZ`` of the first layer, for `n_rows` rows of dW from `first_row` on."""
+    net = state_at(place)
+    layer = layer_at(net.layers)
+    stride = layer.stride
+    next_row = min(first_row + threads * n_rows, layer.n_in - n_rows)
+    zeros = pointer(net.workspace, like)
+    values, rows = pointer(net.sorted_values, like), pointer(net.sorted_rows, np.int32(0))
+    n_vectors = -(-layer.n_out // lanes(like))
+    n_panels = -(-n_vectors // PACKED.vectors)
+    for panel in range(n_panels):
+        v = panel_edge(panel, n_panels, n_vectors)
+        count = panel_edge(panel + 1, n_panels, n_vectors) - v
+        D = advance(pointer(net.workspace, like), layer.D + v * lanes(like))
+        for i in range(n_rows):
+            if panel == 0:
+                prefetch_weights(net, layer.weights + (next_row + i) * stride, stride, like)
+            g = advance(pointer(dW_place, like), i * stride + v * lanes(like))
+            initial = zeros
+            for thread in range(threads):
+                ends = advance(pointer(net.column_ends, np.int32(0)), thread * (layer.n_in + 1) + first_row + i)
+                first = ends[0]
+                n = ends[1] - first
+                if n > 0 or thread == 0:
+                    packed_row(
+                        count, advance(values, first), 0, D, stride, initial, 0, g, stride, advance(rows, first), n
+                    )  # fmt: skip
+                    initial = g
+    return 0
