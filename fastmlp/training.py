@@ -109,7 +109,8 @@ class History:
 class Recipe:
     """How to train: what stays the same during a run. Built by `make_recipe`; `fastmlp.MLP.fit` says what it means.
 
-    `loss_factor` multiplies the losses that are reported, but for the L2 term; the steps do not depend on it.
+    `loss_factor` multiplies the losses that are reported, but for the L2 term; `loss_cap` is the most that one
+    probability counts in a reported cross-entropy. The steps do not depend on them.
     """
 
     epochs: int
@@ -119,6 +120,7 @@ class Recipe:
     shuffle: bool
     l2: float = 0.0
     loss_factor: float = 1.0
+    loss_cap: float = np.inf
     label_smoothing: float = 0.0
     clip_norm: float | None = None
     average: float | None = None

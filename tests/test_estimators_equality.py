@@ -241,6 +241,23 @@ def test_a_random_state_object_is_drawn_from_alike() -> None:
     assert states[0].randint(1 << 30) == states[1].randint(1 << 30)
 
 
+@pytest.mark.parametrize("task", ["classes", "two classes", "labels"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_loss_of_what_is_wrong_and_very_sure(task: str, dtype: Any) -> None:
+    """Inputs that are not scaled: scikit-learn cuts off probabilities that are smaller than the dtype's epsilon."""
+    X, y = TASKS[task][1:3]
+    pair = []
+    for library in (fastmlp, theirs):
+        estimator = library.MLPClassifier(random_state=3, **{**COMMON, "max_iter": 3})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            pair.append(estimator.fit((1e3 * X).astype(dtype), y))
+    assert max(pair[1].loss_curve_) > 3.0
+    # Where theirs is log(1 - p), p close to 1, it has few digits.
+    rtol = 1e-9 if dtype is np.float64 and task == "classes" else 1e-3
+    np.testing.assert_allclose(pair[0].loss_curve_, pair[1].loss_curve_, rtol=rtol)
+
+
 def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     printed = []
     parameters = {**SOLVERS["adaptive"], "verbose": True, "early_stopping": True, "tol": 0.2}

@@ -125,8 +125,8 @@ def test_passing_over_zeros_leaves_every_bit(rule: Any, dtype: str, monkeypatch:
     usual = [trained(X, y, batch_size=size, threads=1) for X, y, size in cases]
     monkeypatch.setattr(jit, "cache_folder", lambda: None)  # These kernels are nobody else's.
     for name in ("FORWARD_PARTS", "TRAINING_PARTS"):
-        parts = [parts_with(rule).get(part, part) for part in getattr(engine, name)]
-        monkeypatch.setattr(engine, name, tuple(parts))
+        parts = {field: parts_with(rule).get(part, part) for field, part in getattr(engine, name).items()}
+        monkeypatch.setattr(engine, name, parts)
     for (X, y, size), result in zip(cases, usual, strict=True):
         for threads in (1, 2):
             assert_array_equal(trained(X, y, batch_size=size, threads=threads), result)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from fastmlp import MLP, SGD, Adam, DivergenceError, dropout, reference, training
+from fastmlp import MLP, SGD, Adam, Constant, DivergenceError, dropout, reference, training
 from fastmlp.checkpoint import SavedNetwork
 
 Array = np.ndarray
@@ -114,6 +114,26 @@ def test_a_resumed_run_is_the_uninterrupted_one(
 
 
 # --- Sample weights ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("loss", "most"), [("softmax_cross_entropy", 2.0), ("sigmoid_cross_entropy", 8.0)])
+def test_a_cap_is_on_the_losses_that_are_reported_and_on_nothing_else(engine: str, loss: str, most: float) -> None:
+    """Of the estimators, which report what scikit-learn does. Weights are so large that every loss is above it or 0."""
+    y = CLASSES if loss == "softmax_cross_entropy" else np.eye(4)[CLASSES]
+    ends = []
+    for cap in (np.inf, 2.0):
+        net = network(engine, loss=loss)
+        net.set_parameters([1e9 * W for W in net.weights])
+        recipe = training.Recipe(1, N, SGD(0.1), Constant(), shuffle=False, loss_cap=cap)
+        state = net.training_state(recipe.optimizer)
+        wrong = abs((net._outputs(X).argmax(axis=1) if y.ndim == 1 else net._outputs(X) > 0) - y)
+        expected = 2.0 * (wrong != 0).sum() / N
+        training.train(net._engine, net._parameters, X, y, True, recipe, state, 1)
+        ends.append(parameters(net))
+    assert 0.0 < expected < most
+    assert state.history.train_loss[0] == pytest.approx(expected, rel=1e-6)
+    for one, other in zip(*ends, strict=True):
+        assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])

@@ -200,6 +200,7 @@ class Run:
             shuffle=bool(e.shuffle),
             l2=float(e.alpha),
             loss_factor=loss_factor(net),
+            loss_cap=-float(np.log(np.finfo(net.spec.dtype).eps)),  # As scikit-learn reports it.
             label_smoothing=getattr(e, "label_smoothing", 0.0),
             clip_norm=e.clip_norm,
             average=e.average,

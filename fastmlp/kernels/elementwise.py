@@ -363,12 +363,16 @@ def smoothing_row(z, n, y, scale, smoothing, d):
 
 
 @inline
-def sigmoid_cross_entropy_row(z, n, y, scale, d):
-    """The loss ``Σ max(z, 0) - y z + log(1 + exp(-|z|))`` of a row, and ``d = scale (sigmoid(z) - y)``."""
+def sigmoid_cross_entropy_row(z, n, y, scale, cap, d):
+    """The loss ``Σ max(z, 0) - y z + log(1 + exp(-|z|))`` of a row, and ``d = scale (sigmoid(z) - y)``.
+
+    No term of the loss counts more than `cap`; d is as without.
+    """
     loss = 0.0
     for j in range(n):
         positive = relu_value(z[j])
-        loss += np.float64(positive - y[j] * z[j] + log1p_of_fraction(exp_negative(-abs(z[j]))))
+        term = positive - y[j] * z[j] + log1p_of_fraction(exp_negative(-abs(z[j])))
+        loss += np.float64(cap if term > cap else term)
         d[j] = scale * (sigmoid_value(z[j]) - y[j])
     return loss
 
@@ -421,7 +425,7 @@ def values_loss_row(code, z, n, y, scale, low, high, d):
     """The loss of a row, by its code: all but softmax_cross_entropy, whose targets are classes."""
     low, high = real(low, scale), real(high, scale)
     if code == SIGMOID_CROSS_ENTROPY:
-        return sigmoid_cross_entropy_row(z, n, y, scale, d)
+        return sigmoid_cross_entropy_row(z, n, y, scale, high, d)
     if code == POISSON:
         return poisson_row(z, n, y, scale, d)
     if code == CLIPPED_ERROR:

@@ -340,6 +340,8 @@ class Engine:
             gradient_squares=address(squares["squares_of_gradient"]) if clips else 0,
             **fields,
         )
+        if self.layout.spec.is_classifier:
+            scratch.set(loss_high=bits(recipe.loss_cap if recipe else np.inf))
         scratch.set(**{name: part.address(self.dtype) for name, part in self._training_parts(X, recipe).items()})
 
     def _take(self, key: tuple[str, int], parameters: Array) -> Scratch:
@@ -554,8 +556,8 @@ def loss_constants(loss: str, parameter: float | None) -> tuple[int, float, floa
     """Give a loss's code and the two constants that `fastmlp.kernels.elementwise.values_loss_row` takes."""
     value = parameter or 0.0
     constants: dict[str, tuple[int, float, float]] = {
-        "softmax_cross_entropy": (e.SOFTMAX_CROSS_ENTROPY, 0.0, 0.0),
-        "sigmoid_cross_entropy": (e.SIGMOID_CROSS_ENTROPY, 0.0, 0.0),
+        "softmax_cross_entropy": (e.SOFTMAX_CROSS_ENTROPY, 0.0, np.inf),  # The cap, see `Recipe.loss_cap`.
+        "sigmoid_cross_entropy": (e.SIGMOID_CROSS_ENTROPY, 0.0, np.inf),
         "poisson": (e.POISSON, 0.0, 0.0),
         "squared_error": (e.CLIPPED_ERROR, -np.inf, np.inf),
         "huber": (e.CLIPPED_ERROR, -value, value),

@@ -142,6 +142,9 @@ def classes_loss(place, samples_place, order_place, begin, end, scale, like):
     A, D = advance(workspace, last.A), advance(workspace, last.D)
     classes = pointer(samples.y, np.int64(0))
     e.softmax_cross_entropy_rows(A, n_out, classes, order, scale, D, stride, losses, begin, end)
+    for row in range(begin, end):
+        if losses[row] > net.loss_high:  # The cap; a NaN stays.
+            losses[row] = net.loss_high
     if net.label_smoothing != 0.0:
         for row in range(begin, end):
             a, d, y = advance(A, row * stride), advance(D, row * stride), classes[order[row]]

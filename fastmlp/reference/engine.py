@@ -157,7 +157,7 @@ class Engine:
             with np.errstate(over="ignore", invalid="ignore"):  # The loss tells what diverges, and the loop says so.
                 loss = self._gradients(
                     parameters, self._scaled(X[rows]), y[rows], scale, gradient, weight, recipe.label_smoothing,
-                    self._masks(keys[i], len(rows), recipe.dropout),
+                    self._masks(keys[i], len(rows), recipe.dropout), recipe.loss_cap,
                 )  # fmt: skip
                 losses[i] = recipe.loss_factor * loss
                 losses[i] += self._penalty(parameters, recipe.l2 * scale, gradient)
@@ -205,14 +205,15 @@ class Engine:
         sample_weight: NDArray[np.float64] | None = None,
         smoothing: float = 0.0,
         dropout: Sequence[Array] = (),
+        cap: float = np.inf,
     ) -> float:
         """Write the gradient of one batch into `flat`; return the loss. Both are times `scale`."""
         spec = self.spec
         tape = self._forward(parameters, X, dropout)
         Z = tape[-1]
-        parameter = () if spec.loss_parameter is None else (spec.loss_parameter,)
-        if spec.loss == "softmax_cross_entropy":
-            parameter = (smoothing,)
+        parameter: tuple[float, ...] = () if spec.loss_parameter is None else (spec.loss_parameter,)
+        if spec.is_classifier:
+            parameter = (cap, smoothing) if spec.loss == "softmax_cross_entropy" else (cap,)
         if spec.loss_takes_logits:
             row_losses, dZ = LOSSES[spec.loss](Z, y, *parameter)
         else:

@@ -84,19 +84,21 @@ def softmax_cross_entropy(Z: Array, y: Array, reduction: str = "mean") -> tuple[
     return reduced(*softmax_cross_entropy_rows(Z, check_class_targets(check_real(Z).shape, y)), reduction)
 
 
-def softmax_cross_entropy_rows(Z: Array, classes: NDArray[np.int64], smoothing: float = 0.0) -> tuple[Array, Array]:
+def softmax_cross_entropy_rows(
+    Z: Array, classes: NDArray[np.int64], cap: float = np.inf, smoothing: float = 0.0
+) -> tuple[Array, Array]:
     """`softmax_cross_entropy` of each row, without the checks and the reduction, which the training loop does.
 
-    With `smoothing`, against the targets ``(1 - smoothing) onehot + smoothing / n_classes``.
+    No row's loss is more than `cap`. With `smoothing`, against the targets
+    ``(1 - smoothing) onehot + smoothing / n_classes``.
     """
     rows = np.arange(len(Z))
     dZ = Z - Z.max(axis=1, keepdims=True)
     at_target = dZ[rows, classes]
-    if smoothing:
-        at_target = (1.0 - smoothing) * at_target + smoothing * dZ.mean(axis=1)
+    shift = smoothing * (at_target - dZ.mean(axis=1)) if smoothing else 0.0
     np.exp(dZ, out=dZ)
     total = dZ.sum(axis=1, keepdims=True)
-    losses = np.log(total[:, 0]) - at_target
+    losses = np.minimum(np.log(total[:, 0]) - at_target, Z.dtype.type(cap)) + shift
     dZ /= total
     dZ[rows, classes] -= 1.0 - smoothing
     if smoothing:
@@ -143,9 +145,9 @@ def sigmoid_cross_entropy(Z: Array, y: Array, reduction: str = "mean") -> tuple[
     return reduced(*sigmoid_cross_entropy_rows(Z, check_value_targets("Z", Z, y)), reduction)
 
 
-def sigmoid_cross_entropy_rows(Z: Array, Y: Array) -> tuple[Array, Array]:
-    """`sigmoid_cross_entropy` of each row."""
-    losses = np.maximum(Z, 0) - Y * Z + np.log1p(np.exp(-np.abs(Z)))
+def sigmoid_cross_entropy_rows(Z: Array, Y: Array, cap: float = np.inf) -> tuple[Array, Array]:
+    """`sigmoid_cross_entropy` of each row. No term of the loss counts more than `cap`."""
+    losses = np.minimum(np.maximum(Z, 0) - Y * Z + np.log1p(np.exp(-np.abs(Z))), Z.dtype.type(cap))
     return losses.sum(axis=1, dtype=np.float64), sigmoid(Z) - Y
 
 
