@@ -29,11 +29,11 @@ Five kinds, four of them from two choices (and by rows, a shape for a single row
 A list holds, in ascending order, every p where any A(i, p) of the tile's rows is not zero. What it leaves out would
 only have added zero, so a listed tile gives the same bits as a dense one, if B is finite. (But for the sign of a zero:
 <<<<<<< HEAD
+where all products underflow to -0.0, one more zero would make it 0.0. Nothing that follows tells the two apart.)
+=======
 where all products underflow to -0.0, one more zero would make it 0.0. Nothing that follows tells the two apart.) A
 packed tile is that of a sparse row, of which nothing but the entries of the list is in memory.
-=======
-where all products underflow to -0.0, one more zero would make it 0.0. Nothing that follows tells the two apart.)
->>>>>>> main
+>>>>>>> r3
 """
 
 from __future__ import annotations
