@@ -58,7 +58,7 @@ def test_an_interrupted_fit_leaves_no_thread_behind(two_cpus):
 
 
 def test_a_thread_that_cannot_be_started_stops_the_others(monkeypatch):
-    from fastmlp.kernels.engine import run_together
+    from fastmlp.kernels.threads import run_together
 
     start, started = threading.Thread.start, []
 
