@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from fastmlp.kernels.gathering import AHEAD
 from fastmlp.kernels.instructions import advance, pointer, prefetch, real
 from fastmlp.kernels.jit import inline, kernel
 from fastmlp.kernels.products import panel_edge
@@ -22,9 +23,6 @@ from fastmlp.kernels.records import layer_at, samples_at, state_at
 from fastmlp.kernels.tiles import SHAPES, lanes, packed_row
 
 PACKED = SHAPES["packed", "row"]
-
-AHEAD = 8
-"""Samples between the one that is copied and the one that is asked for from memory."""
 
 
 @kernel
