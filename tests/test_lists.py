@@ -12,7 +12,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import fastmlp
-from fastmlp.kernels import engine, jit, lists, loop, weights
+from fastmlp.kernels import engine, gathering, jit, lists, loop, weights
 from fastmlp.kernels.instructions import pointer_to
 from fastmlp.kernels.jit import Kernel
 
@@ -56,7 +56,7 @@ def test_a_forward_list_holds_the_union_of_its_rows(n_rows: int, density: float)
 
 
 @pytest.mark.parametrize("density", [0.0, 0.02, 0.5, 1.0])
-@pytest.mark.parametrize("n_rows", [1, 7, 8, 9, 100, 239, 240])
+@pytest.mark.parametrize("n_rows", [1, 7, 8, 9, 100, 263, 264])
 def test_a_backward_list_holds_the_rows_that_have_one_of_two_inputs(n_rows: int, density: float) -> None:
     inputs = RNG.random((n_rows, 3 * 64)) < density
     turned = np.zeros(lists.TURNED_BYTES * loop.BLOCK_ROWS, np.uint8)
@@ -90,12 +90,16 @@ def by_turns(masks: Any, n_words: int, first_row: int, last_row: int, n_in: int)
 @functools.cache
 def parts_with(rule: Any) -> dict[Kernel, Kernel]:
     """Make the kernels that choose between listed and dense tiles anew, with a rule instead of `lists_pay`."""
-    parts = {}
-    for part in (loop.forward, weights.backward_to_weights):
-        given = part.function
-        function = FunctionType(given.__code__, {**given.__globals__, "lists_pay": rule}, given.__name__)
-        parts[part] = Kernel(function, part.signature, part.name)
-    return parts
+    takes_lists = jit.inline(with_globals(gathering.takes_lists.py_func, lists_pay=rule))
+    return {
+        part: Kernel(with_globals(part.function, lists_pay=rule, takes_lists=takes_lists), part.signature, part.name)
+        for part in (gathering.gather, loop.forward, weights.backward_to_weights)
+    }
+
+
+def with_globals(function: Any, **others: Any) -> FunctionType:
+    """Make a copy of a function that sees other globals."""
+    return FunctionType(function.__code__, {**function.__globals__, **others}, function.__name__)
 
 
 def samples(density: float, dtype: str) -> tuple[Array, Array]:
@@ -120,13 +124,15 @@ def test_passing_over_zeros_leaves_every_bit(rule: Any, dtype: str, monkeypatch:
     cases = [
         (*samples(density, dtype), batch_size)
         for density in (0.0, 0.2, lists.LISTS_PAY_BELOW, 1.0)
-        for batch_size in (1, 50, 500)  # 500 rows are three blocks.
+        for batch_size in (1, 50, 560)  # 560 rows are three blocks.
     ]
     usual = [trained(X, y, batch_size=size, threads=1) for X, y, size in cases]
     monkeypatch.setattr(jit, "cache_folder", lambda: None)  # These kernels are nobody else's.
     for name in ("FORWARD_PARTS", "TRAINING_PARTS"):
         parts = {field: parts_with(rule).get(part, part) for field, part in getattr(engine, name).items()}
         monkeypatch.setattr(engine, name, parts)
+    gather = {"gather": parts_with(rule)[gathering.gather]}
+    monkeypatch.setitem(engine.FORWARD_PARTS_BY_KIND, "dense", engine.FORWARD_PARTS_BY_KIND["dense"] | gather)
     for (X, y, size), result in zip(cases, usual, strict=True):
         for threads in (1, 2):
             assert_array_equal(trained(X, y, batch_size=size, threads=threads), result)

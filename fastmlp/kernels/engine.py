@@ -403,6 +403,7 @@ class Engine:
         by_kind = {
             "dense": {
                 "inputs": (BLOCK_ROWS * input_stride_of(self.layout), dtype),
+                "row_places": (BLOCK_ROWS + 1, "int64"),
                 "masks": ((BLOCK_ROWS + MASK_SLACK) * n_words, "uint64"),
                 "indices": (threads * indices_size, "int32"),
                 "turned": (threads * turned_size, "uint8"),

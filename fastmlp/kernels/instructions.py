@@ -122,28 +122,23 @@ def prefetch(typing: Any, base: Any) -> Any:
 def scan_row(typing: Any, row: Any, n_words: Any, masks: Any) -> Any:
     """Write a mask for each 64 elements, whose bit k says whether the k-th is not zero; say whether all are finite.
 
-    A number is finite if its bits, without the sign, are below those of infinity: the scan keeps their largest.
+    A number is finite if 0 times it is 0, and not NaN: the scan adds these products up.
     """
     bits = row.dtype.bitwidth
-    infinity = 0x7F800000 if bits == 32 else 0x7FF0000000000000
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         base, count, target = arguments
-        vector, integers = ir.VectorType(context.get_data_type(row.dtype), 64), ir.VectorType(ir.IntType(bits), 64)
-        zeros, magnitude = ir.Constant(vector, [0.0] * 64), ir.Constant(integers, [2 ** (bits - 1) - 1] * 64)
-        largest = cgutils.alloca_once_value(builder, ir.Constant(integers, [0] * 64))
+        vector = ir.VectorType(context.get_data_type(row.dtype), 64)
+        zeros = ir.Constant(vector, [0.0] * 64)
+        products = cgutils.alloca_once_value(builder, zeros)
         with cgutils.for_range(builder, count) as loop:
             place = builder.gep(base, [builder.mul(loop.index, I64(64))], source_etype=vector.element)
             values = builder.load(builder.bitcast(place, vector.as_pointer()), align=bits // 8, typ=vector)
             mask = builder.bitcast(builder.fcmp_unordered("!=", values, zeros), I64)
             builder.store(mask, builder.gep(target, [loop.index], source_etype=I64))
-            magnitudes, before = builder.and_(builder.bitcast(values, integers), magnitude), builder.load(largest)
-            above = builder.icmp_unsigned(">", magnitudes, before)
-            builder.store(builder.select(above, magnitudes, before), largest)
-        signature_ = ir.FunctionType(integers.element, [integers])
-        name = f"llvm.vector.reduce.umax.v64i{bits}"
-        top = builder.call(cgutils.get_or_insert_function(builder.module, signature_, name), [builder.load(largest)])
-        return builder.icmp_unsigned("<", top, integers.element(infinity))
+            builder.store(multiply_add(builder, values, zeros, builder.load(products)), products)
+        total = builder.load(products)
+        return builder.icmp_unsigned("==", builder.bitcast(builder.fcmp_ordered("ord", total, total), I64), I64(-1))
 
     return types.boolean(row, types.int64, masks), codegen
 

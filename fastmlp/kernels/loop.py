@@ -14,14 +14,14 @@ from __future__ import annotations
 import numpy as np
 
 from fastmlp.kernels import elementwise as e
+from fastmlp.kernels.gathering import takes_lists
 from fastmlp.kernels.instructions import address_of, advance, atomic_add, atomic_load, call, give_way, pointer, real
 from fastmlp.kernels.jit import FIRST, inline, kernel
-from fastmlp.kernels.lists import lists_pay
 from fastmlp.kernels.products import ROW_UNIT
 from fastmlp.kernels.records import LAYER_BYTES, SAMPLE, layer_at, samples_at, state_at
 from fastmlp.kernels.tiles import lanes
 
-BLOCK_ROWS = 240
+BLOCK_ROWS = 264
 """Rows of a batch that are worked on at once: a multiple of `ROW_UNIT` and of 8."""
 assert BLOCK_ROWS % ROW_UNIT == 0
 assert BLOCK_ROWS % 8 == 0
@@ -72,7 +72,7 @@ def forward(place, begin, end, key, thread, like):
     """
     net = state_at(place)
     workspace = pointer(net.workspace, like)
-    parameters, masks = pointer(net.parameters, like), pointer(net.masks, np.uint64(0))
+    parameters = pointer(net.parameters, like)
     indices = net.indices + thread * net.indices_size * 4
     width = lanes(like)
     multiply_rows, multiply_listed_rows = net.multiply_rows, net.multiply_listed_rows
@@ -88,12 +88,12 @@ def forward(place, begin, end, key, thread, like):
         stride, n_vectors = layer.stride, -(-layer.n_out // width)
         if number == 0 and net.entry_bounds != 0:
             call(net.multiply_entries, (place, begin, end, like))
-        elif number == 0 and lists_pay(masks, net.n_words, begin, end, layer.n_in):
+        elif number == 0 and takes_lists(net, begin, end, like):
             call(
                 multiply_listed_rows,
                 (
-                    X_place, layer.input_stride, net.masks, net.n_words, W, stride, b, Z_place, stride, begin, end,
-                    n_vectors, indices, like,
+                    net.row_places, net.masks, net.n_words, W, stride, b, Z_place, stride, begin, end, n_vectors,
+                    indices, like,
                 ),
             )  # fmt: skip
         else:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.kernels.instructions import advance, pointer
+from fastmlp.kernels.instructions import advance, is_double, pointer
 from fastmlp.kernels.jit import FIRST, Kernel, inline, kernel
 from fastmlp.kernels.lists import backward_list, forward_list
 from fastmlp.kernels.tiles import (
@@ -34,6 +34,7 @@ DENSE = SHAPES["dense", "rows"]
 DENSE_COLUMNS = SHAPES["dense", "columns"]
 LISTED = SHAPES["listed", "rows"]
 LISTED_COLUMNS = SHAPES["listed", "columns"]
+assert LISTED.rows == 2  # Their distance is the stride of A.
 assert LISTED_COLUMNS.rows == 2  # What `turn_masks` prepares.
 
 DEPTH = 1024
@@ -78,14 +79,23 @@ multiply_rows = product_by_rows("multiply_rows", dense_rows, DENSE)
 multiply_row = product_by_rows("multiply_row", dense_row, SHAPES["dense", "row"])
 
 
+@inline
+def itemsize(like):
+    """Bytes of a number of the dtype of `like`."""
+    return 8 if is_double(like) else 4
+
+
 def product_by_listed_rows(name: str, tile: Any, shape: Shape) -> Kernel:
-    """Make the same for an A with masks, over the inputs that are not zero."""
+    """Make the same for an A with masks, given by the addresses of its rows, over the inputs that are not zero.
+
+    Two rows may lie anywhere: the tile takes the distance between them for the stride.
+    """
 
     def multiply(
-        A_place, lda, masks_place, n_words, B_place, ldb, initial_place, C_place, ldc, first_row, last_row, n_vectors,
+        rows_place, masks_place, n_words, B_place, ldb, initial_place, C_place, ldc, first_row, last_row, n_vectors,
         indices_place, like,
     ):  # fmt: skip
-        A, B = pointer(A_place, like), pointer(B_place, like)
+        rows, B = pointer(rows_place, np.int64(0)), pointer(B_place, like)
         C, initial = pointer(C_place, like), pointer(initial_place, like)
         masks, indices = pointer(masks_place, np.uint64(0)), pointer(indices_place, np.int32(0))
         n_panels = -(-n_vectors // shape.vectors)
@@ -97,7 +107,8 @@ def product_by_listed_rows(name: str, tile: Any, shape: Shape) -> Kernel:
             for word in range(0, n_words, DEPTH // 64):
                 end = min(word + DEPTH // 64, n_words)
                 for row in range(first_row, last_row, shape.rows):
-                    a, c = advance(A, row * lda), advance(C, row * ldc + column)
+                    a, c = pointer(rows[row], like), advance(C, row * ldc + column)
+                    lda = (rows[row + 1] - rows[row]) // itemsize(like)
                     start, ldi = (advance(initial, column), 0) if word == 0 else (c, ldc)
                     length = forward_list(masks, n_words, word, end, row, shape.rows, indices)
                     tile(count, a, lda, b, ldb, start, ldi, c, ldc, indices, length)
@@ -135,12 +146,15 @@ def multiply_columns(A_place, lda, B_place, ldb, initial_place, C_place, ldc, n_
 
 @kernel
 def multiply_listed_columns(
-    A_place, lda, turned_place, first_pair, n_rows_of_A, B_place, ldb, initial_place, C_place, ldc, n_rows, n_vectors,
+    rows_place, first_column, turned_place, n_rows_of_A, B_place, ldb, initial_place, C_place, ldc, n_rows, n_vectors,
     indices_place, like,
 ):  # fmt: skip
-    """The same for an A with turned masks, over its rows that are not zero, for the first `n_rows` rows of C."""
+    """The same for an A with turned masks, given by the addresses of its rows, over those that are not zero.
+
+    The first row of C belongs to the column `first_column` of A, and the masks are those of its 64 columns.
+    """
     A, B, C, initial = (
-        pointer(A_place, like),
+        pointer(rows_place, like),
         pointer(B_place, like),
         pointer(C_place, like),
         pointer(initial_place, like),
@@ -152,9 +166,10 @@ def multiply_listed_columns(
         count = panel_edge(panel + 1, n_panels, n_vectors) - v
         column = v * lanes(like)
         for row in range(0, n_rows, LISTED_COLUMNS.rows):
-            length = backward_list(turned, first_pair + row // LISTED_COLUMNS.rows, n_rows_of_A, indices)
+            first = first_column + row
+            length = backward_list(turned, (first & 63) >> 1, n_rows_of_A, indices)
             listed_columns(
-                count, advance(A, row), lda, advance(B, column), ldb, advance(initial, column), 0,
+                count, A, first, advance(B, column), ldb, advance(initial, column), 0,
                 advance(C, row * ldc + column), ldc, indices, length,
             )  # fmt: skip
     return 0

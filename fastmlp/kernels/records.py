@@ -62,6 +62,7 @@ class State(NamedTuple):
     clip_norm: float
     workspace: int  # A row of zeros at 0; Z, A, D of the layers; transposed weights.
     inputs: int  # The gathered X, dense.
+    row_places: int  # int64 (BLOCK_ROWS + 1,): the addresses of its rows: in `inputs`, or where the sample lies.
     masks: int  # uint64 (BLOCK_ROWS + MASK_SLACK, n_words)
     entry_values: int  # The gathered X, sparse: of the dtype, row by row.
     entry_columns: int  # int32, as many.

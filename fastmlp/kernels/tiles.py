@@ -21,7 +21,9 @@ Five kinds, four of them from two choices (and by rows, a shape for a single row
 =============  ======================================  ==============================================
 *dense*        all p: ``Z = X W``, ``dX = dY Wᵀ``      all p: ``dW = Xᵀ dY``
 *listed*       only the p of a list: ``Z = X W``       only the p of a list: ``dW = Xᵀ dY``
-               where all other A(i, p) are zero        where all other A(i, p) are zero
+               where all other A(i, p) are zero        where all other A(i, p) are zero;
+                                                       A is the addresses of rows that may lie anywhere:
+                                                       ``A(i, p) = A[p][lda + i]``
 *packed*       only the p of a list, in a row          --
                ``A(0, p) = A[q]``, p = list[q]
 =============  ======================================  ==============================================
@@ -128,11 +130,15 @@ def emit_tile(module: ir.Module, element: ir.Type, lanes: int, rows: int, vector
     if listed:
         p = builder.sext(builder.load(builder.gep(indices, [q], source_etype=I32), typ=I32), I64)
     row_of_B = builder.mul(p, ldb)
-    column_of_A = builder.mul(p, lda) if by_columns else None
+    if listed and by_columns:
+        address = builder.load(builder.gep(builder.bitcast(A, I64.as_pointer()), [p], source_etype=I64), typ=I64)
+        column_of_A = builder.gep(builder.inttoptr(address, pointer), [lda], source_etype=element)
+    elif by_columns:
+        column_of_A = builder.gep(A, [builder.mul(p, lda)], source_etype=element)
 
     def splat_of_A(i: int) -> Any:
         if by_columns:
-            place = builder.gep(A, [builder.add(column_of_A, I64(i))], source_etype=element)
+            place = builder.gep(column_of_A, [I64(i)], source_etype=element)
         else:
             place = builder.gep(row_of_A[i], [q if packed else p], source_etype=element)
         return splat(builder, builder.load(place, align=itemsize, typ=element), vector)

@@ -13,9 +13,10 @@ import math
 import numpy as np
 
 from fastmlp.kernels import elementwise as e
+from fastmlp.kernels.gathering import takes_lists
 from fastmlp.kernels.instructions import address_of, advance, call, pointer, prefetch, real, sum_of_squares
 from fastmlp.kernels.jit import FIRST, inline, kernel
-from fastmlp.kernels.lists import lists_pay, turn_masks
+from fastmlp.kernels.lists import turn_masks
 from fastmlp.kernels.records import LAYER_BYTES, layer_at, state_at
 from fastmlp.kernels.tiles import SHAPES, lanes
 
@@ -35,7 +36,8 @@ def backward_to_weights(place, n_rows, first_block, last_block, constants, threa
     indices = net.indices + thread * net.indices_size * 4
     turned = advance(pointer(net.turned, np.uint8(0)), thread * net.turned_size)
     sparse = net.entry_bounds != 0
-    listed = not sparse and lists_pay(masks, net.n_words, FIRST, n_rows, layer_at(net.layers).n_in)
+    listed = not sparse and takes_lists(net, FIRST, n_rows, like)
+    rows = pointer(net.row_places, np.int64(0))
     turned_word = -1
     unit = -1  # Counts the pieces of all layers.
     for number in range(net.n_layers - 1, -1, -1):
@@ -59,9 +61,10 @@ def backward_to_weights(place, n_rows, first_block, last_block, constants, threa
             X_place = address_of(advance(X, row))
             if threads > 1 and (number > 0 or not sparse):
                 # The inputs of the next piece: another core's cache has half of them.
-                ahead = advance(X, min(row + threads * WEIGHT_ROWS, n_in - 1))
+                ahead = min(row + threads * WEIGHT_ROWS, n_in - 1)
                 for i in range(n_rows):
-                    prefetch(advance(ahead, i * input_stride))
+                    x = advance(X, i * input_stride) if number > 0 else pointer(rows[i], like)
+                    prefetch(advance(x, ahead))
             if piece == n_pieces:
                 # The bias stands in the parameters as one more row of W, and its gradient is a sum over the samples.
                 sum_of_rows(D, n_rows, n_columns, stride, dW, like)
@@ -74,8 +77,8 @@ def backward_to_weights(place, n_rows, first_block, last_block, constants, threa
                 call(
                     net.multiply_listed_columns,
                     (
-                        X_place, input_stride, address_of(turned), (row & 63) >> 1, n_rows, D_place, stride,
-                        net.workspace, dW_place, stride, n_piece, n_vectors, indices, like,
+                        net.row_places, row, address_of(turned), n_rows, D_place, stride, net.workspace, dW_place,
+                        stride, n_piece, n_vectors, indices, like,
                     ),
                 )  # fmt: skip
             else:
