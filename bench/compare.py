@@ -149,9 +149,11 @@ def race(work: Workload, peers: list[str], conditions: Conditions) -> list[Resul
             print(f"{error}, and is left out", file=sys.stderr)
     print(f"{work.title}: first turns, which compile: {', '.join(first_turns)}", flush=True)
     results = [Result(work.name, conditions.threads, peer) for peer in peers if peer in workers]
-    for _ in range(conditions.rounds):
+    for number in range(conditions.rounds):
         for result in results:
-            result.add(workers["fastmlp"].turn(), workers[result.peer].turn())
+            pair = {name: workers[name] for name in ("fastmlp", result.peer)}
+            turns = {name: pair[name].turn() for name in sorted(pair, reverse=bool(number % 2))}  # Each begins in turn.
+            result.add(turns["fastmlp"], turns[result.peer])
     for worker in workers.values():
         worker.close()
     return results

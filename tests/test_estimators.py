@@ -321,6 +321,14 @@ def test_targets_that_are_refused() -> None:
 # --- Training ---------------------------------------------------------------------------------------------------------
 
 
+def test_filters_that_name_scikit_learn() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", category=ConvergenceWarning, module="sklearn")
+        MLPClassifier((5,), max_iter=3).fit(X_iris, y_iris)
+        MLPClassifier((5,), solver="lbfgs", max_iter=3).fit(X_iris, y_iris)
+
+
 def test_warnings_of_scikit_learn() -> None:
     with pytest.warns(ConvergenceWarning, match=r"Stochastic Optimizer: Maximum iterations \(3\) reached") as epochs:
         MLPClassifier((5,), max_iter=3).fit(X_iris, y_iris)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +12,7 @@ from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
 from fastmlp.checks import check_callbacks
-from fastmlp.estimators.run import Samples, loss_factor
+from fastmlp.estimators.run import Samples, loss_factor, warn
 from fastmlp.network import MLP
 from fastmlp.sparse import SparseRows
 from fastmlp.training import History
@@ -67,9 +66,7 @@ def fit_lbfgs(estimator: Any, net: MLP, samples: Samples) -> None:
         why = f"status={result.status}): {result.message}; raise max_iter or max_fun, or scale the data"
         if is_late:
             why = f"max_time ({e.max_time:g} s) reached)"
-        warnings.warn(
-            f"lbfgs failed to converge after {e.n_iter_} iteration(s) ({why}", ConvergenceWarning, stacklevel=4
-        )
+        warn(f"lbfgs failed to converge after {e.n_iter_} iteration(s) ({why}", ConvergenceWarning)
 
 
 class Objective:

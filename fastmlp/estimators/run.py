@@ -5,6 +5,7 @@ The steps themselves are those of `fastmlp.training.train`, which calls a `Run` 
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -30,6 +31,17 @@ NOT_FINITE_WEIGHTS = (
 
 SMALLEST_RATE = 1e-6
 """With learning_rate='adaptive': where the rate is not above it, training stops."""
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn at the line that called fastmlp, in the name of scikit-learn's module, by which people filter."""
+    frame = sys._getframe()
+    while frame.f_globals.get("__name__", "").startswith("fastmlp.") and frame.f_back is not None:
+        frame = frame.f_back
+    warnings.warn_explicit(
+        message, category, frame.f_code.co_filename, frame.f_lineno, "sklearn.neural_network",
+        frame.f_globals.setdefault("__warningregistry__", {}),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -228,7 +240,7 @@ class Run:
                 self.ahead,
             )  # fmt: skip
         except KeyboardInterrupt:
-            warnings.warn("Training interrupted by user.", stacklevel=5)
+            warn("Training interrupted by user.", UserWarning)
         except DivergenceError as error:
             if not e.early_stopping:
                 raise ValueError(f"{NOT_FINITE_WEIGHTS} ({error})") from None
@@ -244,10 +256,9 @@ class Run:
         if solver.best is not None and (e.stopped_ or not self.incremental):
             net._parameters[:], solver.best, solver.unaveraged = solver.best, None, None
         if self.stopped_by:
-            warnings.warn(
+            warn(
                 f"Stochastic Optimizer: {self.stopped_by} and the optimization hasn't converged yet.",
                 ConvergenceWarning,
-                stacklevel=5,
             )
 
     def targets(self) -> Array:
@@ -263,7 +274,7 @@ class Run:
         if asked == "auto":
             return min(200, n_samples)
         if asked > n_samples:
-            warnings.warn(f"batch_size must be <= {n_samples} samples, got {asked}: it is clipped", stacklevel=6)
+            warn(f"batch_size must be <= {n_samples} samples, got {asked}: it is clipped", UserWarning)
         return min(int(asked), n_samples)
 
     # --- Between two epochs -------------------------------------------------------------------------------------------
