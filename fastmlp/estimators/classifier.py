@@ -235,9 +235,12 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             labels: Array = self.classes_.take(self._forward(X, classes=True))
             return labels
         Z = self._forward(X)
-        if self._label_binarizer.y_type_ == "binary":
+        binarizer = self._label_binarizer
+        if binarizer.y_type_ == "binary":
             return self.classes_.take(np.minimum(Z[:, 0] > 0, len(self.classes_) - 1))  # type: ignore[no-any-return]
-        return self._label_binarizer.inverse_transform(Z, threshold=0.0)  # type: ignore[no-any-return]
+        if binarizer.y_type_ == "multilabel-indicator" and not binarizer.sparse_input_:
+            return (Z > 0).astype(int)  # As below, without the checks, which take longer than a small network.
+        return binarizer.inverse_transform(Z, threshold=0.0)  # type: ignore[no-any-return]
 
     def predict_proba(self, X: Any) -> Array:
         """Predict the probabilities of the labels.
