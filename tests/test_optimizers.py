@@ -300,21 +300,32 @@ def test_learning_rate_comes_first_and_they_are_frozen() -> None:
         (SGD, {"momentum": -0.5}, "momentum must be >= 0, got -0.5"),
         (SGD, {"weight_decay": -1}, "weight_decay must be >= 0, got -1"),
         (SGD, {"nesterov": True}, "nesterov must come with momentum > 0, got momentum 0"),
+        (SGD, {"nesterov": "yes"}, "nesterov must be True or False, got 'yes'"),
         (Adam, {"beta1": 1}, "beta1 must be < 1, got 1"),
+        (Adam, {"beta1": -0.1}, "beta1 must be >= 0, got -0.1"),
+        (Adam, {"beta2": 1}, "beta2 must be < 1, got 1"),
+        (Adam, {"weight_decay": -1}, "weight_decay must be >= 0, got -1"),
+        (Adam, {"epsilon_hat": "yes"}, "epsilon_hat must be True or False, got 'yes'"),
         (Adam, {"beta2": -0.1}, "beta2 must be >= 0, got -0.1"),
         (Adam, {"epsilon": 0}, "epsilon must be > 0, got 0"),
         (AdamW, {"weight_decay": math.inf}, "weight_decay must be finite, got inf"),
         (AdamW, {"learning_rate": 0}, "learning_rate must be > 0, got 0"),
         (RMSprop, {"rho": 1.5}, "rho must be < 1, got 1.5"),
+        (RMSprop, {"rho": -0.5}, "rho must be >= 0, got -0.5"),
         (RMSprop, {"epsilon": -1}, "epsilon must be > 0, got -1"),
+        (RMSprop, {"weight_decay": -1}, "weight_decay must be >= 0, got -1"),
         (Constant, {"warmup": -1}, "warmup must be >= 0, got -1"),
         (Step, {"step_size": 0}, "step_size must be > 0, got 0"),
         (Step, {"gamma": 0}, "gamma must be > 0, got 0"),
         (Exponential, {"gamma": -1}, "gamma must be > 0, got -1"),
         (Cosine, {"final": 1}, "final must be < 1, got 1"),
+        (Cosine, {"final": -0.1}, "final must be >= 0, got -0.1"),
         (OneCycle, {"rise": 0}, "rise must be > 0, got 0"),
         (OneCycle, {"rise": 1}, "rise must be < 1, got 1"),
         (OneCycle, {"start": -0.1}, "start must be >= 0, got -0.1"),
+        (OneCycle, {"start": 1}, "start must be < 1, got 1"),
+        (OneCycle, {"final": -0.1}, "final must be >= 0, got -0.1"),
+        (OneCycle, {"final": 1}, "final must be < 1, got 1"),
         (InverseScaling, {"power": 0}, "power must be > 0, got 0"),
     ],
     ids=lambda value: value if isinstance(value, str) else getattr(value, "__name__", ""),
@@ -332,12 +343,15 @@ def test_unknown_optimizers_and_schedules() -> None:
         check_optimizer("adm")
     with pytest.raises(ValueError, match=r"^optimizer must be SGD, Adam, AdamW or RMSprop, got 0.1$"):
         check_optimizer(0.1)
-    with pytest.raises(ValueError, match=r"^optimizer must be SGD, Adam, AdamW or RMSprop, got <class"):
+    with pytest.raises(ValueError, match=r"got <class .* \(did you mean Adam\(\)\?\)$"):
         check_optimizer(Adam)
+    with pytest.raises(ValueError, match=r"got <class 'int'>$"):
+        check_optimizer(int)
     with pytest.raises(ValueError, match=r"^optimizer must be SGD, Adam, AdamW or RMSprop, got Optimizer"):
         check_optimizer(Optimizer(0.1))
     with pytest.raises(ValueError, match=r"^schedule must be one of .*, got 'cosin' \(did you mean 'cosine'\?\)$"):
         check_schedule("cosin")
     for schedule in (0.1, Cosine, Schedule()):
-        with pytest.raises(ValueError, match=r"^schedule must be one of .* or a Schedule, got "):
+        with pytest.raises(ValueError, match=r"^schedule must be one of .* or a Schedule, got ") as error:
             check_schedule(schedule)
+        assert str(error.value).endswith("(did you mean Cosine()?)") == (schedule is Cosine)
