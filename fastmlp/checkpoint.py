@@ -2,17 +2,21 @@
 
 A model file holds the network; a checkpoint is the same file with the optimizer's buffers and the position of the run
 added, so that every checkpoint is also a model. `save_network` writes both, `SavedNetwork` reads both. Files are
-written beside their target and renamed, so that a reader never sees half of one.
+written beside their target, synced and renamed, so that nobody ever finds half of one.
 """
 
 from __future__ import annotations
 
+import errno
+import glob
 import json
 import os
-import tempfile
+import secrets
+import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +25,9 @@ from safetensors.numpy import save
 
 from fastmlp.spec import NetworkSpec, check_count, make_spec
 from fastmlp.training import History, TrainingState
+
+if sys.platform != "win32":
+    import fcntl
 
 Array = NDArray[Any]
 Path_ = str | os.PathLike[str]
@@ -80,6 +87,8 @@ def save_network(
             "seconds": float(state.seconds),
             "history": asdict(state.history),
             "dropout_seed": state.dropout_seed,
+            "is_over": state.is_over,
+            "run": state.run,
         }
     data = save(tensors, metadata={"fastmlp": json.dumps(header)})
     try:
@@ -89,20 +98,55 @@ def save_network(
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to a temporary file beside `path`, flush it to the disk, and rename it to `path`."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write `data` to a temporary file beside `path`, flush it to the disk, and rename it to `path`.
+
+    Whenever the process is killed or the power fails, `path` is the old file or the new one, whole.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(temporary, "xb") as file:
+            lock(file)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
+        sync_folder(path.parent)
     except BaseException:
-        os.unlink(temporary)
+        with suppress(OSError):  # It may be renamed already, or the folder be gone.
+            os.unlink(temporary)
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder to the disk: without it a power failure may undo a rename. Windows cannot, and need not."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # How some network file systems say that they cannot.
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def lock(file: BinaryIO) -> None:
+    """Hold a file as long as it is open, and the process alive; raise OSError if somebody else holds it.
+
+    On Windows, an open file is held anyway: nobody can remove it.
+    """
+    if sys.platform != "win32":
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files beside `path` whose writers were killed; those that are being written are held."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        with suppress(OSError):
+            with open(leftover, "r+b") as file:
+                lock(file)
+            os.unlink(leftover)
 
 
 class SavedNetwork:
@@ -162,5 +206,7 @@ def read_state(fields: dict[str, Any], tensors: dict[str, Array]) -> TrainingSta
         seconds=fields["seconds"],
         history=History(**fields["history"]),
         dropout_seed=fields.get("dropout_seed", 0),
+        is_over=fields.get("is_over", False),
+        run=fields.get("run", {}),
         unaveraged=tensors.get("unaveraged"),
     )
