@@ -114,8 +114,8 @@ def resumed_options(folder: str, given: dict[str, Any]) -> Options:
         if new != old:
             raise UsageError(f"{name} must stay {spell(old)} when a run is resumed, got {spell(new)}")
     options = replace(before, **{"out": folder, **given})
-    if options.epochs <= saved.state.epoch:
-        raise UsageError(f"epochs must be > {saved.state.epoch} to go on with this run, got {options.epochs}")
+    if options.epochs < saved.state.epoch:
+        raise UsageError(f"epochs must be >= {saved.state.epoch} to go on with this run, got {options.epochs}")
     return options
 
 

@@ -127,6 +127,8 @@ def run(options: Options) -> None:
         reporter.epoch(history, options.epochs)
         make_room()
 
+    if state.epoch == options.epochs:  # a run that was over, but perhaps killed before its last files were written
+        make_room()
     n_train = len(data.X_train)
     with stop:
         reporter.begin(n_train, options.epochs, samples_done(state, options, n_train))
@@ -145,7 +147,8 @@ def run(options: Options) -> None:
             raise UsageError(f"{error}; {left} was written to {options.out}") from None
         finally:
             reporter.end()
-        summary = summarise(net, data, options, optimizer, state, latest[0].loss)
+        train_loss = latest[0].loss if latest else state.history.train_loss[-1]
+        summary = summarise(net, data, options, optimizer, state, train_loss)
         files = []
         if options.out is not None:
             files = write_files(options.out, net, data, state, summary, notes, reporter)
