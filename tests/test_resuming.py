@@ -23,6 +23,7 @@ from fastmlp import (
     Cosine,
     DivergenceError,
     ModelFileError,
+    OneCycle,
     Progress,
     RMSprop,
     resuming,
