@@ -210,7 +210,7 @@ def test_a_checkpoint_says_what_the_run_is(tmp_path: Path) -> None:
             "kind": "Adam", "learning_rate": 0.01, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.0,
             "epsilon_hat": False,
         },
-        "schedule": {"kind": "OneCycle", "warmup": 0.0, "rise": 0.3, "start": 0.04, "end": 4e-05},
+        "schedule": {"kind": "OneCycle", "warmup": 0.0, "rise": 0.3, "start": 0.04, "final": 0.0},
     }  # fmt: skip
 
 
