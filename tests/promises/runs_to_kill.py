@@ -180,7 +180,8 @@ def kill_and_go_on(plan: Plan, folder: Path, shared: mmap.mmap) -> dict[str, Any
     # SIGKILL: so many checkpoints that it often hits one. Otherwise none but those that the signal asks for.
     is_kill = plan.signal == signal.SIGKILL
     resuming.WRITING_SHARE = 1.0 if is_kill else 0.05
-    found: dict[str, Any] = {"stops": Counter(), "wrong": [], "resumed within an epoch": 0, "left half a file": 0}
+    found: dict[str, Any] = {"stops": Counter(), "wrong": [], "resumed within an epoch": 0, "left half a file": 0,
+                             "before the end": 0}  # fmt: skip
     runs, stops = 0, 0
     while stops < plan.stops:
         place = folder / f"run{runs}"
@@ -210,7 +211,9 @@ def kill_and_go_on(plan: Plan, folder: Path, shared: mmap.mmap) -> dict[str, Any
                 found["left half a file"] += len(list(place.glob(".*")))
                 path = place / resuming.CHECKPOINT
                 if path.exists():
-                    found["resumed within an epoch"] += contents(path)["position"][1] > 0
+                    epoch, batch, *_ = contents(path)["position"]
+                    found["resumed within an epoch"] += batch > 0
+                    found["before the end"] += epoch < run.arguments["epochs"]
                 elif not is_kill:
                     found["wrong"].append(f"{place.name}: no checkpoint")
             elif not is_over:

@@ -74,9 +74,12 @@ def test_a_signal_waits_for_a_checkpoint_and_then_does_what_it_always_does(
     """There is no other checkpoint than the one that the signal waits for."""
     stops = count(2, 20)
     chosen = plans("numba", 1, stops, how)
+    before_the_end = 0
     for plan, found in zip(chosen, carry_out(chosen, tmp_path, 60 + 20 * stops), strict=True):
         with promise(f"1 {how.name} leaves a checkpoint, then the same bits", stops):
             assert found["wrong"] == [], plan
+        before_the_end += found["before the end"]
+    assert before_the_end > 4 * stops  # Half of them: on a busy machine, a signal may come late.
 
 
 # --- A disk that is full, and one that is gone ------------------------------------------------------------------------
