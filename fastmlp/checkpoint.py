@@ -105,7 +105,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with open(temporary, "xb") as file:
-            lock(file)
+            with suppress(OSError):  # Some network file systems have no locks.
+                lock(file)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -398,7 +398,8 @@ class MLP:
         resume : bool, default False
             Go on from the checkpoint in the folder, if there is one: the network takes its parameters, and ends with
             the bits, and the history, of the run that was never stopped. All that decides what is learnt must be what
-            it was, but for `epochs`, which may be more. A run that was over trains nothing.
+            it was, but for `epochs`, which may be more. A run that was over trains nothing. Callbacks are called again
+            for the epochs since the checkpoint.
 
         Returns
         -------
@@ -443,7 +444,9 @@ class MLP:
 
         every = check_number("checkpoint_every", checkpoint_every, above=0.0)
         folder = check_checkpoint(checkpoint, resume, state)
-        run = describe_run(recipe, len(inputs), weights is not None, evaluate is not None)
+        run: dict[str, Any] = {}
+        if folder is not None or state is not None:
+            run = describe_run(self._engine.name, recipe, len(inputs), weights is not None, evaluate is not None)
         saved = find_checkpoint(folder, self.spec, self.seed, run) if folder is not None and resume else None
         if saved is not None:
             state = saved.state

@@ -139,9 +139,9 @@ def prepare_folder(what: str, folder: str) -> None:
 # --- Going on ---------------------------------------------------------------------------------------------------------
 
 
-def describe_run(recipe: Recipe, n_samples: int, is_weighted: bool, is_validated: bool) -> dict[str, Any]:
+def describe_run(engine: str, recipe: Recipe, n_samples: int, is_weighted: bool, is_validated: bool) -> dict[str, Any]:
     """Give what a run is, besides its network, as JSON holds it: what must not change when it goes on."""
-    described = asdict(recipe)
+    described = {"engine": engine, **asdict(recipe)}
     for name in ("loss_factor", "loss_cap"):  # Of the estimators; `fit` never sets them.
         del described[name]
     for name, chosen in (("optimizer", recipe.optimizer), ("schedule", recipe.schedule)):

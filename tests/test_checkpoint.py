@@ -159,6 +159,17 @@ def test_a_folder_that_cannot_be_synced(
     assert os.listdir(tmp_path) == ["net.safetensors"]
 
 
+def test_a_file_system_without_locks_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(file: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(checkpoint, "lock", failing)
+    trained("numpy").save(tmp_path / "net.safetensors")
+    (tmp_path / ".net.safetensors.left").write_bytes(b"half")
+    checkpoint.remove_leftovers(tmp_path / "net.safetensors")  # Somebody may be writing it.
+    assert sorted(os.listdir(tmp_path)) == [".net.safetensors.left", "net.safetensors"]
+
+
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     net = trained("numpy")
     missing = tmp_path / "missing" / "net.safetensors"

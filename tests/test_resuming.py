@@ -204,7 +204,8 @@ def test_a_run_may_go_on_with_a_state_and_leave_checkpoints(engine: str, tmp_pat
 def test_a_checkpoint_says_what_the_run_is(tmp_path: Path) -> None:
     network("numpy").fit(X, Y, **ARGUMENTS, validation_data=(X, Y), dropout=0.5, checkpoint=tmp_path)
     assert saved_state(tmp_path).run == {
-        "epochs": 4, "batch_size": 6, "shuffle": True, "l2": 0.0, "label_smoothing": 0.0, "clip_norm": None,
+        "engine": "numpy", "epochs": 4, "batch_size": 6, "shuffle": True, "l2": 0.0, "label_smoothing": 0.0,
+        "clip_norm": None,
         "average": None, "dropout": [0.5, 0.5], "n_samples": 46, "sample_weight": None, "validation_data": "given",
         "optimizer": {
             "kind": "Adam", "learning_rate": 0.01, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.0,
@@ -292,6 +293,13 @@ def test_another_run_is_not_gone_on_with(change: dict[str, Any], message: str, e
     assert_same(net, network(engine, **options))
     assert net._fits == 0
     assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_another_engine_is_refused(tmp_path: Path) -> None:
+    """Its last bits are others. With `state` a run may go on there."""
+    network("numpy").fit(X, Y, **ARGUMENTS, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match=r"^engine must stay numpy to go on from '.*', got numba$"):
+        network("numba").fit(X, Y, **ARGUMENTS, checkpoint=tmp_path, resume=True)
 
 
 def test_what_is_no_checkpoint_is_refused(engine: str, tmp_path: Path) -> None:
