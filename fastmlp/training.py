@@ -338,29 +338,31 @@ def train(
             if progress is not None:
                 stop = bool(progress(describe(state, recipe, n_samples, n_batches, mean_reduction)))
 
-            is_due = checkpoints is not None and checkpoints.is_due(state.step)
-            is_end = state.epoch == first_epoch + span
-            if (is_end or is_due or stop) and not np.isfinite(trained).all():
-                restore(buffers, backup)
-                raise diverged(losses, position, n_batches, first_epoch, recipe.optimizer)
-            if is_end and (evaluate or callbacks):
-                if evaluate is not None:
-                    loss, accuracy = evaluate()
-                    state.history.validation_loss.append(loss)
-                    if accuracy is not None:
-                        state.history.validation_accuracy.append(accuracy)
-                answers = [callback(state.history) for callback in callbacks]  # All, whatever the first says.
-                state.is_over = any(answers)
-                stop = stop or state.is_over
-            if checkpoints is not None and is_due:
+            within_span = state.epoch < first_epoch + span  # At its end, the callbacks come first.
+            if checkpoints is not None and within_span and checkpoints.is_due(state.step):
+                if not np.isfinite(trained).all():
+                    break
                 drawn = state.rng.bit_generator.state
-                if not is_end:
-                    rewind(state, rng_state, first_epoch, n_samples, recipe.shuffle)
+                rewind(state, rng_state, first_epoch, n_samples, recipe.shuffle)
                 checkpoints.write(state.step)
                 state.rng.bit_generator.state = drawn
 
+        if not np.isfinite(trained).all():
+            restore(buffers, backup)
+            raise diverged(losses, position, n_batches, first_epoch, recipe.optimizer)
         if state.epoch < first_epoch + span:  # Stopped within the span.
             rewind(state, rng_state, first_epoch, n_samples, recipe.shuffle)
+        elif evaluate or callbacks:
+            if evaluate is not None:
+                loss, accuracy = evaluate()
+                state.history.validation_loss.append(loss)
+                if accuracy is not None:
+                    state.history.validation_accuracy.append(accuracy)
+            answers = [callback(state.history) for callback in callbacks]  # All are called, whatever the first says.
+            state.is_over = any(answers)
+            stop = stop or state.is_over
+        if checkpoints is not None and checkpoints.is_due(state.step):
+            checkpoints.write(state.step)
     if checkpoints is not None:
         checkpoints.write(state.step)
 
