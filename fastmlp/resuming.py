@@ -167,10 +167,10 @@ def find_checkpoint(folder: str, spec: NetworkSpec, seed: int, run: dict[str, An
     if not os.path.lexists(path):
         return None
     saved = SavedNetwork(path)
-    if saved.state is None or not saved.state.run:
+    if saved.state is None or type(saved.state.run.get("epochs")) is not int:
         raise ValueError(f"checkpoint must hold a run that fit began, got {folder!r}, whose {CHECKPOINT} does not")
     check_same({**asdict(saved.spec), "seed": saved.seed}, {**asdict(spec), "seed": seed}, folder)
-    before = saved.state.run.get("epochs", 0)
+    before = saved.state.run["epochs"]
     if run["epochs"] < before:
         raise ValueError(f"epochs must be >= {before} to go on from {folder!r}, got {run['epochs']}")
     check_same({**saved.state.run, "epochs": run["epochs"]}, run, folder)
