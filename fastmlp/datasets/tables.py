@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from array import array
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastmlp.datasets.source import Source, did_you_mean, one_line
+from fastmlp.datasets.source import MAX_DEFLATE_RATIO, Source, did_you_mean, one_line
 
 if TYPE_CHECKING:
+    import zipfile
     from pathlib import Path
 
     from fastmlp.datasets.source import Array
+
+PIECE = 1 << 20  # bytes read at a time
 
 
 def load_npz(path: Path, target: str | None) -> Source:
     """Read ``X_train, y_train, X_test, y_test`` (or ``x_train`` ...), or ``X`` and the array that `target` names."""
     import zipfile
-    import zlib
 
     try:
-        with path.open("rb") as file:  # which NumPy would leave open where it is no zip file
-            archive = np.load(file, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise ValueError("a single array")
-            stored = set(archive.files)
-            split = {"X_train", "x_train"} & stored
+        with zipfile.ZipFile(path) as archive:
+            stored = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            split = bool({"X_train", "x_train"} & stored.keys())
             wanted = ("X_train", "y_train", "X_test", "y_test") if split else ("X", target or "y")
             names = [name if name in stored else name.replace("X", "x") for name in wanted]
-            arrays = {name: np.asarray(archive[name]) for name in names if name in stored}
-    except (ValueError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            limit = MAX_DEFLATE_RATIO * path.stat().st_size
+            arrays = {name: _read_member(archive, stored[name], limit) for name in names if name in stored}
+    except Exception as error:  # zipfile and NumPy answer a damaged file with nearly any of them
         raise ValueError(f"{path} must be a sound .npz file without object arrays, got: {one_line(error)}") from None
     if split and target is not None:
         raise ValueError(f"target must be None for {path}, whose labels are y_train and y_test, got {target!r}")
@@ -46,6 +48,39 @@ def load_npz(path: Path, target: str | None) -> Source:
     return Source(X_train, y_train, X_test, y_test, target=names[1])
 
 
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> Array:
+    """Read an array of an archive, of which at most `limit` bytes are believed; raise an exception if it is not sound.
+
+    ``numpy.load`` allocates what the array's header announces, inflates bzip2 and LZMA without a limit, and does not
+    look at the checksum.
+    """
+    from zipfile import ZIP_DEFLATED, ZIP_STORED
+
+    from numpy.lib import format as npy
+
+    if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+        raise ValueError(f"{info.filename} is compressed by method {info.compress_type}, which is not NumPy's")
+    file: Any
+    with archive.open(info) as file:
+        version = npy.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"{info.filename} is of .npy version {version}, which arrays of numbers do not have")
+        read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, is_fortran, dtype = read_header(file)
+        if dtype.hasobject:  # They would have to be unpickled, which can run any code.
+            raise ValueError(f"Object arrays are not read: {info.filename}")
+        size, held = math.prod(shape) * dtype.itemsize, info.file_size - file.tell()
+        if size != held or held > limit or min(shape, default=0) < 0 or dtype.itemsize == 0:
+            raise ValueError(f"{info.filename} announces {dtype} of shape {shape}, but holds {held} bytes")
+        data = np.empty(size, np.uint8)  # the system gives memory to what is written, not to what was announced
+        filled = 0
+        while filled < size and (n := file.readinto(data.data[filled : filled + PIECE])):
+            filled += n
+        if filled < size or file.read(1):  # reading to the end also holds the checksum against the bytes
+            raise ValueError(f"{info.filename} ends after {filled} of {size} bytes")
+    return data.view(dtype).reshape(shape, order="F" if is_fortran else "C")
+
+
 def load_csv(path: Path, target: str | None) -> Source:
     """Read a table whose first line names its columns; comma, semicolon or tab between them."""
     import csv
@@ -54,7 +89,7 @@ def load_csv(path: Path, target: str | None) -> Source:
     labels: list[str] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
+            first = file.readline(1 << 16)
             file.seek(0)
             reader = csv.reader(file, delimiter=max(",;\t", key=first.count), skipinitialspace=True)
             columns = [name.strip() for name in next(reader, [])]
@@ -94,8 +129,8 @@ def _parse_labels(labels: list[str]) -> Array:
     """Return integers if all cells are integers, else floats if all are numbers, else strings."""
     for number in (int, float):
         with contextlib.suppress(ValueError, OverflowError):
-            return np.array([number(label) for label in labels], number)
-    return np.array(labels)
+            return np.fromiter(map(number, labels), number, len(labels))
+    return np.array(labels, object)  # NumPy's own strings would all take the memory of the longest
 
 
 def load_parquet(path: Path, target: str | None) -> Source:
@@ -161,7 +196,7 @@ def _target_position(columns: list[str], target: str | None, path: Path) -> int:
         raise ValueError(f"target must name a column of {path} ({shown}), got {target!r}{hint}")
     if len(columns) == 1:
         raise ValueError(f"{path} must have a feature column beside the target, got {target!r} alone")
-    doubles = sorted({name for name in columns if columns.count(name) > 1}) if len(set(columns)) < len(columns) else []
+    doubles = [name for name, n in Counter(columns).items() if n > 1]
     if doubles:
-        raise ValueError(f"columns of {path} must have different names, got {doubles[0]!r} twice")
+        raise ValueError(f"columns of {path} must have different names, got {min(doubles)!r} twice")
     return columns.index(target)
