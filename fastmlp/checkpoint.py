@@ -149,11 +149,12 @@ class SavedNetwork:
                 version = field(header, "format_version", int)
                 if version <= FORMAT_VERSION:
                     self._read(file, header)
-            except (OSError, ValueError, OverflowError, RecursionError) as error:
+            except (OSError, ValueError, RecursionError) as error:
                 raise ModelFileError(f"{path} is not a whole fastmlp model: {error}") from None
         if version > FORMAT_VERSION:
             raise ModelFileError(
-                f"{path} has format version {version}, this fastmlp reads up to {FORMAT_VERSION}: upgrade fastmlp"
+                f"{path} has format version {shown(version)}, "
+                f"this fastmlp reads up to {FORMAT_VERSION}: upgrade fastmlp"
             )
 
     def _read(self, file: TensorFile, header: dict[str, Any]) -> None:
@@ -211,7 +212,9 @@ def field(fields: dict[str, Any], name: str, kind: type, default: Any = None) ->
     value = fields.get(name, default)
     if value is None:
         raise ValueError(f"{name} must be there, got {'null' if name in fields else 'nothing'}")
-    if type(value) is not kind and not (kind is float and type(value) is int):
+    if kind is float and type(value) is int and abs(value) < 1 << 1023:  # JSON's 1 is a number like 1.0.
+        return float(value)
+    if type(value) is not kind:
         raise ValueError(f"{name} must be {KINDS[kind]}, got {shown(value)}")
     return value
 
@@ -253,13 +256,13 @@ def read_state(fields: dict[str, Any]) -> TrainingState:
     history = History()
     curves = field(fields, "history", dict, {})  # Of format version 1.
     for name in curves.keys() & set(CURVES):
-        setattr(history, name, [float(field({name: value}, name, float)) for value in field(curves, name, list)])
+        setattr(history, name, [field({name: value}, name, float) for value in field(curves, name, list)])
     history.compile_seconds = read_seconds({**curves, **fields}, "compile_seconds")
     return TrainingState(
         rng=read_generator(field(fields, "rng", dict)),
         slots=[],
         **counts,
-        loss_sum=float(field(fields, "loss_sum", float)),
+        loss_sum=field(fields, "loss_sum", float),
         seconds=read_seconds(fields, "seconds"),
         history=history,
         dropout_seed=dropout_seed,
@@ -273,15 +276,14 @@ def read_seconds(fields: dict[str, Any], name: str) -> float:
 
 def read_generator(fields: dict[str, Any]) -> np.random.Generator:
     """Make the random generator that stood so, or raise ValueError."""
-    check_name("rng.bit_generator", field(fields, "bit_generator", str), ("PCG64",))
-    words = field(fields, "state", dict)
-    limits = {"state": 1 << 128, "inc": 1 << 128, "has_uint32": 2, "uinteger": 1 << 32}
+    named = {f"rng.{name}": value for name, value in {**fields, **field(fields, "state", dict)}.items()}
+    check_name("rng.bit_generator", field(named, "rng.bit_generator", str), ("PCG64",))
+    limits = {"rng.state": 1 << 128, "rng.inc": 1 << 128, "rng.has_uint32": 2, "rng.uinteger": 1 << 32}
     for name, limit in limits.items():
-        value = field(words if name in ("state", "inc") else fields, name, int)
-        if not 0 <= value < limit:
-            raise ValueError(f"rng.{name} must be >= 0 and < {limit}, got {shown(value)}")
-    if words["inc"] % 2 == 0:
-        raise ValueError(f"rng.inc must be odd, got {words['inc']}")
+        if not 0 <= field(named, name, int) < limit:
+            raise ValueError(f"{name} must be >= 0 and < {limit}, got {shown(named[name])}")
+    if named["rng.inc"] % 2 == 0:
+        raise ValueError(f"rng.inc must be odd, got {named['rng.inc']}")
     rng = np.random.Generator(np.random.PCG64(0))
     rng.bit_generator.state = fields
     return rng

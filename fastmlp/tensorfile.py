@@ -85,7 +85,7 @@ class TensorFile:
             raise ValueError(f"the header must end within the file, got {length} bytes of header in a file of {size}")
         if length > MAX_HEADER:
             raise ValueError(f"the header must be <= {MAX_HEADER} bytes, got {length}")
-        header = parse_json("the header", self._file.read(length).decode())
+        header = parse_json("the header", self._file.read(length))
         metadata = header.pop("__metadata__", {})
         if not isinstance(metadata, dict):
             raise ValueError(f"__metadata__ must be an object, got {shown(metadata)}")
@@ -131,10 +131,10 @@ class TensorFile:
 
 def parse_json(what: str, text: Any) -> dict[str, Any]:
     """Return the object that a text holds; raise ValueError if it holds none, or gives a name twice."""
-    if not isinstance(text, str):
+    if not isinstance(text, str | bytes):
         raise ValueError(f"{what} must be a string, got {shown(text)}")
     try:
-        value = json.loads(text, object_pairs_hook=without_doubles)
+        value = json.loads(text.decode() if isinstance(text, bytes) else text, object_pairs_hook=without_doubles)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{what} must be JSON, got: {error}") from None
     if not isinstance(value, dict):

@@ -214,7 +214,7 @@ def _flatten(X: Array, part: str, source: Source, name: str, pixels: bool, raw: 
         X = X.astype(np.float32, copy=False)
     if not np.isfinite(X).all():
         row, k = np.argwhere(~np.isfinite(X))[0]
-        column = f"column {source.columns[k]!r}" if source.columns else f"feature {k}"
+        column = f"column {source.columns[k][:40]!r}" if source.columns else f"feature {k}"
         raise ValueError(f"{column} of {name} must be finite in float32, got {X[row, k]} in {part}row {row + 1}")
     return X
 

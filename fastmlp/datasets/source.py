@@ -43,7 +43,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {spelling[near[0]]!r}?" if near else ""
 
 
-def one_line(error: BaseException, limit: int = 200) -> str:
-    """Return the message of another library's exception on one line, cut to `limit` characters."""
+def one_line(error: BaseException | str, limit: int = 200) -> str:
+    """Return another library's message, or text of a file, on one line of at most `limit` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."

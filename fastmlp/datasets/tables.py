@@ -40,7 +40,9 @@ def load_npz(path: Path, target: str | None) -> Source:
     for name, found in zip(wanted, names, strict=True):
         if found not in arrays:
             hint = did_you_mean(name, stored)
-            raise ValueError(f"{path} must hold an array {name!r}, got {', '.join(sorted(stored)) or 'none'}{hint}")
+            raise ValueError(
+                f"{path} must hold an array {name!r}, got {one_line(', '.join(sorted(stored)) or 'none')}{hint}"
+            )
         if arrays[found].ndim == 0:
             raise ValueError(f"{found} in {path} must have one entry a sample, got a single value")
     X_train, y_train, *rest = (arrays[name] for name in names)
@@ -106,7 +108,7 @@ def load_csv(path: Path, target: str | None) -> Source:
                     values.extend(map(float, row))
                 except ValueError:
                     column, cell = next((c, v) for c, v in zip(features, row, strict=True) if not _is_number(v))
-                    raise ValueError(f"column {column!r} must be numeric, got {cell!r} in {where}") from None
+                    raise ValueError(f"column {column[:40]!r} must be numeric, got {cell[:40]!r} in {where}") from None
                 if not labels[-1]:
                     raise ValueError(f"column {target!r} must have a label in every row, got none in {where}")
     except (csv.Error, UnicodeDecodeError) as error:
@@ -144,7 +146,7 @@ def load_parquet(path: Path, target: str | None) -> Source:
     for name in columns:
         if table[name].dtype.kind not in "buif":
             value = next(value for value in table[name] if not isinstance(value, (bool, int, float)))
-            raise ValueError(f"column {name!r} of {path} must be numeric, got {str(value)[:40]!r}")
+            raise ValueError(f"column {name[:40]!r} of {path} must be numeric, got {str(value)[:40]!r}")
     pixels = all(table[name].dtype == np.uint8 for name in columns)
     with np.errstate(over="ignore"):  # found by the check for infinite values
         X = np.stack(
@@ -193,10 +195,10 @@ def _target_position(columns: list[str], target: str | None, path: Path) -> int:
     if target is None or target not in columns:
         shown = ", ".join(columns) if len(columns) <= 8 else f"{', '.join(columns[:4])} ... {', '.join(columns[-2:])}"
         hint = did_you_mean(target or "target", columns)
-        raise ValueError(f"target must name a column of {path} ({shown}), got {target!r}{hint}")
+        raise ValueError(f"target must name a column of {path} ({one_line(shown)}), got {target!r}{hint}")
     if len(columns) == 1:
         raise ValueError(f"{path} must have a feature column beside the target, got {target!r} alone")
     doubles = [name for name, n in Counter(columns).items() if n > 1]
     if doubles:
-        raise ValueError(f"columns of {path} must have different names, got {min(doubles)!r} twice")
+        raise ValueError(f"columns of {path} must have different names, got {min(doubles)[:40]!r} twice")
     return columns.index(target)
