@@ -133,12 +133,12 @@ class MLP:
         with explaining_lack_of_memory(spec):
             initialise(self._layout, self._parameters, init, self.seed)
 
-    def _build(self, spec: NetworkSpec, engine: str) -> None:
+    def _build(self, spec: NetworkSpec, engine: str, parameters: Array | None = None) -> None:
         check_name("engine", engine, ENGINES)
         self.spec = spec
         self._layout = ParameterLayout(spec)
         with explaining_lack_of_memory(spec):
-            self._parameters = self._layout.allocate()
+            self._parameters = self._layout.allocate() if parameters is None else parameters
         self._engine = make_engine(engine, self._layout)
         self._dtype_as_is = np.dtype(spec.dtype) if self._engine.finds_not_finite else None
         self._fits = 0
@@ -553,7 +553,7 @@ class MLP:
         FileNotFoundError
             If there is no such file.
         ModelFileError
-            If it is not a model.
+            If it is not a model, whatever it is: the message names the file and what is wrong with it.
         """
         return cls._from_saved(SavedNetwork(path), engine)
 
@@ -567,9 +567,9 @@ class MLP:
 
     @classmethod
     def _from_saved(cls, saved: SavedNetwork, engine: str) -> MLP:
-        net = cls._from_spec(saved.spec, engine)
+        net = cls.__new__(cls)
+        net._build(saved.spec, engine, saved.parameters)  # Whose memory is the network's from now on.
         net.seed, net._fits = saved.seed, saved.fits
-        net.set_parameters(saved.weights, saved.biases)
         return net
 
     # --- What the methods above are made of ---------------------------------------------------------------------------

@@ -237,14 +237,16 @@ def test_foreign_files(model: Path, tmp_path: Path) -> None:
     save_file({"weights.0": np.zeros((2, 2))}, model)
     assert refused(model).endswith("has no fastmlp metadata: it is not a fastmlp model")
     save_file({"weights.0": np.zeros((2, 2))}, model, metadata={"fastmlp": "{not json"})
-    assert "is not a readable safetensors file" in refused(model)
+    assert "is not a whole fastmlp model: the fastmlp metadata must be JSON" in refused(model)
 
 
 def test_newer_files(model: Path) -> None:
-    rewrite(model, lambda header: header.update(format_version=2))
-    assert refused(model).endswith("has format version 2, this fastmlp reads up to 1: upgrade fastmlp")
+    rewrite(model, lambda header: header.update(format_version=3))
+    assert refused(model).endswith("has format version 3, this fastmlp reads up to 2: upgrade fastmlp")
+    rewrite(model, lambda header: header.update(format_version=0))
+    assert refused(model).endswith("is not a whole fastmlp model: format_version must be >= 1, got 0")
     rewrite(model, lambda header: header.pop("format_version"))
-    assert "has format version None" in refused(model)
+    assert refused(model).endswith("is not a whole fastmlp model: format_version must be there, got nothing")
 
 
 @pytest.mark.parametrize(
