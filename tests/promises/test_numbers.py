@@ -13,5 +13,8 @@ def test_a_not_finite_input_is_named_by_its_place(promise, count):
         row, column = rng.integers(20), rng.integers(3)
         X[row, column] = rng.choice([np.nan, np.inf, -np.inf])
         net = fastmlp.MLP([3, 4, 2])
-        with promise("6 NaN or infinity in X is refused"), pytest.raises(ValueError, match=rf"^X must be finite.*\[{row}, {column}\]"):
+        with (
+            promise("6 NaN or infinity in X is refused"),
+            pytest.raises(ValueError, match=rf"^X must be finite.*\[{row}, {column}\]"),
+        ):
             net.fit(X, y, epochs=1)
