@@ -117,14 +117,18 @@ def check_targets(spec: NetworkSpec, y: ArrayLike, n_samples: int, what: str) ->
     return Y
 
 
+class TooLargeError(MemoryError, ValueError):
+    """A network does not fit in memory: there is too little of it, and the layer sizes are wrong."""
+
+
 @contextmanager
 def explaining_lack_of_memory(spec: NetworkSpec) -> Iterator[None]:
-    """Make a failed allocation a ValueError that says how many parameters the layer sizes make."""
+    """Make a failed allocation an error that says how many parameters the layer sizes make."""
     try:
         yield
     except (MemoryError, OverflowError, ValueError):  # NumPy has three answers, by how far the size is beyond it.
         n = sum((n_in + spec.bias) * n_out for n_in, n_out in pairwise(spec.layer_sizes))
-        raise ValueError(
+        raise TooLargeError(
             f"layer_sizes must make a network that fits in memory, got {shown(list(spec.layer_sizes))}: {n} parameters"
         ) from None
 

@@ -68,8 +68,11 @@ class MappedRows:
         return rows if self.convert is None else self.convert(rows, first)
 
     def parts(self) -> Iterator[tuple[int, Array]]:
-        """Read all rows in order, in chunks; each with the number of its first row."""
-        n_rows = max(1, CHUNK_BYTES // self.row_bytes)
+        """Read all rows in order, in parts, each with the number of its first row.
+
+        They are a quarter of a chunk: what is computed of them needs memory, too.
+        """
+        n_rows = max(1, CHUNK_BYTES // 4 // self.row_bytes)
         for first in range(0, len(self), n_rows):
             yield first, self.read(first, first + n_rows)
 
