@@ -70,9 +70,9 @@ class MappedRows:
     def parts(self) -> Iterator[tuple[int, Array]]:
         """Read all rows in order, in parts, each with the number of its first row.
 
-        They are a quarter of a chunk: what is computed of them needs memory, too.
+        They are small: what is computed of them needs memory, too.
         """
-        n_rows = max(1, CHUNK_BYTES // 4 // self.row_bytes)
+        n_rows = max(1, CHUNK_BYTES // 16 // self.row_bytes)
         for first in range(0, len(self), n_rows):
             yield first, self.read(first, first + n_rows)
 

@@ -21,8 +21,9 @@ class BestSoFar:
 
     Weights are judged by the validation loss or, without it, by two training losses, of which the worse counts: the
     mean of the epoch that they come from, and that of the first step that begins with them. The mean alone would not
-    do: it is of the weights that the epoch went through, and the last step may have spoilt them. The weights of the
-    beginning have only one epoch's mean, the one that begins with them.
+    do: it is of the weights that the epoch went through, and the last step may have spoilt them. The step alone would
+    not do: it is one batch's, unless that is all samples. The weights of the beginning have one epoch's mean, the one
+    that begins with them.
 
     Parameters
     ----------
@@ -30,9 +31,12 @@ class BestSoFar:
         What the run changes: the parameters, and with an average the ones behind it.
     epoch : int
         How many are done.
+    n_batches : int
+        Of an epoch.
     """
 
-    def __init__(self, buffers: list[Array], epoch: int) -> None:
+    def __init__(self, buffers: list[Array], epoch: int, n_batches: int) -> None:
+        self.n_batches = n_batches
         self.began = self.epoch = epoch
         self.buffers = [buffer.copy() for buffer in buffers]
         self.loss = np.inf
@@ -52,7 +56,7 @@ class BestSoFar:
         """Judge the weights that were offered last by the loss of the first step that began with them."""
         if self.candidate is not None:
             buffers, epoch, train_loss = self.candidate
-            self._take(buffers, epoch, float(np.maximum(train_loss, first_loss)))
+            self._take(buffers, epoch, float(np.maximum(train_loss, first_loss)) if self.n_batches > 1 else first_loss)
             self.candidate = None
 
     def _take(self, buffers: list[Array], epoch: int, loss: float) -> None:

@@ -294,7 +294,7 @@ def train(
     draw = draw_orders if reader is None else reader.draw_orders
     trained, average = (parameters, None) if state.unaveraged is None else (state.unaveraged, parameters)
     buffers = [trained] if average is None else [trained, average]
-    best, last_loss = BestSoFar(buffers, state.epoch), np.nan
+    best, last_loss = BestSoFar(buffers, state.epoch, n_batches), np.nan
     chunk, longest = 1, recipe.epochs
     stop = False
     while state.epoch < recipe.epochs and not stop:
