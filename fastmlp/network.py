@@ -14,26 +14,28 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmlp.checkpoint import SavedNetwork, save_network
 from fastmlp.checks import (
+    Samples,
     all_finite,
     check_callbacks,
     check_inputs,
     check_pair,
-    check_sample_weight,
     check_targets,
+    check_targets_and_weights,
     copy_checked,
     explaining_lack_of_memory,
+    in_parts,
     not_finite,
+    smoothed,
 )
+from fastmlp.chunks import MappedRows
+from fastmlp.divergence import DivergenceError
 from fastmlp.engines import ENGINES, kernel, make_engine
 from fastmlp.optimizers import SGD, Optimizer, Schedule
 from fastmlp.parameters import ParameterLayout, initialise
 from fastmlp.resuming import Checkpoints, check_checkpoint, describe_run, find_checkpoint, prepare_folder
-from fastmlp.shapes import NotFiniteError
-from fastmlp.sparse import Inputs
 from fastmlp.spec import INITIALISERS, NetworkSpec, check_count, check_name, check_number, make_spec, shown
 from fastmlp.training import (
     Callback,
-    DivergenceError,
     History,
     ProgressCallback,
     TrainingState,
@@ -199,7 +201,7 @@ class MLP:
         ----------
         X : array_like or sparse matrix (n_samples, n_features)
             Any real dtype; uint8 is converted in the kernels. A matrix or array of `scipy.sparse` becomes CSR, and
-            the work is that of its entries.
+            the work is that of its entries. A `numpy.memmap` of more than 64 MB is read in chunks.
 
         Returns
         -------
@@ -233,10 +235,7 @@ class MLP:
         inputs = self._check_inputs(X)
         if self.spec.loss != "softmax_cross_entropy":
             return self._decide(self._outputs(inputs))
-        try:
-            return self._engine.classes(self._parameters, inputs)
-        except NotFiniteError:
-            raise not_finite("X", inputs) from None
+        return in_parts(lambda rows: self._engine.classes(self._parameters, rows), inputs)
 
     def predict_proba(self, X: Any) -> Array:
         """Probabilities of the classes (after softmax) or of the labels (after sigmoid).
@@ -306,7 +305,8 @@ class MLP:
         Gradients
             ``.weights`` and ``.biases``, shaped like the network's.
         """
-        inputs = self._check_inputs(X)
+        inputs = self._check_inputs(np.asarray(X) if isinstance(X, np.memmap) else X)
+        assert not isinstance(inputs, MappedRows)
         loss, flat = self._engine.gradients(self._parameters, inputs, self._check_targets(y, len(inputs)))
         if not np.isfinite(loss) and not all_finite(inputs):
             raise not_finite("X", inputs)
@@ -344,7 +344,9 @@ class MLP:
         ----------
         X : array_like or sparse matrix (n_samples, n_features)
             Any real dtype; uint8 stays uint8 in memory, everything else becomes the network's dtype. Sparse as in
-            `forward`.
+            `forward`. A `numpy.memmap` of more than 64 MB is read in chunks of that much, or of a batch if that is
+            more: each epoch shuffles the chunks and the rows of each chunk, not all rows. Shuffle samples that are
+            sorted before they are written.
         y : array_like
             softmax_cross_entropy: class indices ``(n_samples,)`` or one-hot rows. sigmoid_cross_entropy: targets in
             [0, 1], ``(n_samples, n_outputs)``, or ``(n_samples,)`` with one output. Other losses: values, likewise;
@@ -413,18 +415,17 @@ class MLP:
         OSError
             If a checkpoint cannot be written; the one before is whole.
         DivergenceError
-            If the loss is not finite any more; the network keeps the weights of an earlier, good epoch, which the
-            message names: the last one, or the one before several short ones that ran in one call.
+            If the loss is not finite any more; the network keeps the best weights so far, those after the epoch that
+            the message names: by the validation loss or, without `validation_data`, the training loss.
         """
         inputs = self._check_inputs(X)
-        targets = self._check_targets(y, len(inputs))
-        weights = None if sample_weight is None else check_sample_weight(sample_weight, len(inputs))
+        targets, weights = check_targets_and_weights(self.spec, inputs, y, sample_weight)
         recipe = make_recipe(
             self.spec, len(inputs), epochs, batch_size, optimizer, schedule, shuffle, l2, label_smoothing, clip_norm,
             average, dropout,
         )  # fmt: skip
         if recipe.label_smoothing and self.spec.loss == "sigmoid_cross_entropy":  # Softmax's classes are no numbers.
-            targets = ((1.0 - recipe.label_smoothing) * targets + recipe.label_smoothing / 2).astype(targets.dtype)
+            targets = smoothed(targets, recipe.label_smoothing)
         callbacks = check_callbacks(callbacks)
         if progress is not None and not callable(progress):
             raise ValueError(f"progress must be callable, got {shown(progress)}")
@@ -446,7 +447,7 @@ class MLP:
         folder = check_checkpoint(checkpoint, resume, state)
         run: dict[str, Any] = {}
         if folder is not None or state is not None:
-            run = describe_run(self._engine.name, recipe, len(inputs), weights is not None, evaluate is not None)
+            run = describe_run(self._engine.name, recipe, len(inputs), sample_weight is not None, evaluate is not None)
         saved = find_checkpoint(folder, self.spec, self.seed, run) if folder is not None and resume else None
         if saved is not None:
             state = saved.state
@@ -478,6 +479,9 @@ class MLP:
                     self._engine, self._parameters, inputs, targets, self.spec.reduction == "mean", recipe, state,
                     n_threads, weights, evaluate, callbacks, progress, checkpoints=checkpoints,
                 )  # fmt: skip
+        except MemoryError:
+            self._fits -= is_new
+            raise
         except DivergenceError:
             # The kernels make the loss NaN where they meet a NaN or an infinity in X: that saves a pass over X.
             if all_finite(inputs):
@@ -574,7 +578,7 @@ class MLP:
 
     # --- What the methods above are made of ---------------------------------------------------------------------------
 
-    def _check_inputs(self, X: Any, what: str = "X") -> Inputs:
+    def _check_inputs(self, X: Any, what: str = "X") -> Samples:
         # An array that the engine takes as it is: a single sample is predicted in 3 µs, the full check takes 0.5.
         if type(X) is np.ndarray and X.dtype is self._dtype_as_is and X.ndim == 2 and X.flags.c_contiguous:
             n_samples, n_features = X.shape
@@ -589,11 +593,8 @@ class MLP:
         if not self.spec.is_classifier:
             raise ValueError(f"{what} needs a cross-entropy loss, this network has loss {self.spec.loss!r}")
 
-    def _outputs(self, X: Inputs, threads: int | None = None) -> Array:
-        try:
-            return self._engine.forward(self._parameters, X, threads)
-        except NotFiniteError:
-            raise not_finite("X", X) from None
+    def _outputs(self, X: Samples, threads: int | None = None) -> Array:
+        return in_parts(lambda rows: self._engine.forward(self._parameters, rows, threads), X)
 
     def _activate_logits(self, Z: Array) -> Array:
         if self.spec.output_activation == "exp":

@@ -31,13 +31,13 @@ try:
     import numpy as np
 
     from fastmlp import __version__
+    from fastmlp.divergence import DivergenceError
     from fastmlp.optimizers import Optimizer
     from fastmlp.options import PROGRAM, Options, UsageError, located, make_optimizer, parse_options, spell
     from fastmlp.report import Reporter, draw_curves, draw_misclassified
     from fastmlp.resuming import CHECKPOINT, prepare_folder, writing_to
     from fastmlp.spec import CLASSIFIER_LOSSES
     from fastmlp.stopping import StopRequest
-    from fastmlp.training import DivergenceError
 except KeyboardInterrupt:  # Ctrl-C in the first moments: `main` is not there yet to answer it
     sys.exit(interrupted())
 

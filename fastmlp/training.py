@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.chunks import ChunkReader, MappedRows, Part
+from fastmlp.divergence import BestSoFar, copy_to, diverged
 from fastmlp.optimizers import Optimizer, Schedule, check_epsilon, check_optimizer, check_schedule
 from fastmlp.sparse import Inputs
 from fastmlp.spec import NetworkSpec, check_count, check_flag, check_number
@@ -31,10 +33,6 @@ CHUNK_SECONDS = 0.1
 
 ORDERS_ELEMENTS = 1 << 18
 """Most elements of the orders drawn ahead, when several short epochs run in one engine call (2 MiB)."""
-
-
-class DivergenceError(FloatingPointError):
-    """Training stopped because the loss, or a parameter, is not a finite number any more."""
 
 
 @dataclass
@@ -226,13 +224,13 @@ def available_cpus() -> int:
 def train(
     engine: Engine,
     parameters: Array,
-    X: Inputs,
-    y: Array,
+    X: Inputs | MappedRows,
+    y: Array | MappedRows,
     mean_reduction: bool,
     recipe: Recipe,
     state: TrainingState,
     threads: int,
-    sample_weight: NDArray[np.float64] | None = None,
+    sample_weight: NDArray[np.float64] | MappedRows | None = None,
     evaluate: Callable[[], tuple[float, float | None]] | None = None,
     callbacks: Sequence[Callback] = (),
     progress: ProgressCallback | None = None,
@@ -247,9 +245,10 @@ def train(
         Takes the steps.
     parameters : ndarray
         The flat buffer.
-    X : ndarray or SparseRows
-        Samples as the engine takes them.
-    y : ndarray
+    X : ndarray, SparseRows or MappedRows
+        Samples as the engine takes them. Of mapped rows, which come from a file, it is given chunks; then `y` and
+        `sample_weight` are mapped rows, too.
+    y : ndarray or MappedRows
         Targets, likewise.
     mean_reduction : bool
         Whether the engine's losses are means over the batch (else sums).
@@ -259,7 +258,7 @@ def train(
         Where to begin; on return, where the run stands.
     threads : int
         For the engine.
-    sample_weight : ndarray (n_samples,), optional
+    sample_weight : ndarray (n_samples,) or MappedRows, optional
         Of the samples' losses.
     evaluate : callable, optional
         Gives validation loss and accuracy of the current parameters; called after each epoch.
@@ -275,8 +274,9 @@ def train(
     Raises
     ------
     DivergenceError
-        If a loss or a parameter is not finite. The parameters are then those of the last good epoch or, where several
-        short epochs run in one call, those before that call; the message says which.
+        If a loss or a parameter is not finite. The parameters are then the best so far, those after the epoch that
+        the message names; `fastmlp.divergence.BestSoFar` says how they are judged. Of several short epochs that ran in
+        one call, and well, only the last counts.
     """
     n_samples = X.shape[0]
     n_batches = -(-n_samples // recipe.batch_size)
@@ -284,38 +284,46 @@ def train(
     stop = state.is_over
     if state.epoch < recipe.epochs and not stop:
         started = time.perf_counter()
-        engine.compile(X, recipe)
+        engine.compile(cast(Inputs, X), recipe)  # Of mapped rows, too: how many there are is all that it asks.
         state.history.compile_seconds += time.perf_counter() - started
     if checkpoints is not None:
         checkpoints.begin(state.step, n_batches)
 
+    reader = ChunkReader(X, y, sample_weight, recipe.batch_size) if isinstance(X, MappedRows) else None
+    draw = draw_orders if reader is None else reader.draw_orders
     trained, average = (parameters, None) if state.unaveraged is None else (state.unaveraged, parameters)
     buffers = [trained] if average is None else [trained, average]
-    chunk = 1
+    best, last_loss = BestSoFar(buffers, state.epoch, n_batches), np.nan
+    chunk, longest = 1, recipe.epochs
     while state.epoch < recipe.epochs and not stop:
         # Several epochs in one go where Python has nothing to do between them and their orders take little memory.
-        span = max(1, min(recipe.epochs - state.epoch, ORDERS_ELEMENTS // n_samples))
+        span = 1 if reader else max(1, min(recipe.epochs - state.epoch, ORDERS_ELEMENTS // n_samples, longest))
         if evaluate or callbacks:
             span = 1 if ahead is None else max(1, min(span, ahead()))
-        rng_state = state.rng.bit_generator.state
-        orders = draw_orders(state.rng, span if recipe.shuffle else 0, n_samples)
-        backup, first_epoch = [buffer.copy() for buffer in buffers], state.epoch
+        go_back = remember(buffers, state) if span > 1 and ahead is None else None
+        rng_state, loss_before = state.rng.bit_generator.state, last_loss
+        orders = draw(state.rng, span if recipe.shuffle else 0, n_samples)
+        first_epoch = state.epoch
 
         while state.epoch < first_epoch + span and not stop:
             position = (state.epoch - first_epoch) * n_batches + state.batch
-            n_steps = min(chunk, span * n_batches - position)
+            started = time.perf_counter()
+            part = reader.part(position) if reader else Part(X, y, sample_weight, orders, 0, span * n_batches)
+            n_steps = min(chunk, part.end - position)
             if checkpoints is not None:
                 n_steps = checkpoints.cut(state.step, n_steps)
             factors = checked_factors(recipe.schedule, state.step, n_steps, n_batches, recipe.epochs)
-            started = time.perf_counter()
             losses = engine.train_steps(
-                trained, state, X, y, orders, recipe, position, recipe.optimizer.learning_rate * factors, threads,
-                sample_weight, average,
+                trained, state, part.X, part.y, part.orders, recipe, position - part.first_batch,
+                recipe.optimizer.learning_rate * factors, threads, part.sample_weight, average,
             )  # fmt: skip
+            del part  # Before the next one is read: one chunk of a file is in memory.
             elapsed = time.perf_counter() - started
-            if not np.isfinite(losses[-1]):
-                restore(buffers, backup)
-                raise diverged(losses, position, n_batches, first_epoch, recipe.optimizer)
+            finite = losses[np.isfinite(losses)]
+            last_loss = finite[-1] if len(finite) else last_loss
+            best.judge(losses[0])
+            if len(finite) < len(losses):
+                break
             chunk = max(1, int(n_steps * min(8.0, CHUNK_SECONDS / max(elapsed, 1e-9))))
 
             # Share losses and time out among the epochs that these steps belong to.
@@ -347,17 +355,25 @@ def train(
                 checkpoints.write(state.step)
                 state.rng.bit_generator.state = drawn
 
-        if not np.isfinite(trained).all():
-            restore(buffers, backup)
-            raise diverged(losses, position, n_batches, first_epoch, recipe.optimizer)
+        if len(finite) < len(losses) or not np.isfinite(trained).all():
+            if go_back is not None:  # Take these epochs again, one by one: the best of them is wanted.
+                go_back()
+                longest, last_loss = 1, loss_before
+                continue
+            copy_to(buffers, best.buffers)
+            step = first_epoch * n_batches + position
+            raise diverged(losses, last_loss, step, n_batches, str(best), recipe.optimizer)
         if state.epoch < first_epoch + span:  # Stopped within the span.
             rewind(state, rng_state, first_epoch, n_samples, recipe.shuffle)
-        elif evaluate or callbacks:
+        else:
+            validation_loss = None
             if evaluate is not None:
-                loss, accuracy = evaluate()
-                state.history.validation_loss.append(loss)
+                validation_loss, accuracy = evaluate()
+                state.history.validation_loss.append(validation_loss)
                 if accuracy is not None:
                     state.history.validation_accuracy.append(accuracy)
+            if state.epoch < recipe.epochs:  # After the last one nothing can go wrong.
+                best.offer(buffers, state.epoch, state.history.train_loss[-1], validation_loss)
             answers = [callback(state.history) for callback in callbacks]  # All are called, whatever the first says.
             state.is_over = any(answers)
             stop = stop or state.is_over
@@ -374,10 +390,20 @@ def rewind(state: TrainingState, rng_state: Any, first_epoch: int, n_samples: in
         draw_orders(state.rng, state.epoch - first_epoch, n_samples)
 
 
-def restore(buffers: list[Array], backup: list[Array]) -> None:
-    """Copy the backups to their buffers."""
-    for buffer, kept in zip(buffers, backup, strict=True):
-        buffer[:] = kept
+def remember(buffers: list[Array], state: TrainingState) -> Callable[[], None]:
+    """Give a function that puts a run back to where it stands now."""
+    arrays = [*buffers, *state.slots]
+    kept, was, rng_state = [array.copy() for array in arrays], replace(state), state.rng.bit_generator.state
+
+    def go_back() -> None:
+        copy_to(arrays, kept)
+        state.rng.bit_generator.state = rng_state
+        state.epoch, state.batch, state.step = was.epoch, was.batch, was.step
+        state.loss_sum, state.seconds = was.loss_sum, was.seconds
+        for values in (state.history.train_loss, state.history.learning_rate, state.history.seconds):
+            del values[was.epoch :]
+
+    return go_back
 
 
 def checked_factors(
@@ -430,18 +456,4 @@ def describe(state: TrainingState, recipe: Recipe, n_samples: int, n_batches: in
         samples=state.epoch * n_samples + state.batch * recipe.batch_size,
         loss=float(loss),
         history=state.history,
-    )
-
-
-def diverged(
-    losses: NDArray[np.float64], position: int, n_batches: int, first_epoch: int, optimizer: Optimizer
-) -> DivergenceError:
-    """Say where a run diverged and what to try."""
-    epoch, batch = divmod(position + len(losses) - 1, n_batches)
-    what = "a weight is not finite" if np.isfinite(losses[-1]) else f"the loss is {losses[-1]:g}"
-    kept = f"the weights of epoch {first_epoch}" if first_epoch else "the weights it began with"
-    return DivergenceError(
-        f"training diverged in epoch {first_epoch + epoch + 1}, batch {batch + 1} of {n_batches}: {what}; "
-        f"the network keeps {kept}; try a learning_rate below {optimizer.learning_rate:g}, a warm-up, "
-        f"or inputs scaled to about [-1, 1]"
     )
