@@ -447,7 +447,10 @@ class MLP:
         folder = check_checkpoint(checkpoint, resume, state)
         run: dict[str, Any] = {}
         if folder is not None or state is not None:
-            run = describe_run(self._engine.name, recipe, len(inputs), sample_weight is not None, evaluate is not None)
+            run = describe_run(
+                self._engine.name, recipe, len(inputs), isinstance(inputs, MappedRows), sample_weight is not None,
+                evaluate is not None,
+            )  # fmt: skip
         saved = find_checkpoint(folder, self.spec, self.seed, run) if folder is not None and resume else None
         if saved is not None:
             state = saved.state

@@ -139,7 +139,9 @@ def prepare_folder(what: str, folder: str) -> None:
 # --- Going on ---------------------------------------------------------------------------------------------------------
 
 
-def describe_run(engine: str, recipe: Recipe, n_samples: int, is_weighted: bool, is_validated: bool) -> dict[str, Any]:
+def describe_run(
+    engine: str, recipe: Recipe, n_samples: int, is_mapped: bool, is_weighted: bool, is_validated: bool
+) -> dict[str, Any]:
     """Give what a run is, besides its network, as JSON holds it: what must not change when it goes on."""
     described = {"engine": engine, **asdict(recipe)}
     for name in ("loss_factor", "loss_cap"):  # Of the estimators; `fit` never sets them.
@@ -147,6 +149,7 @@ def describe_run(engine: str, recipe: Recipe, n_samples: int, is_weighted: bool,
     for name, chosen in (("optimizer", recipe.optimizer), ("schedule", recipe.schedule)):
         described[name] = {"kind": type(chosen).__name__, **described[name]}
     described["n_samples"] = n_samples
+    described["X"] = "mapped" if is_mapped else "in memory"  # It is shuffled in another way.
     described["sample_weight"] = "given" if is_weighted else None
     described["validation_data"] = "given" if is_validated else None
     as_json: dict[str, Any] = json.loads(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from fastmlp import (
     OneCycle,
     Progress,
     RMSprop,
+    chunks,
     resuming,
     training,
 )
@@ -124,6 +126,25 @@ def test_a_run_that_goes_on_ends_like_one_that_never_stopped(
     assert_same(net, whole)
 
 
+def test_a_run_on_a_file_goes_on_too(engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of chunks of two batches, in the middle of an epoch and of a chunk."""
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 2 * 6 * (8 + 8 + 8))
+    np.save(tmp_path / "X.npy", X)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    whole, in_memory = network(engine, dtype="float64"), network(engine, dtype="float64")
+    whole.fit(mapped, Y, **ARGUMENTS)
+    in_memory.fit(X, Y, **ARGUMENTS)
+    assert not np.array_equal(whole.weights[0], in_memory.weights[0])
+    for step in (3, 6, 13, 20, 31, None):
+        with monkeypatch.context() as patch, nullcontext() if step is None else pytest.raises(Killed):
+            stop = {} if step is None else {"progress": killed_at(step, patch)}
+            net = network(engine, dtype="float64")
+            net.fit(mapped, Y, **ARGUMENTS, **stop, checkpoint=tmp_path, checkpoint_every=0.2, resume=True)
+    assert_same(net, whole)
+    with pytest.raises(ValueError, match=r"^X must stay mapped to go on from '.*', got in memory$"):
+        net.fit(X, Y, **ARGUMENTS, checkpoint=tmp_path, resume=True)
+
+
 def test_short_epochs_that_share_a_call_go_on_too(engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, net = network(engine), network(engine)
     arguments = {**ARGUMENTS, "epochs": 40}
@@ -206,7 +227,8 @@ def test_a_checkpoint_says_what_the_run_is(tmp_path: Path) -> None:
     assert saved_state(tmp_path).run == {
         "engine": "numpy", "epochs": 4, "batch_size": 6, "shuffle": True, "l2": 0.0, "label_smoothing": 0.0,
         "clip_norm": None,
-        "average": None, "dropout": [0.5, 0.5], "n_samples": 46, "sample_weight": None, "validation_data": "given",
+        "average": None, "dropout": [0.5, 0.5], "n_samples": 46, "X": "in memory",
+        "sample_weight": None, "validation_data": "given",
         "optimizer": {
             "kind": "Adam", "learning_rate": 0.01, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.0,
             "epsilon_hat": False,
