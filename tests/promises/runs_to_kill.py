@@ -54,7 +54,7 @@ RECIPES: list[dict[str, Any]] = [
     {"epochs": 8, "schedule": "one_cycle", "dropout": 0.2, "validation_data": (X[:96], Y[:96])},
     {"epochs": 8, "average": 0.9, "l2": 1e-3, "sample_weight": WEIGHTS},
     {"epochs": 8, "clip_norm": 1.0, "label_smoothing": 0.1, "schedule": "cosine"},
-    {"epochs": 200, "few": True, "average": 0.99, "dropout": [0.1, 0.0]},  # Several short epochs in one call.
+    {"epochs": 120, "few": True, "average": 0.99, "dropout": [0.1, 0.0]},  # Several short epochs in one call.
 ]
 
 
@@ -79,7 +79,7 @@ class Run:
         self.plan = plan
         self.arguments = {"batch_size": 32, "optimizer": OPTIMIZERS[plan.optimizer], "threads": plan.threads}
         self.arguments |= RECIPES[plan.recipe]
-        self.n = 96 if self.arguments.pop("few", False) else N if plan.engine == "numba" else N // 3
+        self.n = 96 if self.arguments.pop("few", False) else N if plan.engine == "numba" else N // 6
         if "sample_weight" in self.arguments:
             self.arguments["sample_weight"] = WEIGHTS[: self.n]
 
