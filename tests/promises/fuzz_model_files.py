@@ -8,6 +8,7 @@ It begins with sound files made on the spot, and ends with the input that broke 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import random
 import sys
 import tempfile
@@ -20,6 +21,9 @@ except ImportError:
 
 with atheris.instrument_imports(include=["fastmlp"]):
     import damage
+
+    for module in ("idx", "tables"):
+        importlib.import_module(f"fastmlp.datasets.{module}")
 
 import numpy as np
 

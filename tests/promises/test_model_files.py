@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
+import random
 import struct
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from numpy.testing import assert_array_equal
 import fastmlp
 from fastmlp import MLP, Adam, ModelFileError
 from fastmlp.checkpoint import SavedNetwork
+from fastmlp.options import UsageError, parse_options
 from fastmlp.tensorfile import TensorFile
 
 ALLOWANCE = damage.ALLOWANCE
@@ -113,6 +116,33 @@ def test_any_bytes(tmp_path: Path, promise: Any, count: Any) -> None:
             MLP.load(path, engine="numpy")
 
     check()
+
+
+def test_forged_options_of_a_run(tmp_path: Path, promise: Any, count: Any) -> None:
+    """What ``--resume`` reads is refused in one line, or is what the command line could have said."""
+    path, rng = tmp_path / "checkpoint.safetensors", random.Random(0)
+    net = MLP([4, 5, 3], engine="numpy")
+    options = dataclasses.asdict(parse_options(["--hidden=5", "--lr=0.05", "--threads=2"]))
+    net.save(path, net.training_state(Adam()), notes={"n_train": 20, "options": options})
+    header, metadata, arrays = damage.opened(path.read_bytes())
+    accepted, messages = 0, []
+    for _ in range(count(300, 10_000)):
+        forged = json.loads(json.dumps(metadata))
+        damage.damage_tree(forged["notes"], rng)
+        header["__metadata__"]["fastmlp"] = json.dumps(forged)
+        path.write_bytes(damage.written(header, arrays))
+        with promise("2 forged options of a run are refused, or could have been given"):
+            try:
+                resumed = parse_options(["--resume", str(tmp_path)])
+            except (UsageError, ValueError) as error:
+                messages.append(str(error))
+            else:
+                accepted += 1
+                assert type(resumed.epochs) is type(resumed.batch_size) is type(resumed.seed) is int
+                assert type(resumed.dataset) is type(resumed.optimizer) is type(resumed.schedule) is str
+    assert accepted > 30
+    assert len(messages) > 30
+    assert not any("\n" in message for message in messages)
 
 
 # --- Code -------------------------------------------------------------------------------------------------------------
