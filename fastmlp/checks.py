@@ -163,7 +163,7 @@ def as_array(what: str, values: Any) -> Array:
         raise ValueError(f"{what} must have rows of one length, got a ragged {type(values).__name__}") from None
     if isinstance(values, np.ndarray) and type(values) is not np.ndarray and np.ma.is_masked(values):
         position = np.argwhere(np.ma.getmaskarray(values))[0].tolist()
-        raise ValueError(f"{what} must have no masked values, got one at {position}; {what}.filled(value) fills them")
+        raise ValueError(f"{what} must have no masked values, got one at {position}; .filled(value) fills them")
     return array
 
 

@@ -358,7 +358,7 @@ def train(
         if len(finite) < len(losses) or not np.isfinite(trained).all():
             if go_back is not None:  # Take these epochs again, one by one: the best of them is wanted.
                 go_back()
-                longest, last_loss = 1, loss_before
+                longest, last_loss, stop = 1, loss_before, False
                 continue
             copy_to(buffers, best.buffers)
             step = first_epoch * n_batches + position
