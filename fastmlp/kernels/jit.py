@@ -109,15 +109,25 @@ def cache_key() -> str:
 @functools.cache
 def cache_folder() -> Path | None:
     """The folder of this key's machine code, which need not be there yet; None if there is no place for it."""
-    given = numba.config.CACHE_DIR
-    root = os.path.abspath(given) if given else platformdirs.user_cache_dir("fastmlp", False)
+    root = cache_root()
     if SOURCES is None:
         warn_once(f"{AT_EACH_START}, because its sources are not there, which tell old machine code from new")
-    elif not os.path.isabs(root):  # Without a home it is "~/.cache", and would become a folder named "~".
+    elif root is None:
         warn_once(f"{AT_EACH_START}, because it knows no home folder; set NUMBA_CACHE_DIR to a folder")
     else:
         return Path(root, f"kernels-{cache_key()}")
     return None
+
+
+def cache_root() -> str | None:
+    """Where all keys' folders are; None without a home."""
+    if numba.config.CACHE_DIR:
+        return os.path.abspath(numba.config.CACHE_DIR)
+    try:
+        root = platformdirs.user_cache_dir("fastmlp", False)
+    except RuntimeError:
+        return None
+    return root if os.path.isabs(root) else None  # Older versions give "~/.cache": it would be a folder named "~".
 
 
 AT_EACH_START = "fastmlp compiles its kernels at each start"

@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import fastmlp
 
 PROGRAMS = Path(__file__).parent / "programs"
+PACKAGE = str(Path(fastmlp.__file__).parent.parent)
 
 
-def start(program: str, *arguments: object, **environment: str | None) -> subprocess.Popen[str]:
-    """Start a file of `PROGRAMS`, or code that may import them; None takes a variable out of the environment."""
+def without_powers() -> None:
+    """Take from root, in a child, the power to read and write what its permissions forbid, whoever it becomes."""
+    if os.geteuid() == 0:
+        drop_from_bounding_set, override, read_search = 24, 1, 2
+        libc = ctypes.CDLL(None)
+        for capability in (override, read_search):
+            libc.prctl(drop_from_bounding_set, capability, 0, 0, 0)
+
+
+def start(
+    program: str, *arguments: object, cwd: Path | None = None, powers: bool = True, **environment: str | None
+) -> subprocess.Popen[str]:
+    """Start a file of `PROGRAMS`, or code that may import them; None takes a variable out of the environment.
+
+    Without `powers`, permissions hold for root, too.
+    """
     given = {**os.environ, **environment}
-    given["PYTHONPATH"] = os.pathsep.join([str(PROGRAMS), *filter(None, [given.get("PYTHONPATH")])])
+    given["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(PROGRAMS), PACKAGE]))
     what = [str(PROGRAMS / program)] if program.endswith(".py") else ["-c", program]
     return subprocess.Popen(
         [sys.executable, "-W", "error", *what, *map(str, arguments)],
         env={name: value for name, value in given.items() if value is not None},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=cwd, preexec_fn=None if powers else without_powers,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
@@ -35,6 +55,6 @@ def end_of(child: subprocess.Popen[str], seconds: float) -> str:
     return output
 
 
-def run(program: str, *arguments: object, seconds: float = 120.0, **environment: str | None) -> str:
-    """Start one and wait for its end."""
-    return end_of(start(program, *arguments, **environment), seconds)
+def run(program: str, *arguments: object, seconds: float = 120.0, **options: Any) -> str:
+    """Start one, see `start`, and wait for its end."""
+    return end_of(start(program, *arguments, **options), seconds)
