@@ -122,7 +122,7 @@ def cache_folder() -> Path | None:
 def cache_root() -> str | None:
     """Where all keys' folders are; None without a home."""
     if numba.config.CACHE_DIR:
-        return os.path.abspath(numba.config.CACHE_DIR)
+        return os.path.abspath(str(numba.config.CACHE_DIR))
     try:
         root = platformdirs.user_cache_dir("fastmlp", False)
     except RuntimeError:

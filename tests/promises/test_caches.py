@@ -96,9 +96,8 @@ def test_unwritable_home(promise, tmp_path, locked):
     home.mkdir()
     locked(home)
     options = {"HOME": str(home), "XDG_CACHE_HOME": None, "NUMBA_CACHE_DIR": None, "powers": False}
-    for _ in range(2):
-        with promise(PROMISE + "unwritable home"):
-            compiles_with_a_warning(cold(**options), str(home), "Permission denied", "NUMBA_CACHE_DIR")
+    with promise(PROMISE + "unwritable home"):
+        compiles_with_a_warning(cold(**options), str(home), "Permission denied", "NUMBA_CACHE_DIR")
     with promise(PROMISE + "unwritable NUMBA_CACHE_DIR"):
         options["NUMBA_CACHE_DIR"] = str(home / "cache")
         compiles_with_a_warning(cold(**options), str(home / "cache"), "Permission denied")
@@ -138,9 +137,8 @@ def test_homes_that_are_none(promise, tmp_path):
 @pytest.mark.parametrize("room", [0, 10_000])
 def test_a_full_disk(promise, tmp_path, room):
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, resource.RLIM_INFINITY))"
-    for _ in range(2):
-        with promise(PROMISE + "a full disk"):
-            compiles_with_a_warning(cold(before=limit, NUMBA_CACHE_DIR=str(tmp_path)), str(tmp_path), "too large")
+    with promise(PROMISE + "a full disk"):
+        compiles_with_a_warning(cold(before=limit, NUMBA_CACHE_DIR=str(tmp_path)), str(tmp_path), "too large")
     with promise(PROMISE + "a disk that was full"):
         is_silent(cold(NUMBA_CACHE_DIR=str(tmp_path)), compiled=True)
         is_silent(cold(NUMBA_CACHE_DIR=str(tmp_path)), compiled=False)
@@ -284,9 +282,8 @@ def test_an_upgrade_of_what_compiles(promise, tmp_path):
     }
     is_silent(cold(**options), compiled=True)
     for name, before in versions.items():
-        with promise(f"5 another {name} over an old cache: no stale code", 2):
+        with promise(f"5 another {name} over an old cache: no stale code"):
             is_silent(cold(before=before, **options), compiled=True)
-            is_silent(cold(before=before, **options), compiled=False)
     with promise("5 another CPU over an old cache: no stale code"):
         is_silent(cold(NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="", **options), compiled=True)
     with promise("5 the old cache is used again after all that"):
