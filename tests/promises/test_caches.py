@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import pytest
 
 import fastmlp
 from fastmlp.kernels import elementwise, jit
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's homes and permissions")
 
 PROMISE = "5 kernels are right, with one warning at most: "
 COLD = children.PROGRAMS / "cold.py"
@@ -78,6 +81,7 @@ def copy_package(folder):
     return {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
+@linux
 def test_read_only_site_packages(promise, tmp_path, locked):
     site, home = tmp_path / "site", tmp_path / "home"
     options = {**copy_package(site), "HOME": str(home), "XDG_CACHE_HOME": None, "NUMBA_CACHE_DIR": None}
@@ -91,6 +95,7 @@ def test_read_only_site_packages(promise, tmp_path, locked):
         assert list(home.glob(".cache/fastmlp/kernels-*/*.kernel"))
 
 
+@linux
 def test_unwritable_home(promise, tmp_path, locked):
     home = tmp_path / "home"
     home.mkdir()
@@ -103,6 +108,7 @@ def test_unwritable_home(promise, tmp_path, locked):
         compiles_with_a_warning(cold(**options), str(home / "cache"), "Permission denied")
 
 
+@linux
 def test_a_cache_that_can_be_read_and_not_written_is_used(promise, tmp_path, locked):
     cold(NUMBA_CACHE_DIR=str(tmp_path / "cache"))
     locked(tmp_path / "cache")
@@ -110,6 +116,7 @@ def test_a_cache_that_can_be_read_and_not_written_is_used(promise, tmp_path, loc
         is_silent(cold(NUMBA_CACHE_DIR=str(tmp_path / "cache"), powers=False), compiled=False)
 
 
+@linux
 def test_homes_that_are_none(promise, tmp_path):
     (tmp_path / "file").touch()
     elsewhere = {"XDG_CACHE_HOME": None, "NUMBA_CACHE_DIR": None, "cwd": tmp_path}

@@ -2,7 +2,7 @@
 
 import copy
 import importlib.util
-import os
+import sys
 import threading
 
 import children
@@ -15,6 +15,9 @@ rng = np.random.default_rng(0)
 X = rng.normal(size=(600, 20)).astype(np.float32)
 y = rng.integers(0, 5, 600)
 many_X = rng.normal(size=(20_000, 20)).astype(np.float32)  # Enough for two threads to predict.
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and CPUs to choose from")
 
 
 @pytest.fixture(autouse=True)
@@ -144,6 +147,7 @@ def test_two_fits_of_one_network(promise, count):
             assert net._parameters.tobytes() == twin._parameters.tobytes()
 
 
+@linux
 def test_a_pool_of_16_callers_under_each_threading_layer(promise, count):
     seconds = count(60, 300)
     layers = ["omp", "workqueue"] + ["tbb"] * (importlib.util.find_spec("tbb") is not None)
@@ -156,14 +160,14 @@ def test_a_pool_of_16_callers_under_each_threading_layer(promise, count):
             assert not wrong
 
 
+@linux
 def test_no_setting_of_the_process_is_changed(promise):
     with promise("3 no setting of Numba, NumPy, Python or the environment is changed"):
         assert children.run("settings.py") == ""
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs of its own"
-)
+@linux
+@pytest.mark.skipif("len(os.sched_getaffinity(0)) < 2", reason="needs two CPUs")
 def test_a_python_thread_keeps_its_speed_beside_a_fit(promise, count):
     with promise("3 a Python thread beside a fit keeps 80 % of its speed"):
         assert float(children.run("beside.py", count(5, 30))) >= 0.8
