@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -37,9 +38,17 @@ def start(
     return subprocess.Popen(
         [sys.executable, "-W", "error", *what, *map(str, arguments)],
         env={name: value for name, value in given.items() if value is not None},
-        cwd=cwd, preexec_fn=None if powers else without_powers,
+        cwd=cwd, start_new_session=True, preexec_fn=None if powers else without_powers,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+
+
+def kill(child: subprocess.Popen[str]) -> None:
+    """Kill one, and its own children, which would hold its streams open."""
+    if hasattr(os, "killpg"):
+        os.killpg(child.pid, signal.SIGKILL)
+    else:
+        child.kill()
 
 
 def end_of(child: subprocess.Popen[str], seconds: float) -> str:
@@ -47,7 +56,7 @@ def end_of(child: subprocess.Popen[str], seconds: float) -> str:
     try:
         output, errors = child.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        child.kill()
+        kill(child)
         output, errors = child.communicate()
         raise AssertionError(f"still running after {seconds:g} s: {output}{errors}") from None
     assert child.returncode == 0, f"status {child.returncode}: {output}{errors}"
@@ -55,6 +64,6 @@ def end_of(child: subprocess.Popen[str], seconds: float) -> str:
     return output
 
 
-def run(program: str, *arguments: object, seconds: float = 120.0, **options: Any) -> str:
+def run(program: str, *arguments: object, seconds: float = 100.0, **options: Any) -> str:
     """Start one, see `start`, and wait for its end."""
     return end_of(start(program, *arguments, **options), seconds)

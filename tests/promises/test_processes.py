@@ -85,7 +85,7 @@ def seconds_to_the_end(way, threads, wait):
     Time for which its main thread was ready and other programs had the CPUs is not counted.
     """
     child = children.start("exits.py", way, threads, wait)
-    timer = threading.Timer(30, child.kill)
+    timer = threading.Timer(30, children.kill, [child])
     timer.start()
     began, waited = map(float, child.stdout.readline().split())
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
