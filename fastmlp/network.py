@@ -98,6 +98,12 @@ class MLP:
     ValueError
         If an argument is not one of the above; the message reads name, rule, value.
 
+    Notes
+    -----
+    Any number of threads may call the methods of a network at once, and the process may fork at any time. Predictions
+    during a `fit` are of weights between two states. Two fits of one network at once mix their updates, which nobody
+    wants: give each its own network (``copy.deepcopy`` makes one).
+
     Examples
     --------
     >>> import numpy as np
