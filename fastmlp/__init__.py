@@ -21,7 +21,7 @@ _HOMES = {
     "Gradients": "network",
     "History": "training",
     "Progress": "training",
-    "DivergenceError": "training",
+    "DivergenceError": "divergence",
     "ModelFileError": "checkpoint",
     "SGD": "optimizers",
     "Adam": "optimizers",

@@ -2,30 +2,53 @@
 
 A model file holds the network; a checkpoint is the same file with the optimizer's buffers and the position of the run
 added, so that every checkpoint is also a model. `save_network` writes both, `SavedNetwork` reads both. Files are
-written beside their target and renamed, so that a reader never sees half of one.
+written beside their target, synced and renamed, so that nobody ever finds half of one.
+
+The metadata hold a ``format_version``. Of old and new files:
+
+- A file of an older version is read, now and later. Fields that it does not have get the value that they stood for.
+- A field of the metadata that this fastmlp does not know is passed over: so a newer one may add fields, under the same
+  version, that can be done without. Every array must be known.
+- Anything else that a newer fastmlp writes gets a new version. A file of a version that this one does not know is
+  refused, with the advice to upgrade.
+
+Version 1 had the history of a checkpoint in the metadata. In version 2 it is arrays, so that the metadata stay short
+however long the run: `fastmlp.tensorfile` reads no header of more than 1 MiB.
 """
 
 from __future__ import annotations
 
+import errno
+import glob
 import json
 import os
-import tempfile
+import secrets
+import sys
+from contextlib import suppress
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from fastmlp.spec import NetworkSpec, check_count, make_spec
+from fastmlp.checks import explaining_lack_of_memory
+from fastmlp.parameters import ParameterLayout
+from fastmlp.spec import DTYPES, NetworkSpec, check_count, check_name, check_number, make_spec, shown
+from fastmlp.tensorfile import MAX_HEADER, Entry, TensorFile, parse_json
 from fastmlp.training import History, TrainingState
+
+if sys.platform != "win32":
+    import fcntl
 
 Array = NDArray[Any]
 Path_ = str | os.PathLike[str]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+MAX_COUNT = 1 << 53
+"""Epochs, batches or steps that a file can claim: far more than any run has, and the kernels count in 64 bits."""
 
 
 class ModelFileError(ValueError):
@@ -55,6 +78,8 @@ def save_network(
 
     Raises
     ------
+    ValueError
+        If the notes are too long to be read again.
     OSError
         If the file cannot be written; it names `path`, and an earlier file there is unharmed.
     """
@@ -78,10 +103,15 @@ def save_network(
             "step": state.step,
             "loss_sum": float(state.loss_sum),
             "seconds": float(state.seconds),
-            "history": asdict(state.history),
+            "compile_seconds": float(state.history.compile_seconds),
             "dropout_seed": state.dropout_seed,
+            "is_over": state.is_over,
+            "run": state.run,
         }
+        tensors |= {f"history.{name}": np.array(values, float) for name, values in state.history.to_dict().items()}
     data = save(tensors, metadata={"fastmlp": json.dumps(header)})
+    if (length := int.from_bytes(data[:8], "little")) > MAX_HEADER:
+        raise ValueError(f"notes must leave the file a header of <= {MAX_HEADER} bytes, got {length}")
     try:
         write_atomically(Path(path), data)
     except OSError as error:  # It names the temporary file, which means nothing to the user.
@@ -89,78 +119,251 @@ def save_network(
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to a temporary file beside `path`, flush it to the disk, and rename it to `path`."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write `data` to a temporary file beside `path`, flush it to the disk, and rename it to `path`.
+
+    Whenever the process is killed or the power fails, `path` is the old file or the new one, whole.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(temporary, "xb") as file:
+            with suppress(OSError):  # Some network file systems have no locks.
+                lock(file)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
+        sync_folder(path.parent)
     except BaseException:
-        os.unlink(temporary)
+        with suppress(OSError):  # It may be renamed already, or the folder be gone.
+            os.unlink(temporary)
         raise
 
 
+def sync_folder(folder: Path) -> None:
+    """Flush a folder to the disk: without it a power failure may undo a rename. Windows cannot, and need not."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # How some network file systems say that they cannot.
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def lock(file: BinaryIO) -> None:
+    """Hold a file as long as it is open, and the process alive; raise OSError if somebody else holds it.
+
+    On Windows, an open file is held anyway: nobody can remove it.
+    """
+    if sys.platform != "win32":
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files beside `path` whose writers were killed; those that are being written are held."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        with suppress(OSError):
+            with open(leftover, "r+b") as file:
+                lock(file)
+            os.unlink(leftover)
+
+
 class SavedNetwork:
-    """What a file held: `spec`, `weights`, `biases`, `seed`, `fits`, `notes`, and `state` if it is a checkpoint."""
+    """What a file held: `spec`, `parameters`, `seed`, `fits`, `notes`, and `state` if it is a checkpoint.
+
+    `parameters` is the flat buffer, and `weights` and `biases` are its views. No memory is allocated for arrays before
+    the whole of the file's header has been checked; the arrays are then read into the memory that they stay in.
+    """
 
     def __init__(self, path: Path_) -> None:
         path = os.fspath(path)
         if not os.path.exists(path):
             raise FileNotFoundError(f"no model file at {path}")
         try:
-            with safe_open(path, framework="numpy") as file:
-                header = json.loads((file.metadata() or {}).get("fastmlp", "null"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError) as error:
+            file = TensorFile(path)
+        except (OSError, ValueError) as error:
             raise ModelFileError(f"{path} is not a readable safetensors file: {error}") from None
-        if not isinstance(header, dict):
-            raise ModelFileError(f"{path} has no fastmlp metadata: it is not a fastmlp model")
-        version = header.get("format_version")
-        if not isinstance(version, int) or version > FORMAT_VERSION:
+        with file:
+            if "fastmlp" not in file.metadata:
+                raise ModelFileError(f"{path} has no fastmlp metadata: it is not a fastmlp model")
+            try:
+                header = parse_json("the fastmlp metadata", file.metadata["fastmlp"])
+                version = field(header, "format_version", int)
+                if version <= FORMAT_VERSION:
+                    self._read(file, header)
+            except (OSError, ValueError, RecursionError) as error:
+                raise ModelFileError(f"{path} is not a whole fastmlp model: {error}") from None
+        if version > FORMAT_VERSION:
             raise ModelFileError(
-                f"{path} has format version {version!r}, this fastmlp reads up to {FORMAT_VERSION}: upgrade fastmlp"
+                f"{path} has format version {shown(version)}, "
+                f"this fastmlp reads up to {FORMAT_VERSION}: upgrade fastmlp"
             )
-        try:
-            fields = header["spec"]
-            self.spec = make_spec(
-                fields["layer_sizes"], fields["activations"], fields["output_activation"], fields["loss"],
-                fields["reduction"], fields["bias"], fields["input_scale"], fields["dtype"],
-                fields.get("loss_parameter"),
-            )  # fmt: skip
-            self.weights = [tensors[f"weights.{i}"] for i in range(self.spec.n_layers)]
-            self.biases = [tensors[f"biases.{i}"] for i in range(self.spec.n_layers)] if self.spec.bias else []
-            n_in, n_out = self.spec.layer_sizes[:-1], self.spec.layer_sizes[1:]
-            if [W.shape for W in self.weights] != list(zip(n_in, n_out, strict=True)):
-                raise ValueError(f"the weights' shapes are not those of layer_sizes {list(self.spec.layer_sizes)}")
-            if self.biases and [b.shape for b in self.biases] != [(n,) for n in n_out]:
-                raise ValueError(f"the biases' shapes are not those of layer_sizes {list(self.spec.layer_sizes)}")
-            self.seed = check_count("seed", header["seed"], minimum=0)
-            self.fits = check_count("fits", header["fits"], minimum=0)
-            self.notes: dict[str, Any] = header.get("notes", {})
-            self.state = read_state(header["state"], tensors) if "state" in header else None
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelFileError(f"{path} is not a whole fastmlp model: {error!r}") from None
+
+    def _read(self, file: TensorFile, header: dict[str, Any]) -> None:
+        """Check everything, then read the arrays."""
+        check_count("format_version", header["format_version"])
+        self.spec = read_spec(field(header, "spec", dict))
+        self.seed = check_count("seed", field(header, "seed", int), minimum=0)
+        self.fits = check_count("fits", field(header, "fits", int), minimum=0)
+        self.notes: dict[str, Any] = field(header, "notes", dict, {})
+        self.state = read_state(field(header, "state", dict)) if "state" in header else None
+
+        layout, unread = ParameterLayout(self.spec), dict(file.entries)
+        for i, (n_in, n_out) in enumerate(pairwise(self.spec.layer_sizes)):
+            expect(unread, f"weights.{i}", (n_in, n_out), self.spec.dtype)
+            if self.spec.bias:
+                expect(unread, f"biases.{i}", (n_out,), self.spec.dtype)
+        if self.state is not None:
+            slots = [f"slots.{i}" for i in range(sum(name.startswith("slots.") for name in unread))]
+            unaveraged = ["unaveraged"] if "unaveraged" in unread else []
+            curves = [name for name in CURVES if header["format_version"] > 1]
+            for name in slots + unaveraged:
+                expect(unread, name, (layout.size,), self.spec.dtype)
+            for name in curves:
+                expect(unread, f"history.{name}", None, "float64")
+        if unread:
+            raise ValueError(f"arrays must all be of this network, got {shown(min(unread))} too")
+
+        self.parameters = read_parameters(file, layout)
+        self.weights, self.biases = layout.weights(self.parameters), layout.biases(self.parameters)
+        if self.state is not None:
+            self.state.slots = [read_flat(file, name, layout) for name in slots]
+            self.state.unaveraged = read_flat(file, "unaveraged", layout) if unaveraged else None
+            for name in curves:
+                curve = np.empty(file.entries[f"history.{name}"].shape)
+                file.read(f"history.{name}", curve, refuse=None)
+                setattr(self.state.history, name, curve.tolist())
+            check_history(self.state)
 
 
-def read_state(fields: dict[str, Any], tensors: dict[str, Array]) -> TrainingState:
-    """Build a `TrainingState` from a header's fields."""
-    rng = np.random.default_rng()
-    rng.bit_generator.state = fields["rng"]
-    n_slots = sum(name.startswith("slots.") for name in tensors)
+CURVES = tuple(History().to_dict())
+"""The lists of a history."""
+
+KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def field(fields: dict[str, Any], name: str, kind: type, default: Any = None) -> Any:
+    """Return a field of the metadata; raise ValueError if it is of another kind, or missing and without a default."""
+    value = fields.get(name, default)
+    if value is None:
+        raise ValueError(f"{name} must be there, got {'null' if name in fields else 'nothing'}")
+    if kind is float and type(value) is int and abs(value) < 1 << 1023:  # JSON's 1 is a number like 1.0.
+        return float(value)
+    if type(value) is not kind:
+        raise ValueError(f"{name} must be {KINDS[kind]}, got {shown(value)}")
+    return value
+
+
+def expect(unread: dict[str, Entry], name: str, shape: tuple[int, ...] | None, dtype: str) -> None:
+    """Take an array off those that are not asked for; raise ValueError if it is not there or another one."""
+    entry = unread.pop(name, None)
+    if entry is None:
+        raise ValueError(f"array {name} must be there, got nothing")
+    if entry.dtype != dtype or (entry.shape != shape and (shape is not None or len(entry.shape) != 1)):
+        raise ValueError(
+            f"array {name} must be {shown(shape or 'one row')} of {dtype}, got {entry.shape} of {entry.dtype}"
+        )
+
+
+def read_spec(fields: dict[str, Any]) -> NetworkSpec:
+    """Build a `NetworkSpec` from the header's fields."""
+    names = {name: field(fields, name, str) for name in ("output_activation", "loss", "reduction", "dtype")}
+    check_name("dtype", names["dtype"], DTYPES)
+    has_parameter = fields.get("loss_parameter") is not None  # Missing before there was a loss that has one.
+    return make_spec(
+        field(fields, "layer_sizes", list), field(fields, "activations", list), bias=field(fields, "bias", bool),
+        input_scale=field(fields, "input_scale", float), **names,
+        loss_parameter=field(fields, "loss_parameter", float) if has_parameter else None,
+    )  # fmt: skip
+
+
+def read_state(fields: dict[str, Any]) -> TrainingState:
+    """Build a `TrainingState` from the header's fields, without the arrays."""
+    counts: dict[str, Any] = {
+        name: check_count(name, field(fields, name, int), minimum=0) for name in ("epoch", "batch", "step")
+    }
+    for name, count in counts.items():
+        if count > MAX_COUNT:
+            raise ValueError(f"{name} must be <= {MAX_COUNT}, got {shown(count)}")
+    dropout_seed = field(fields, "dropout_seed", int, 0)  # Missing before there was dropout.
+    if not 0 <= dropout_seed < 1 << 64:
+        raise ValueError(f"dropout_seed must be of 64 bits, got {shown(dropout_seed)}")
+    history = History()
+    curves = field(fields, "history", dict, {})  # Of format version 1.
+    for name in curves.keys() & set(CURVES):
+        setattr(history, name, [field({name: value}, name, float) for value in field(curves, name, list)])
+    history.compile_seconds = read_seconds({**curves, **fields}, "compile_seconds")
     return TrainingState(
-        rng=rng,
-        slots=[tensors[f"slots.{i}"] for i in range(n_slots)],
-        epoch=fields["epoch"],
-        batch=fields["batch"],
-        step=fields["step"],
-        loss_sum=fields["loss_sum"],
-        seconds=fields["seconds"],
-        history=History(**fields["history"]),
-        dropout_seed=fields.get("dropout_seed", 0),
-        unaveraged=tensors.get("unaveraged"),
+        rng=read_generator(field(fields, "rng", dict)),
+        slots=[],
+        **counts,
+        loss_sum=field(fields, "loss_sum", float),
+        seconds=read_seconds(fields, "seconds"),
+        history=history,
+        dropout_seed=dropout_seed,
+        is_over=field(fields, "is_over", bool, False),  # Missing, like `run`, before `fit` wrote checkpoints.
+        run=field(fields, "run", dict, {}),
     )
+
+
+def read_seconds(fields: dict[str, Any], name: str) -> float:
+    """Return a time of the header's."""
+    return check_number(name, field(fields, name, float), minimum=0.0)
+
+
+def read_generator(fields: dict[str, Any]) -> np.random.Generator:
+    """Make the random generator that stood so, or raise ValueError."""
+    named = {f"rng.{name}": value for name, value in {**fields, **field(fields, "state", dict)}.items()}
+    check_name("rng.bit_generator", field(named, "rng.bit_generator", str), ("PCG64",))
+    limits = {"rng.state": 1 << 128, "rng.inc": 1 << 128, "rng.has_uint32": 2, "rng.uinteger": 1 << 32}
+    for name, limit in limits.items():
+        if not 0 <= field(named, name, int) < limit:
+            raise ValueError(f"{name} must be >= 0 and < {limit}, got {shown(named[name])}")
+    if named["rng.inc"] % 2 == 0:
+        raise ValueError(f"rng.inc must be odd, got {named['rng.inc']}")
+    rng = np.random.Generator(np.random.PCG64(0))
+    rng.bit_generator.state = fields
+    return rng
+
+
+def check_history(state: TrainingState) -> None:
+    """Raise ValueError if the history is not that of so many epochs. The evaluation of the last may be missing."""
+    for name, curve in state.history.to_dict().items():
+        if len(curve) != state.epoch and (not name.startswith("validation") or len(curve) > state.epoch):
+            raise ValueError(
+                f"history.{name} must have one entry for each of the {state.epoch} epochs, got {len(curve)}"
+            )
+
+
+def allocate(layout: ParameterLayout) -> Array:
+    """Allocate a flat buffer."""
+    with explaining_lack_of_memory(layout.spec):
+        return layout.allocate()
+
+
+def read_parameters(file: TensorFile, layout: ParameterLayout) -> Array:
+    """Read the weights and biases into a new flat buffer."""
+    flat = allocate(layout)
+    for kind, views in (("weights", layout.weights(flat)), ("biases", layout.biases(flat))):
+        for i, view in enumerate(views):
+            file.read(f"{kind}.{i}", view)
+    return flat
+
+
+def read_flat(file: TensorFile, name: str, layout: ParameterLayout) -> Array:
+    """Read an array that is a whole flat buffer: the optimizer's, in which a square may have grown infinite."""
+    flat = allocate(layout)
+    file.read(name, flat, refuse=np.isnan)
+    if any(view.any() for view in layout.padding(flat)):
+        raise ValueError(f"array {name} must be zero between the rows, got other numbers")
+    return flat

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp.shapes import check_class_targets
+from fastmlp.chunks import MappedRows, is_mapped
+from fastmlp.shapes import NotFiniteError, check_class_targets
 from fastmlp.sparse import Inputs, SparseRows, is_sparse, sparse_rows
 from fastmlp.spec import NetworkSpec, shown
 from fastmlp.training import Callback
 
 Array = NDArray[Any]
+Samples = Inputs | MappedRows
+"""X as a network takes it: as the engines do, or a file of which they are given chunks."""
 
 
-def check_inputs(spec: NetworkSpec, X: Any, what: str, engine_finds_not_finite: bool) -> Inputs:
+def check_inputs(spec: NetworkSpec, X: Any, what: str, engine_finds_not_finite: bool) -> Samples:
     """Return X as the engines take it: 2-D, of the network's dtype or uint8, not empty; an ndarray in C order.
 
-    And finite, unless the engine finds that out by itself: the first lines are all that a single sample costs.
+    And finite, unless the engine finds that out by itself. A file's values are looked at when a chunk is read.
     """
-    sparse = is_sparse(X)
-    X = X if sparse else as_array(what, X)
+    sparse, mapped = is_sparse(X), is_mapped(X)
+    X = X if sparse or mapped else as_array(what, X)
     n_features = spec.layer_sizes[0]
     if X.ndim != 2 or X.shape[1] != n_features:
         hint = f"; one sample is X.reshape(1, -1), of shape (1, {n_features})" if X.shape == (n_features,) else ""
@@ -34,8 +39,58 @@ def check_inputs(spec: NetworkSpec, X: Any, what: str, engine_finds_not_finite: 
     if sparse:
         return sparse_rows(what, X, spec.dtype)
     if X.dtype == np.uint8 or (X.dtype == spec.dtype and engine_finds_not_finite):
-        return X if X.flags.c_contiguous else np.ascontiguousarray(X)
-    return as_finite(what, X, spec.dtype)
+        return MappedRows(X) if mapped else np.ascontiguousarray(X)
+    return MappedRows(X, partial(as_finite, what, spec.dtype)) if mapped else as_finite(what, spec.dtype, X)
+
+
+def check_targets_and_weights(
+    spec: NetworkSpec, X: Samples, y: Any, sample_weight: Any
+) -> tuple[Array | MappedRows, NDArray[np.float64] | MappedRows | None]:
+    """Return what belongs to X, read in chunks if X is.
+
+    All chunks are looked at here, those of X too if the engine does not check them: what is wrong is said before
+    anything has changed.
+    """
+    n_samples = X.shape[0]
+    if not isinstance(X, MappedRows):
+        weights = None if sample_weight is None else check_sample_weight(sample_weight, n_samples)
+        return check_targets(spec, y, n_samples, "y"), weights
+    if X.convert is not None:
+        for _ in X.parts():
+            pass
+    targets = mapped_rows("y", y, n_samples, lambda rows, n: check_targets(spec, rows, n, "y"))
+    if sample_weight is None:
+        return targets, None
+    mapped_weights = mapped_rows("sample_weight", sample_weight, n_samples, check_weight_values)
+    if not any(rows.any() for _, rows in mapped_weights.parts()):
+        raise ValueError(NO_WEIGHT)
+    return targets, mapped_weights
+
+
+def mapped_rows(what: str, values: Any, n_samples: int, check: Callable[[Array, int], Array]) -> MappedRows:
+    """Return what belongs to the rows of a file, a file's rows or not, or raise what `check` raises."""
+    array = values if isinstance(values, np.memmap) else as_array(what, values)
+    rows = MappedRows(array, lambda part, first: check(part, len(part)))
+    try:
+        if array.shape[:1] != (n_samples,):
+            raise ValueError
+        for _ in rows.parts():
+            pass
+    except ValueError:
+        check(array, n_samples)  # It says of the whole what is wrong: the shape, and the place in it.
+        raise
+    return rows
+
+
+def smoothed(Y: Array | MappedRows, smoothing: float) -> Array | MappedRows:
+    """Return labels moved towards one half, as `label_smoothing` says."""
+
+    def smooth(rows: Array) -> Array:
+        return ((1.0 - smoothing) * rows + smoothing / 2).astype(rows.dtype)
+
+    if not isinstance(Y, MappedRows):
+        return smooth(Y)
+    return replace(Y, convert=lambda rows, first: smooth(Y.converted(rows, first)))
 
 
 def check_targets(spec: NetworkSpec, y: ArrayLike, n_samples: int, what: str) -> Array:
@@ -45,9 +100,11 @@ def check_targets(spec: NetworkSpec, y: ArrayLike, n_samples: int, what: str) ->
     if y.ndim == 0 or len(y) != n_samples:
         raise ValueError(f"{what} must have one entry for each of the {n_samples} samples of X, got shape {y.shape}")
     if spec.loss == "softmax_cross_entropy":
+        if y.dtype.kind == "f" and not all_finite(y):
+            raise not_finite(what, y)
         classes = y.astype(np.int64) if y.dtype == np.bool_ and y.ndim == 1 else y
         return np.ascontiguousarray(check_class_targets((n_samples, n_outputs), classes, what))
-    Y = as_finite(what, y, spec.dtype)
+    Y = as_finite(what, spec.dtype, y)
     if Y.ndim == 1 and n_outputs == 1:
         Y = Y[:, None]
     if Y.shape != (n_samples, n_outputs):
@@ -60,14 +117,18 @@ def check_targets(spec: NetworkSpec, y: ArrayLike, n_samples: int, what: str) ->
     return Y
 
 
+class TooLargeError(MemoryError, ValueError):
+    """A network does not fit in memory: there is too little of it, and the layer sizes are wrong."""
+
+
 @contextmanager
 def explaining_lack_of_memory(spec: NetworkSpec) -> Iterator[None]:
-    """Make a failed allocation a ValueError that says how many parameters the layer sizes make."""
+    """Make a failed allocation an error that says how many parameters the layer sizes make."""
     try:
         yield
     except (MemoryError, OverflowError, ValueError):  # NumPy has three answers, by how far the size is beyond it.
         n = sum((n_in + spec.bias) * n_out for n_in, n_out in pairwise(spec.layer_sizes))
-        raise ValueError(
+        raise TooLargeError(
             f"layer_sizes must make a network that fits in memory, got {shown(list(spec.layer_sizes))}: {n} parameters"
         ) from None
 
@@ -95,26 +156,35 @@ def check_pair(what: str, pair: Any) -> tuple[Any, Any]:
 
 
 def as_array(what: str, values: Any) -> Array:
-    """Return an array of what a user gave, or raise ValueError if its rows differ in length."""
+    """Return a plain array of what a user gave, or raise ValueError if its rows differ in length, or some is masked."""
     try:
-        return np.asarray(values)
+        array = np.asarray(values)
     except ValueError:
         raise ValueError(f"{what} must have rows of one length, got a ragged {type(values).__name__}") from None
+    if isinstance(values, np.ndarray) and type(values) is not np.ndarray and np.ma.is_masked(values):
+        position = np.argwhere(np.ma.getmaskarray(values))[0].tolist()
+        raise ValueError(f"{what} must have no masked values, got one at {position}; .filled(value) fills them")
+    return array
 
 
-def as_finite(what: str, array: Array, dtype: str) -> Array:
-    """Return a numeric array in C order and of `dtype`; raise ValueError, by position, if a value is not finite."""
+def as_finite(what: str, dtype: str, array: Array, first_row: int = 0) -> Array:
+    """Return a numeric array in C order and of `dtype`; raise ValueError, by position, if a value is not finite.
+
+    Positions count from the row `first_row` of the samples.
+    """
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{what} must be numeric, got dtype {array.dtype}")
     with np.errstate(over="ignore"):
         converted = np.ascontiguousarray(array, dtype=dtype)
     if not all_finite(converted):
-        raise not_finite(what, array, converted)
+        raise not_finite(what, array, converted, first_row)
     return converted
 
 
-def all_finite(array: Inputs) -> bool:
+def all_finite(array: Samples) -> bool:
     """Whether all values are finite."""
+    if isinstance(array, MappedRows):
+        return all(all_finite(rows) for _, rows in array.parts())
     if isinstance(array, SparseRows) or array.dtype == np.uint8:  # The first were looked at when they were made.
         return True
     # A sum is finite if all its terms are (and seldom overflows); it needs no array of flags.
@@ -122,20 +192,30 @@ def all_finite(array: Inputs) -> bool:
         return bool(np.isfinite(array.sum()) or np.isfinite(array).all())
 
 
-def not_finite(what: str, array: Inputs, converted: Array | None = None) -> ValueError:
+def not_finite(what: str, array: Samples, converted: Array | None = None, first_row: int = 0) -> ValueError:
     """Say which value is the first that is not finite (once converted), or too large once multiplied."""
+    if isinstance(array, MappedRows):
+        first_row, array = next((first, rows) for first, rows in array.parts() if not all_finite(rows))
     assert isinstance(array, np.ndarray)
     bad = ~np.isfinite(array if converted is None else converted)
+    position = tuple(np.argwhere(bad)[0] if bad.any() else np.unravel_index(np.abs(array).argmax(), array.shape))
+    got = f"got {array[position]} at {[int(position[0]) + first_row, *map(int, position[1:])]}"
     if not bad.any():
-        position = tuple(int(i) for i in np.unravel_index(np.abs(array).argmax(), array.shape))
-        return ValueError(
-            f"{what} must be finite when multiplied by input_scale, got {array[position]} at {list(position)}"
-        )
-    position = tuple(int(i) for i in np.argwhere(bad)[0])
-    got = f"got {array[position]} at {list(position)}"
+        return ValueError(f"{what} must be finite when multiplied by input_scale, {got}")
     if converted is not None and np.isfinite(array[position]):
         return ValueError(f"{what} must not be too large for {converted.dtype}, {got}")
     return ValueError(f"{what} must be finite, {got}")
+
+
+def in_parts(compute: Callable[[Inputs], Array], X: Samples) -> Array:
+    """Compute something of samples: if they are a file's, of one chunk after the other."""
+    results = []
+    for first, rows in X.parts() if isinstance(X, MappedRows) else [(0, X)]:
+        try:
+            results.append(compute(rows))
+        except NotFiniteError:  # noqa: PERF203 - One pass, in most cases.
+            raise not_finite("X", rows, first_row=first) from None
+    return results[0] if len(results) == 1 else np.concatenate(results)
 
 
 def copy_checked(what: str, arrays: Sequence[ArrayLike], views: list[Array]) -> None:
@@ -150,17 +230,26 @@ def copy_checked(what: str, arrays: Sequence[ArrayLike], views: list[Array]) -> 
         array = as_array(f"{what}[{layer}]", array)
         if array.shape != view.shape:
             raise ValueError(f"{what}[{layer}] must be {view.shape}, got {array.shape}")
-        view[:] = as_finite(f"{what}[{layer}]", array, view.dtype.name)
+        view[:] = as_finite(f"{what}[{layer}]", view.dtype.name, array)
 
 
 def check_sample_weight(sample_weight: ArrayLike, n_samples: int) -> NDArray[np.float64]:
     """Return the samples' weights as float64 ``(n_samples,)``, or raise ValueError."""
+    weights = check_weight_values(sample_weight, n_samples)
+    if not weights.any():
+        raise ValueError(NO_WEIGHT)
+    return weights
+
+
+NO_WEIGHT = "sample_weight must be > 0 for at least one sample, got zeros"
+
+
+def check_weight_values(sample_weight: ArrayLike, n_samples: int) -> NDArray[np.float64]:
+    """Do the part of `check_sample_weight` that looks at each by itself."""
     weights = as_array("sample_weight", sample_weight)
     if weights.shape != (n_samples,):
         raise ValueError(f"sample_weight must be ({n_samples},), got {weights.shape}")
-    weights = as_finite("sample_weight", weights, "float64")
+    weights = as_finite("sample_weight", "float64", weights)
     if weights.min() < 0.0:
         raise ValueError(f"sample_weight must be >= 0, got {weights.min():g}")
-    if not weights.any():
-        raise ValueError("sample_weight must be > 0 for at least one sample, got zeros")
     return weights

@@ -17,7 +17,6 @@ from fastmlp.optimizers import OPTIMIZERS, SCHEDULES, SGD, Optimizer
 from fastmlp.spec import ACTIVATIONS, DTYPES, LOSSES, check_count, check_name, check_number, make_spec
 
 PROGRAM = "fastmlp.train"
-CHECKPOINT = "checkpoint.safetensors"
 
 SGD_RECIPE = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 2e-4}
 """What SGD gets where the command line says nothing; the other optimizers have defaults of their own."""
@@ -97,14 +96,16 @@ def check_options(options: Options) -> Options:
 def resumed_options(folder: str, given: dict[str, Any]) -> Options:
     """Read the options of the run in `folder` and put the given ones over them."""
     from fastmlp.checkpoint import SavedNetwork
+    from fastmlp.resuming import CHECKPOINT
 
     saved = SavedNetwork(os.path.join(folder, CHECKPOINT))
     stored = saved.notes.get("options")
     if saved.state is None or not isinstance(stored, dict):
         raise UsageError(f"resume must be a folder that {PROGRAM} wrote, got {folder!r}")
-    known = {field.name for field in fields(Options)}
-    stored = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in known}
-    before = Options(**stored)
+    try:
+        before = stored_options(stored)
+    except UsageError as error:
+        raise UsageError(f"resume must be a folder that {PROGRAM} wrote, got {folder!r}, where {error}") from None
     for name in RESUME_KEEPS:
         old, new = getattr(before, name), given.get(name, getattr(before, name))
         if name == "dataset":
@@ -114,9 +115,20 @@ def resumed_options(folder: str, given: dict[str, Any]) -> Options:
         if new != old:
             raise UsageError(f"{name} must stay {spell(old)} when a run is resumed, got {spell(new)}")
     options = replace(before, **{"out": folder, **given})
-    if options.epochs <= saved.state.epoch:
-        raise UsageError(f"epochs must be > {saved.state.epoch} to go on with this run, got {options.epochs}")
+    if options.epochs < saved.state.epoch:
+        raise UsageError(f"epochs must be >= {saved.state.epoch} to go on with this run, got {options.epochs}")
     return options
+
+
+def stored_options(stored: dict[str, Any]) -> Options:
+    """Give the options that a file holds, each checked as if it stood on the command line."""
+    stored = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
+    if stored.get("hidden") == ():  # A network without hidden layers, and so without activations.
+        stored |= {"hidden": "none", "activation": None}
+    kept = [field.name for field in fields(Options) if field.name not in ("out", "resume", "quiet")]
+    values = {name: stored[name] for name in kept if stored.get(name) is not None}
+    arguments = [f"--{name.replace('_', '-')}={spell(value)}" for name, value in values.items()]
+    return check_options(Options(**vars(make_parser().parse_args(arguments))))
 
 
 def spell(value: Any) -> str:

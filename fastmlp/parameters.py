@@ -92,6 +92,15 @@ class ParameterLayout:
             return []
         return [flat[start : start + n] for start, n in zip(self.bias_offsets, self.spec.layer_sizes[1:], strict=True)]
 
+    def padding(self, flat: Array) -> list[Array]:
+        """View what of `flat` is neither weights nor biases, and must be zero."""
+        views = []
+        for layer, (start, stride) in enumerate(zip(self.weight_offsets, self.row_strides, strict=True)):
+            n_out, bias = self.spec.layer_sizes[layer + 1], self.bias_offsets[layer]
+            views.append(flat[start:bias].reshape(-1, stride)[:, n_out:])
+            views.append(flat[bias + (n_out if self.spec.bias else 0) : bias + stride])
+        return views
+
 
 def default_initialiser(activation: str) -> str:
     """He's initialisation before the ReLU family, Glorot's before everything else."""

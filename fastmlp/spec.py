@@ -176,9 +176,9 @@ def check_layer_sizes(layer_sizes: Sequence[int]) -> tuple[int, ...]:
     except TypeError:
         raise ValueError(f"layer_sizes must be a sequence of whole numbers, got {shown(layer_sizes)}") from None
     if len(sizes) < 2:
-        raise ValueError(f"layer_sizes must name at least inputs and outputs, got {list(sizes)}")
+        raise ValueError(f"layer_sizes must name at least inputs and outputs, got {shown(list(sizes))}")
     if min(sizes) < 1:
-        raise ValueError(f"layer_sizes must all be >= 1, got {list(sizes)}")
+        raise ValueError(f"layer_sizes must all be >= 1, got {shown(list(sizes))}")
     return sizes
 
 
@@ -221,7 +221,7 @@ def check_number(
     """Return `value` as a finite float within the bounds, or raise ValueError."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # The last: a whole number beyond any float.
         raise ValueError(f"{what} must be a number, got {shown(value)}") from None
     if not math.isfinite(number):
         raise ValueError(f"{what} must be finite, got {number}")

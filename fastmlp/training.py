@@ -10,15 +10,21 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.chunks import ChunkReader, MappedRows, Part
+from fastmlp.divergence import BestSoFar, copy_to, diverged
 from fastmlp.optimizers import Optimizer, Schedule, check_epsilon, check_optimizer, check_schedule
 from fastmlp.sparse import Inputs
 from fastmlp.spec import NetworkSpec, check_count, check_flag, check_number
+
+if TYPE_CHECKING:
+    from fastmlp.engines import Engine
+    from fastmlp.resuming import Checkpoints
 
 Array = NDArray[Any]
 
@@ -27,44 +33,6 @@ CHUNK_SECONDS = 0.1
 
 ORDERS_ELEMENTS = 1 << 18
 """Most elements of the orders drawn ahead, when several short epochs run in one engine call (2 MiB)."""
-
-
-class Engine(Protocol):
-    """What the loop and the network ask of an engine; `fastmlp.reference.Engine` documents the methods."""
-
-    name: str
-    finds_not_finite: bool  # Whether it raises NotFiniteError, or gives a loss of NaN, if X is not finite.
-
-    def choose_threads(self, batch_size: int, limit: int) -> int: ...  # noqa: D102
-
-    def compile(self, X: Inputs, recipe: Recipe | None = None) -> None: ...  # noqa: D102
-
-    def forward(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array: ...  # noqa: D102
-
-    def classes(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array: ...  # noqa: D102
-
-    def gradients(  # noqa: D102
-        self, parameters: Array, X: Inputs, y: Array, sample_weight: NDArray[np.float64] | None = None
-    ) -> tuple[float, Array]: ...
-
-    def train_steps(  # noqa: D102
-        self,
-        parameters: Array,
-        state: TrainingState,
-        X: Inputs,
-        y: Array,
-        orders: NDArray[np.int64],
-        recipe: Recipe,
-        first_batch: int,
-        learning_rates: NDArray[np.float64],
-        threads: int,
-        sample_weight: NDArray[np.float64] | None = None,
-        average: Array | None = None,
-    ) -> NDArray[np.float64]: ...
-
-
-class DivergenceError(FloatingPointError):
-    """Training stopped because the loss, or a parameter, is not a finite number any more."""
 
 
 @dataclass
@@ -193,6 +161,12 @@ class TrainingState:
         Of the units that dropout leaves out, see `fastmlp.dropout`.
     unaveraged : ndarray or None
         With ``average``, the network holds the average, and the weights that the optimizer changes are here.
+    is_over : bool
+        Whether a callback ended the run.
+    run : dict
+        What the run is, from `fastmlp.resuming.describe_run`: a checkpoint goes on with no other.
+    notes : dict
+        Whatever JSON can hold, to keep in the checkpoints.
     """
 
     rng: np.random.Generator
@@ -205,6 +179,22 @@ class TrainingState:
     history: History = field(default_factory=History)
     dropout_seed: int = 0
     unaveraged: Array | None = None
+    is_over: bool = False
+    run: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def check_state(state: TrainingState, recipe: Recipe, parameters: Array, n_samples: int) -> None:
+    """Raise ValueError if a run cannot go on from `state`: the optimizer's buffers, the data or the average differ."""
+    if [slot.shape for slot in state.slots] != [parameters.shape] * recipe.optimizer.n_slots:
+        raise ValueError("state must come from a run of this network with this optimizer")
+    if state.batch * recipe.batch_size >= n_samples:
+        raise ValueError(
+            f"state must come from a run on these {n_samples} samples with this batch_size, "
+            f"got {state.batch} batches of {recipe.batch_size} done in an epoch"
+        )
+    if recipe.average is None and state.unaveraged is not None:
+        raise ValueError("average must be given again: the state comes from a run with it, got None")
 
 
 @dataclass(frozen=True)
@@ -234,17 +224,18 @@ def available_cpus() -> int:
 def train(
     engine: Engine,
     parameters: Array,
-    X: Inputs,
-    y: Array,
+    X: Inputs | MappedRows,
+    y: Array | MappedRows,
     mean_reduction: bool,
     recipe: Recipe,
     state: TrainingState,
     threads: int,
-    sample_weight: NDArray[np.float64] | None = None,
+    sample_weight: NDArray[np.float64] | MappedRows | None = None,
     evaluate: Callable[[], tuple[float, float | None]] | None = None,
     callbacks: Sequence[Callback] = (),
     progress: ProgressCallback | None = None,
     ahead: Callable[[], int] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> None:
     """Train until `recipe.epochs` are done or a callback asks to stop, changing `parameters` and `state` in place.
 
@@ -254,9 +245,10 @@ def train(
         Takes the steps.
     parameters : ndarray
         The flat buffer.
-    X : ndarray or SparseRows
-        Samples as the engine takes them.
-    y : ndarray
+    X : ndarray, SparseRows or MappedRows
+        Samples as the engine takes them. Of mapped rows, which come from a file, it is given chunks; then `y` and
+        `sample_weight` are mapped rows, too.
+    y : ndarray or MappedRows
         Targets, likewise.
     mean_reduction : bool
         Whether the engine's losses are means over the batch (else sums).
@@ -266,7 +258,7 @@ def train(
         Where to begin; on return, where the run stands.
     threads : int
         For the engine.
-    sample_weight : ndarray (n_samples,), optional
+    sample_weight : ndarray (n_samples,) or MappedRows, optional
         Of the samples' losses.
     evaluate : callable, optional
         Gives validation loss and accuracy of the current parameters; called after each epoch.
@@ -276,46 +268,62 @@ def train(
         Called with a `Progress` between chunks of steps; a true answer stops the run, even within an epoch.
     ahead : callable, optional
         Says how many epochs may pass before `evaluate` and the callbacks have to be called again, instead of one.
+    checkpoints : Checkpoints, optional
+        Written between chunks of steps, and at the end.
 
     Raises
     ------
     DivergenceError
-        If a loss or a parameter is not finite. The parameters are then those of the last good epoch or, where several
-        short epochs run in one call, those before that call; the message says which.
+        If a loss or a parameter is not finite. The parameters are then the best so far, those after the epoch that
+        the message names; `fastmlp.divergence.BestSoFar` says how they are judged. Of several short epochs that ran in
+        one call, and well, only the last counts.
     """
     n_samples = X.shape[0]
     n_batches = -(-n_samples // recipe.batch_size)
     last_size = n_samples - (n_batches - 1) * recipe.batch_size
-    started = time.perf_counter()
-    engine.compile(X, recipe)
-    state.history.compile_seconds += time.perf_counter() - started
+    stop = state.is_over
+    if state.epoch < recipe.epochs and not stop:
+        started = time.perf_counter()
+        engine.compile(cast(Inputs, X), recipe)  # Of mapped rows, too: how many there are is all that it asks.
+        state.history.compile_seconds += time.perf_counter() - started
+    if checkpoints is not None:
+        checkpoints.begin(state.step, n_batches)
 
+    reader = ChunkReader(X, y, sample_weight, recipe.batch_size) if isinstance(X, MappedRows) else None
+    draw = draw_orders if reader is None else reader.draw_orders
     trained, average = (parameters, None) if state.unaveraged is None else (state.unaveraged, parameters)
     buffers = [trained] if average is None else [trained, average]
-    chunk = 1
-    stop = False
+    best, last_loss = BestSoFar(buffers, state.epoch, n_batches), np.nan
+    chunk, longest = 1, recipe.epochs
     while state.epoch < recipe.epochs and not stop:
         # Several epochs in one go where Python has nothing to do between them and their orders take little memory.
-        span = max(1, min(recipe.epochs - state.epoch, ORDERS_ELEMENTS // n_samples))
+        span = 1 if reader else max(1, min(recipe.epochs - state.epoch, ORDERS_ELEMENTS // n_samples, longest))
         if evaluate or callbacks:
             span = 1 if ahead is None else max(1, min(span, ahead()))
-        rng_state = state.rng.bit_generator.state
-        orders = draw_orders(state.rng, span if recipe.shuffle else 0, n_samples)
-        backup, first_epoch = [buffer.copy() for buffer in buffers], state.epoch
+        go_back = remember(buffers, state) if span > 1 and ahead is None else None
+        rng_state, loss_before = state.rng.bit_generator.state, last_loss
+        orders = draw(state.rng, span if recipe.shuffle else 0, n_samples)
+        first_epoch = state.epoch
 
         while state.epoch < first_epoch + span and not stop:
             position = (state.epoch - first_epoch) * n_batches + state.batch
-            n_steps = min(chunk, span * n_batches - position)
-            factors = checked_factors(recipe.schedule, state.step, n_steps, n_batches, recipe.epochs)
             started = time.perf_counter()
+            part = reader.part(position) if reader else Part(X, y, sample_weight, orders, 0, span * n_batches)
+            n_steps = min(chunk, part.end - position)
+            if checkpoints is not None:
+                n_steps = checkpoints.cut(state.step, n_steps)
+            factors = checked_factors(recipe.schedule, state.step, n_steps, n_batches, recipe.epochs)
             losses = engine.train_steps(
-                trained, state, X, y, orders, recipe, position, recipe.optimizer.learning_rate * factors, threads,
-                sample_weight, average,
+                trained, state, part.X, part.y, part.orders, recipe, position - part.first_batch,
+                recipe.optimizer.learning_rate * factors, threads, part.sample_weight, average,
             )  # fmt: skip
+            del part  # Before the next one is read: one chunk of a file is in memory.
             elapsed = time.perf_counter() - started
-            if not np.isfinite(losses[-1]):
-                restore(buffers, backup)
-                raise diverged(losses, position, n_batches, first_epoch, recipe.optimizer)
+            finite = losses[np.isfinite(losses)]
+            last_loss = finite[-1] if len(finite) else last_loss
+            best.judge(losses[0])
+            if len(finite) < len(losses):
+                break
             chunk = max(1, int(n_steps * min(8.0, CHUNK_SECONDS / max(elapsed, 1e-9))))
 
             # Share losses and time out among the epochs that these steps belong to.
@@ -338,26 +346,64 @@ def train(
             if progress is not None:
                 stop = bool(progress(describe(state, recipe, n_samples, n_batches, mean_reduction)))
 
-        if not np.isfinite(trained).all():
-            restore(buffers, backup)
-            raise diverged(losses, position, n_batches, first_epoch, recipe.optimizer)
-        if state.epoch < first_epoch + span:  # Stopped within the span: put the generator at the epoch's start.
-            state.rng.bit_generator.state = rng_state
-            draw_orders(state.rng, state.epoch - first_epoch if recipe.shuffle else 0, n_samples)
-        elif evaluate or callbacks:
+            within_span = state.epoch < first_epoch + span  # At its end, the callbacks come first.
+            if checkpoints is not None and within_span and checkpoints.is_due(state.step):
+                if not np.isfinite(trained).all():
+                    break
+                drawn = state.rng.bit_generator.state
+                rewind(state, rng_state, first_epoch, n_samples, recipe.shuffle)
+                checkpoints.write(state.step)
+                state.rng.bit_generator.state = drawn
+
+        if len(finite) < len(losses) or not np.isfinite(trained).all():
+            if go_back is not None:  # Take these epochs again, one by one: the best of them is wanted.
+                go_back()
+                longest, last_loss, stop = 1, loss_before, False
+                continue
+            copy_to(buffers, best.buffers)
+            step = first_epoch * n_batches + position
+            raise diverged(losses, last_loss, step, n_batches, str(best), recipe.optimizer)
+        if state.epoch < first_epoch + span:  # Stopped within the span.
+            rewind(state, rng_state, first_epoch, n_samples, recipe.shuffle)
+        else:
+            validation_loss = None
             if evaluate is not None:
-                loss, accuracy = evaluate()
-                state.history.validation_loss.append(loss)
+                validation_loss, accuracy = evaluate()
+                state.history.validation_loss.append(validation_loss)
                 if accuracy is not None:
                     state.history.validation_accuracy.append(accuracy)
+            if state.epoch < recipe.epochs:  # After the last one nothing can go wrong.
+                best.offer(buffers, state.epoch, state.history.train_loss[-1], validation_loss)
             answers = [callback(state.history) for callback in callbacks]  # All are called, whatever the first says.
-            stop = stop or any(answers)
+            state.is_over = any(answers)
+            stop = stop or state.is_over
+        if checkpoints is not None and checkpoints.is_due(state.step):
+            checkpoints.write(state.step)
+    if checkpoints is not None:
+        checkpoints.write(state.step)
 
 
-def restore(buffers: list[Array], backup: list[Array]) -> None:
-    """Copy the backups to their buffers."""
-    for buffer, kept in zip(buffers, backup, strict=True):
-        buffer[:] = kept
+def rewind(state: TrainingState, rng_state: Any, first_epoch: int, n_samples: int, shuffle: bool) -> None:
+    """Put the generator at the start of the current epoch, given where it stood at that of `first_epoch`."""
+    state.rng.bit_generator.state = rng_state
+    if shuffle and state.epoch > first_epoch:
+        draw_orders(state.rng, state.epoch - first_epoch, n_samples)
+
+
+def remember(buffers: list[Array], state: TrainingState) -> Callable[[], None]:
+    """Give a function that puts a run back to where it stands now."""
+    arrays = [*buffers, *state.slots]
+    kept, was, rng_state = [array.copy() for array in arrays], replace(state), state.rng.bit_generator.state
+
+    def go_back() -> None:
+        copy_to(arrays, kept)
+        state.rng.bit_generator.state = rng_state
+        state.epoch, state.batch, state.step = was.epoch, was.batch, was.step
+        state.loss_sum, state.seconds = was.loss_sum, was.seconds
+        for values in (state.history.train_loss, state.history.learning_rate, state.history.seconds):
+            del values[was.epoch :]
+
+    return go_back
 
 
 def checked_factors(
@@ -410,18 +456,4 @@ def describe(state: TrainingState, recipe: Recipe, n_samples: int, n_batches: in
         samples=state.epoch * n_samples + state.batch * recipe.batch_size,
         loss=float(loss),
         history=state.history,
-    )
-
-
-def diverged(
-    losses: NDArray[np.float64], position: int, n_batches: int, first_epoch: int, optimizer: Optimizer
-) -> DivergenceError:
-    """Say where a run diverged and what to try."""
-    epoch, batch = divmod(position + len(losses) - 1, n_batches)
-    what = "a weight is not finite" if np.isfinite(losses[-1]) else f"the loss is {losses[-1]:g}"
-    kept = f"the weights of epoch {first_epoch}" if first_epoch else "the weights it began with"
-    return DivergenceError(
-        f"training diverged in epoch {first_epoch + epoch + 1}, batch {batch + 1} of {n_batches}: {what}; "
-        f"the network keeps {kept}; try a learning_rate below {optimizer.learning_rate:g}, a warm-up, "
-        f"or inputs scaled to about [-1, 1]"
     )

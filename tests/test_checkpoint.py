@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import struct
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +121,55 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     assert path.read_bytes() != before
 
 
+def test_a_write_reaches_the_disk_before_and_after_the_renaming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file first, then its name in the folder: after a power failure there is the old file or the whole new one."""
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def syncing(descriptor: int) -> None:
+        fsync(descriptor)
+        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+
+    def replacing(source: Any, target: Any) -> None:
+        replace(source, target)
+        done.append("rename")
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    monkeypatch.setattr(os, "replace", replacing)
+    trained("numpy").save(tmp_path / "net.safetensors")
+    assert done == ["file", "rename", "folder"]
+
+
+@pytest.mark.parametrize(("number", "matters"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_a_folder_that_cannot_be_synced(
+    number: int, matters: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, fsync = trained("numpy"), os.fsync
+
+    def failing(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)) if matters else nullcontext():
+        net.save(tmp_path / "net.safetensors")
+    assert os.listdir(tmp_path) == ["net.safetensors"]
+
+
+def test_a_file_system_without_locks_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(file: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(checkpoint, "lock", failing)
+    trained("numpy").save(tmp_path / "net.safetensors")
+    (tmp_path / ".net.safetensors.left").write_bytes(b"half")
+    checkpoint.remove_leftovers(tmp_path / "net.safetensors")  # Somebody may be writing it.
+    assert sorted(os.listdir(tmp_path)) == [".net.safetensors.left", "net.safetensors"]
+
+
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     net = trained("numpy")
     missing = tmp_path / "missing" / "net.safetensors"
@@ -185,14 +237,16 @@ def test_foreign_files(model: Path, tmp_path: Path) -> None:
     save_file({"weights.0": np.zeros((2, 2))}, model)
     assert refused(model).endswith("has no fastmlp metadata: it is not a fastmlp model")
     save_file({"weights.0": np.zeros((2, 2))}, model, metadata={"fastmlp": "{not json"})
-    assert "is not a readable safetensors file" in refused(model)
+    assert "is not a whole fastmlp model: the fastmlp metadata must be JSON" in refused(model)
 
 
 def test_newer_files(model: Path) -> None:
-    rewrite(model, lambda header: header.update(format_version=2))
-    assert refused(model).endswith("has format version 2, this fastmlp reads up to 1: upgrade fastmlp")
+    rewrite(model, lambda header: header.update(format_version=3))
+    assert refused(model).endswith("has format version 3, this fastmlp reads up to 2: upgrade fastmlp")
+    rewrite(model, lambda header: header.update(format_version=0))
+    assert refused(model).endswith("is not a whole fastmlp model: format_version must be >= 1, got 0")
     rewrite(model, lambda header: header.pop("format_version"))
-    assert "has format version None" in refused(model)
+    assert refused(model).endswith("is not a whole fastmlp model: format_version must be there, got nothing")
 
 
 @pytest.mark.parametrize(

@@ -368,7 +368,7 @@ def test_npz_damaged(tmp_path):
         fails(ValueError, "bad.npz must be a sound .npz file", path)
     with path.open("wb") as file:
         np.save(file, X4)
-    fails(ValueError, "must be a sound .npz file .* a single array", path)
+    fails(ValueError, "must be a sound .npz file .* not a zip file", path)
 
 
 # .csv

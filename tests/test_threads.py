@@ -76,6 +76,36 @@ def test_a_thread_that_cannot_be_started_stops_the_others(monkeypatch):
     assert not started[0].is_alive()
 
 
+def test_the_error_of_a_helper_stops_the_others_and_is_raised():
+    from fastmlp.kernels.threads import run_together
+
+    def work(t):
+        if t == 2:
+            raise MemoryError("no room")
+        assert called_off.wait(20)
+
+    called_off = threading.Event()
+    with pytest.raises(MemoryError, match="no room"):
+        run_together(work, 3, called_off.set)
+
+
+def test_predict_of_threads_that_find_no_memory(two_cpus, monkeypatch):
+    from fastmlp.kernels import Engine, engine
+
+    def fail(*arguments):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(engine, "available_cpus", lambda: 2)
+    net = fastmlp.MLP([50, 64, 5])
+    many_X = rng.normal(size=(20_000, 50)).astype(np.float32)
+    expected = net.predict(many_X)
+    with monkeypatch.context() as without_memory:
+        without_memory.setattr(Engine, "_forward_part", fail)
+        with pytest.raises(MemoryError, match="no room"):
+            net.predict(many_X)
+    np.testing.assert_array_equal(net.predict(many_X), expected)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("sizes", [[20, 256, 10], [20, 300, 256, 10], [20, 100, 64, 257, 3], [20, 245]])
 def test_padding_stays_zero_whatever_the_strides(two_cpus, sizes, threads):
@@ -103,16 +133,12 @@ def test_padding_stays_zero_with_narrower_vectors():
 
 
 def test_each_dtype_has_its_own_files_in_the_cache():
-    # Two processes that compile two dtypes at once must not write to one index.
+    # Two processes that compile two dtypes at once must not write to one file.
     from fastmlp.kernels import elementwise, jit
 
     for dtype in (np.dtype("float32"), np.dtype("float64")):
         elementwise.sgd.entry(dtype)
     folder = jit.cache_folder()
     assert folder is not None
-    indices = {
-        name
-        for name in os.listdir(folder)
-        if name.startswith("elementwise.sgd_float") and "_entry" in name and name.endswith(".nbi")
-    }
-    assert len(indices) == 2
+    files = {path.name for path in folder.glob("elementwise.sgd_float*_entry.kernel")}
+    assert files == {"elementwise.sgd_float32_entry.kernel", "elementwise.sgd_float64_entry.kernel"}

@@ -411,7 +411,7 @@ def test_a_refused_fit_changes_nothing(engine: str) -> None:
 # --- Divergence -------------------------------------------------------------------------------------------------------
 
 
-def test_divergence_says_when_and_keeps_the_last_good_weights(engine: str) -> None:
+def test_divergence_says_when_and_keeps_the_best_weights(engine: str) -> None:
     """On X = [[1]], y = [0] a rate of 1e60 multiplies the weight by about -1e60 a step; the loss is half its square.
 
     The weight overflows the loss, 1e360, in the fourth epoch's step; the third left it at -1e180.
@@ -421,13 +421,14 @@ def test_divergence_says_when_and_keeps_the_last_good_weights(engine: str) -> No
     with pytest.raises(DivergenceError) as error:
         net.fit([[1.0]], [0.0], epochs=10, batch_size=1, optimizer=SGD(1e60), validation_data=([[0.0]], [0.0]))
     assert str(error.value) == (
-        "training diverged in epoch 4, batch 1 of 1: the loss is inf; the network keeps the weights of epoch 3; "
-        "try a learning_rate below 1e+60, a warm-up, or inputs scaled to about [-1, 1]"
+        "training diverged in epoch 4, batch 1 of 1: the loss is inf, the last finite loss was 5e+239; "
+        "the network keeps the weights of epoch 3, the best so far; try a learning_rate below 1e+60, a warm-up, "
+        "or inputs scaled to about [-1, 1]"
     )
     assert net.weights[0][0, 0] == pytest.approx(-1e180, rel=1e-12)
 
 
-def test_divergence_names_the_weights_it_keeps_when_epochs_share_a_call(engine: str) -> None:
+def test_weights_of_an_epoch_whose_last_step_spoilt_them_are_not_kept(engine: str) -> None:
     net = MLP([1, 1], loss="squared_error", bias=False, dtype="float64", engine=engine)
     net.set_parameters([[[1.0]]])
     with pytest.raises(DivergenceError, match=r"diverged in epoch 4, batch 1 of 1: .* keeps the weights it began with"):
@@ -448,7 +449,7 @@ def test_an_infinite_weight_is_divergence_too(engine: str) -> None:
     # The only step's loss is finite, and its update is not.
     net = MLP([1, 1], loss="squared_error", bias=False, dtype="float32", engine=engine)
     net.set_parameters([[[100.0]]])
-    with pytest.raises(DivergenceError, match=r"in epoch 1, batch 1 of 1: a weight is not finite; .* it began with"):
+    with pytest.raises(DivergenceError, match=r"in epoch 1, batch 1 of 1: a weight is not finite, .* it began with"):
         net.fit([[1.0]], [0.0], epochs=1, batch_size=1, optimizer=SGD(1e38))
     assert net.weights[0][0, 0] == 100.0
 

@@ -214,13 +214,13 @@ def _flatten(X: Array, part: str, source: Source, name: str, pixels: bool, raw: 
         X = X.astype(np.float32, copy=False)
     if not np.isfinite(X).all():
         row, k = np.argwhere(~np.isfinite(X))[0]
-        column = f"column {source.columns[k]!r}" if source.columns else f"feature {k}"
+        column = f"column {source.columns[k][:40]!r}" if source.columns else f"feature {k}"
         raise ValueError(f"{column} of {name} must be finite in float32, got {X[row, k]} in {part}row {row + 1}")
     return X
 
 
 def _flat_labels(y: Array, source: Source) -> Array:
-    """Return labels as one row of int64, bool, float or str."""
+    """Return labels as one row of int64, bool, float or str, these also as objects."""
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim != 1:
@@ -229,7 +229,7 @@ def _flat_labels(y: Array, source: Source) -> Array:
         row = next((i for i, label in enumerate(y) if not isinstance(label, str)), None)
         if row is not None:
             raise ValueError(f"labels {source.target!r} must be numbers or strings, got {y[row]!r} in row {row + 1}")
-        return y.astype(str)
+        return y
     if y.dtype.kind == "S":
         return np.char.decode(y, "utf-8", "replace")
     if y.dtype.kind in "iu":
@@ -251,10 +251,15 @@ def _encode_labels(y: Array, source: Source) -> tuple[Array, tuple[str, ...] | N
             row = int(np.argmin(np.isfinite(y)))
             raise ValueError(f"labels {source.target!r} must be finite, got {y[row]} in row {row + 1}")
         return y.astype(np.float32), None
-    classes, codes = np.unique(y, return_inverse=True)
+    if y.dtype.kind == "O":
+        classes = sorted(set(y))
+        codes = np.fromiter(map({name: k for k, name in enumerate(classes)}.__getitem__, y), np.int64, len(y))
+    else:
+        different, codes = np.unique(y, return_inverse=True)
+        classes = different.tolist()
     if len(classes) > max(20, len(y) // 2):
         raise ValueError(
             f"labels {source.target!r} must be classes that recur, got {len(classes)} different ones in {len(y)} rows "
             "(for a regression store them as floats: 3.0)"
         )
-    return codes.astype(np.int64), tuple(str(label) for label in classes.tolist())
+    return codes.astype(np.int64), tuple(str(label) for label in classes)

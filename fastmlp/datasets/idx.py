@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 import zlib
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastmlp.datasets.source import Source
+from fastmlp.datasets.source import MAX_DEFLATE_RATIO, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +33,10 @@ MNIST_SHA256 = {
 MAGIC = {"images": 0x00000803, "labels": 0x00000801}
 FILE_NAME = re.compile(r"(?:.*[-_.])?(train|t10k|test)[-_](images|labels)[-.]idx[13]-ubyte(?:\.gz)?", re.IGNORECASE)
 GZIP_MAGIC = b"\x1f\x8b"
-MAX_DEFLATE_RATIO = 1032  # no deflate stream grows by more than this
+ZEROS = re.compile(rb"\0*")
+SHARE = (
+    1 << 12
+)  # bytes given to zlib at first, then twice as many each time: it copies what a short member leaves of them
 PIECE = 1 << 21  # bytes inflated at a time: few enough to stay in cache, enough to be away from the GIL for long
 
 
@@ -116,17 +120,41 @@ def read_idx(path: Path, content: str, sha256: str | None = None) -> Array:
         If the file is empty, truncated, damaged, of the other kind, or not the one with that checksum. Memory is
         allocated only after the header has been held against the length of the file.
     """
-    stored = path.read_bytes()
-    packed = stored.startswith(GZIP_MAGIC)
-    pieces = _inflate(stored, path) if packed else iter([memoryview(stored)])
+    if not path.is_file():  # opening a pipe may wait for ever
+        raise ValueError(f"{path} must be a regular file")
+    with path.open("rb") as file:
+        begin = file.read(16)
+        file.seek(0)
+        length = os.fstat(file.fileno()).st_size
+        if begin.startswith(GZIP_MAGIC):
+            return _read_packed(file.read(), path, content, sha256)
+        shape, start = _parse_header(begin, path, content)
+        size = start + math.prod(shape)
+        if size != length:
+            raise ValueError(f"{path} must hold the {size} bytes that its header announces, got {length} bytes")
+        data = np.fromfile(file, np.uint8)
+    _check_size(data.size, size, path)
+    if sha256 is not None:
+        _check_sha256(hashlib.sha256(data.data), sha256, path)
+    return data[start:].reshape(shape)
+
+
+def _read_packed(stored: bytes, path: Path, content: str, sha256: str | None) -> Array:
+    """Inflate a gzip-compressed file, no further than to the bytes that its header announces."""
+    pieces = _inflate(stored, path)
     piece = next(pieces, b"")
+    while len(piece) < 16 and (more := next(pieces, b"")):  # short members
+        piece += more
     shape, start = _parse_header(bytes(piece[:16]), path, content)
     size = start + math.prod(shape)
-    if (packed and size > MAX_DEFLATE_RATIO * len(stored)) or (not packed and size != len(stored)):
-        held = f"{len(stored)} {'compressed bytes' if packed else 'bytes'}"
+    if size > MAX_DEFLATE_RATIO * len(stored):
+        held = f"{len(stored)} compressed bytes"
         raise ValueError(f"{path} must hold the {size} bytes that its header announces, got {held}")
 
-    data = np.empty(size, np.uint8)
+    try:
+        data = np.empty(size, np.uint8)  # the system gives memory to what is written, not to what was announced
+    except MemoryError:
+        raise ValueError(f"{path} must fit in memory, got a header that announces {size} bytes") from None
     digest, filled = hashlib.sha256(), 0
     hashing = Thread()
     while piece:
@@ -142,11 +170,20 @@ def read_idx(path: Path, content: str, sha256: str | None = None) -> Array:
         piece = next(pieces, b"")
     if hashing.ident:
         hashing.join()
-    if filled != size:
-        raise ValueError(f"{path} must hold the {size} bytes that its header announces, got {filled}")
-    if sha256 is not None and digest.hexdigest() != sha256:
-        raise ValueError(f"{path} must have the SHA-256 {sha256} (uncompressed), got {digest.hexdigest()}")
+    _check_size(filled, size, path)
+    if sha256 is not None:
+        _check_sha256(digest, sha256, path)
     return data[start:].reshape(shape)
+
+
+def _check_size(held: int, size: int, path: Path) -> None:
+    if held != size:
+        raise ValueError(f"{path} must hold the {size} bytes that its header announces, got {held}")
+
+
+def _check_sha256(digest: hashlib._Hash, sha256: str, path: Path) -> None:
+    if digest.hexdigest() != sha256:
+        raise ValueError(f"{path} must have the SHA-256 {sha256} (uncompressed), got {digest.hexdigest()}")
 
 
 def _parse_header(header: bytes, path: Path, content: str) -> tuple[tuple[int, ...], int]:
@@ -173,16 +210,20 @@ def _inflate(stored: bytes, path: Path) -> Iterator[bytes]:
 
     ``gzip.decompress`` takes 30 % longer, and has no limit to what a hostile file may inflate to.
     """
-    while stored:
-        inflater = zlib.decompressobj(wbits=31)
+    view, place = memoryview(stored), 0
+    while place < len(stored):
+        inflater, share = zlib.decompressobj(wbits=31), SHARE
         while not inflater.eof:
+            given = view[place : place + share]
             try:
-                piece = inflater.decompress(stored, PIECE)
+                piece = inflater.decompress(given, PIECE)
             except zlib.error as error:
                 raise ValueError(f"{path} must be a sound gzip file, got a damaged one ({error})") from None
-            stored = inflater.unconsumed_tail
+            left = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
+            place += len(given) - len(left)
+            share = min(2 * share, PIECE)
             if piece:
                 yield piece
-            elif not inflater.eof:
+            elif not inflater.eof and len(left) == len(given):
                 raise ValueError(f"{path} must be a complete gzip file, got a truncated one")
-        stored = inflater.unused_data.lstrip(b"\0")  # a further member, or padding
+        place = ZEROS.match(stored, place).end()  # type: ignore[union-attr]  # padding, or a further member

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
+
+MAX_DEFLATE_RATIO = 1032
+"""No deflate stream, of a .gz or .npz file, grows by more than this: whoever announces more has forged a header."""
 
 
 @dataclass
@@ -34,12 +38,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'X'?"`` for the known name nearest to `name`, or ``""`` if none is near."""
     from difflib import get_close_matches
 
-    spelling = {candidate.lower(): candidate for candidate in known}
+    spelling = {candidate.lower(): candidate for candidate in islice(known, 10_000)}  # a forged table may have millions
     near = get_close_matches(name.lower(), spelling, n=1, cutoff=0.6)
     return f"; did you mean {spelling[near[0]]!r}?" if near else ""
 
 
-def one_line(error: BaseException, limit: int = 200) -> str:
-    """Return the message of another library's exception on one line, cut to `limit` characters."""
+def one_line(error: BaseException | str, limit: int = 200) -> str:
+    """Return another library's message, or text of a file, on one line of at most `limit` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."

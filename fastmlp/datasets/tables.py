@@ -3,47 +3,84 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from array import array
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastmlp.datasets.source import Source, did_you_mean, one_line
+from fastmlp.datasets.source import MAX_DEFLATE_RATIO, Source, did_you_mean, one_line
 
 if TYPE_CHECKING:
+    import zipfile
     from pathlib import Path
 
     from fastmlp.datasets.source import Array
+
+PIECE = 1 << 20  # bytes read at a time
 
 
 def load_npz(path: Path, target: str | None) -> Source:
     """Read ``X_train, y_train, X_test, y_test`` (or ``x_train`` ...), or ``X`` and the array that `target` names."""
     import zipfile
-    import zlib
 
     try:
-        with path.open("rb") as file:  # which NumPy would leave open where it is no zip file
-            archive = np.load(file, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise ValueError("a single array")
-            stored = set(archive.files)
-            split = {"X_train", "x_train"} & stored
+        with zipfile.ZipFile(path) as archive:
+            stored = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            split = bool({"X_train", "x_train"} & stored.keys())
             wanted = ("X_train", "y_train", "X_test", "y_test") if split else ("X", target or "y")
             names = [name if name in stored else name.replace("X", "x") for name in wanted]
-            arrays = {name: np.asarray(archive[name]) for name in names if name in stored}
-    except (ValueError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            limit = MAX_DEFLATE_RATIO * path.stat().st_size
+            arrays = {name: _read_member(archive, stored[name], limit) for name in names if name in stored}
+    except Exception as error:  # zipfile and NumPy answer a damaged file with nearly any of them
         raise ValueError(f"{path} must be a sound .npz file without object arrays, got: {one_line(error)}") from None
     if split and target is not None:
         raise ValueError(f"target must be None for {path}, whose labels are y_train and y_test, got {target!r}")
     for name, found in zip(wanted, names, strict=True):
         if found not in arrays:
             hint = did_you_mean(name, stored)
-            raise ValueError(f"{path} must hold an array {name!r}, got {', '.join(sorted(stored)) or 'none'}{hint}")
+            raise ValueError(
+                f"{path} must hold an array {name!r}, got {one_line(', '.join(sorted(stored)) or 'none')}{hint}"
+            )
         if arrays[found].ndim == 0:
             raise ValueError(f"{found} in {path} must have one entry a sample, got a single value")
     X_train, y_train, *rest = (arrays[name] for name in names)
     X_test, y_test = rest if split else (None, None)
     return Source(X_train, y_train, X_test, y_test, target=names[1])
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> Array:
+    """Read an array of an archive, of which at most `limit` bytes are believed; raise an exception if it is not sound.
+
+    ``numpy.load`` allocates what the array's header announces, inflates bzip2 and LZMA without a limit, and does not
+    look at the checksum.
+    """
+    from zipfile import ZIP_DEFLATED, ZIP_STORED
+
+    from numpy.lib import format as npy
+
+    if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+        raise ValueError(f"{info.filename} is compressed by method {info.compress_type}, which is not NumPy's")
+    file: Any
+    with archive.open(info) as file:
+        version = npy.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"{info.filename} is of .npy version {version}, which arrays of numbers do not have")
+        read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, is_fortran, dtype = read_header(file)
+        if dtype.hasobject:  # They would have to be unpickled, which can run any code.
+            raise ValueError(f"Object arrays are not read: {info.filename}")
+        size, held = math.prod(shape) * dtype.itemsize, info.file_size - file.tell()
+        if size != held or held > limit or min(shape, default=0) < 0 or dtype.itemsize == 0:
+            raise ValueError(f"{info.filename} announces {dtype} of shape {shape}, but holds {held} bytes")
+        data = np.empty(size, np.uint8)  # the system gives memory to what is written, not to what was announced
+        filled = 0
+        while filled < size and (n := file.readinto(data.data[filled : filled + PIECE])):
+            filled += n
+        if filled < size or file.read(1):  # reading to the end also holds the checksum against the bytes
+            raise ValueError(f"{info.filename} ends after {filled} of {size} bytes")
+    return data.view(dtype).reshape(shape, order="F" if is_fortran else "C")
 
 
 def load_csv(path: Path, target: str | None) -> Source:
@@ -54,7 +91,7 @@ def load_csv(path: Path, target: str | None) -> Source:
     labels: list[str] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
+            first = file.readline(1 << 16)
             file.seek(0)
             reader = csv.reader(file, delimiter=max(",;\t", key=first.count), skipinitialspace=True)
             columns = [name.strip() for name in next(reader, [])]
@@ -71,7 +108,7 @@ def load_csv(path: Path, target: str | None) -> Source:
                     values.extend(map(float, row))
                 except ValueError:
                     column, cell = next((c, v) for c, v in zip(features, row, strict=True) if not _is_number(v))
-                    raise ValueError(f"column {column!r} must be numeric, got {cell!r} in {where}") from None
+                    raise ValueError(f"column {column[:40]!r} must be numeric, got {cell[:40]!r} in {where}") from None
                 if not labels[-1]:
                     raise ValueError(f"column {target!r} must have a label in every row, got none in {where}")
     except (csv.Error, UnicodeDecodeError) as error:
@@ -94,8 +131,8 @@ def _parse_labels(labels: list[str]) -> Array:
     """Return integers if all cells are integers, else floats if all are numbers, else strings."""
     for number in (int, float):
         with contextlib.suppress(ValueError, OverflowError):
-            return np.array([number(label) for label in labels], number)
-    return np.array(labels)
+            return np.fromiter(map(number, labels), number, len(labels))
+    return np.array(labels, object)  # NumPy's own strings would all take the memory of the longest
 
 
 def load_parquet(path: Path, target: str | None) -> Source:
@@ -109,7 +146,7 @@ def load_parquet(path: Path, target: str | None) -> Source:
     for name in columns:
         if table[name].dtype.kind not in "buif":
             value = next(value for value in table[name] if not isinstance(value, (bool, int, float)))
-            raise ValueError(f"column {name!r} of {path} must be numeric, got {str(value)[:40]!r}")
+            raise ValueError(f"column {name[:40]!r} of {path} must be numeric, got {str(value)[:40]!r}")
     pixels = all(table[name].dtype == np.uint8 for name in columns)
     with np.errstate(over="ignore"):  # found by the check for infinite values
         X = np.stack(
@@ -158,10 +195,10 @@ def _target_position(columns: list[str], target: str | None, path: Path) -> int:
     if target is None or target not in columns:
         shown = ", ".join(columns) if len(columns) <= 8 else f"{', '.join(columns[:4])} ... {', '.join(columns[-2:])}"
         hint = did_you_mean(target or "target", columns)
-        raise ValueError(f"target must name a column of {path} ({shown}), got {target!r}{hint}")
+        raise ValueError(f"target must name a column of {path} ({one_line(shown)}), got {target!r}{hint}")
     if len(columns) == 1:
         raise ValueError(f"{path} must have a feature column beside the target, got {target!r} alone")
-    doubles = sorted({name for name in columns if columns.count(name) > 1}) if len(set(columns)) < len(columns) else []
+    doubles = [name for name, n in Counter(columns).items() if n > 1]
     if doubles:
-        raise ValueError(f"columns of {path} must have different names, got {doubles[0]!r} twice")
+        raise ValueError(f"columns of {path} must have different names, got {min(doubles)[:40]!r} twice")
     return columns.index(target)

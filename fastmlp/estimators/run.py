@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
+from fastmlp.divergence import DivergenceError
 from fastmlp.network import MLP
 from fastmlp.optimizers import SGD, Adam, AdamW, Constant, Cosine, OneCycle, Optimizer, RMSprop, Schedule
 from fastmlp.parameters import aligned_zeros
-from fastmlp.training import Callback, DivergenceError, History, Progress, Recipe, TrainingState, check_dropout, train
+from fastmlp.training import Callback, History, Progress, Recipe, TrainingState, check_dropout, train
 
 Array = NDArray[Any]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -164,8 +163,13 @@ class Engine:
             threads = min(worth, threads or available_cpus())
             edges = [n * t // threads for t in range(threads + 1)]
             parts = [(X[a:b], outputs[a:b], classes[a:b]) for a, b in pairwise(edges)]
-            with ThreadPoolExecutor(threads) as pool:
-                fine = all(pool.map(lambda part: self._forward_part(parameters, *part), parts))
+            is_finite = [False] * threads
+
+            def work(t: int) -> None:
+                is_finite[t] = self._forward_part(parameters, *parts[t])
+
+            run_together(work, threads)
+            fine = all(is_finite)
         else:
             fine = self._forward_part(parameters, X, outputs, classes)
         if not fine:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import inspect
 import os
+import pickle
 import sys
-import tempfile
+import threading
 import types
+import uuid
 import warnings
 from collections.abc import Callable
 from operator import attrgetter
@@ -21,7 +22,9 @@ import llvmlite.binding as llvm
 import numba
 import numpy as np
 import platformdirs
-from numba.core import caching
+from numba.core import serialize
+from numba.core.compiler import CompileResult
+from numba.core.registry import cpu_target
 
 if numba.config.DISABLE_JIT:
     raise ImportError(
@@ -73,106 +76,117 @@ MACHINE = detect_machine()
 # --- The on-disk cache ------------------------------------------------------------------------------------------------
 #
 # Numba keys a cached function on the time stamp of the one file that defines it, so an edit to an imported helper, or
-# to a constant, would leave stale machine code behind. Here the cache lives in a folder that is named after everything
-# the machine code depends on: the sources of this package, Numba, llvmlite and the CPU. A change of any of them is a
-# new folder; nothing old can be loaded.
+# to a constant, would leave stale machine code behind; and it runs what it finds in a file, whole or not. Here the
+# cache lives in a folder that is named after everything the machine code depends on, so that a change of any of it is a
+# new folder; and each file begins with a hash of the rest, so that nothing is run but what was written.
+
+
+def hash_of_sources() -> bytes | None:
+    """Hash the sources of the kernels; None if they are not there, as in some frozen programs."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    return digest.digest() if sources else None
+
+
+SOURCES = hash_of_sources()
+"""Read with the modules themselves: an upgrade on the disk must not give a running program's kernels its name."""
 
 
 @functools.cache
 def cache_key() -> str:
     """Hash all that the machine code depends on."""
-    digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    config = numba.config
     environment = (
-        numba.__version__, llvmlite.__version__, sys.version_info[:2],
-        numba.config.CPU_NAME or llvm.get_host_cpu_name(),
-        numba.config.CPU_FEATURES or sorted(llvm.get_host_cpu_features().items()), numba.config.OPT, MACHINE,
+        SOURCES, numba.__version__, llvmlite.__version__, np.__version__, sys.version_info[:2],
+        cpu_target.target_context.codegen().magic_tuple(), MACHINE, config.OPT, config.LOOP_VECTORIZE,
+        config.SLP_VECTORIZE, config.BOUNDSCHECK, config.DEBUGINFO_DEFAULT, config.USING_SVML,
     )  # fmt: skip
-    digest.update(repr(environment).encode())
-    return digest.hexdigest()[:16]
+    return hashlib.sha256(repr(environment).encode()).hexdigest()[:16]
 
 
 @functools.cache
-def cache_folder() -> str | None:
-    """The folder of this key's machine code, made if need be; None if there is nowhere to write."""
-    root = numba.config.CACHE_DIR or platformdirs.user_cache_dir("fastmlp", False)
-    folder = os.path.join(root, f"kernels-{cache_key()}")
+def cache_folder() -> Path | None:
+    """The folder of this key's machine code, which need not be there yet; None if there is no place for it."""
+    root = cache_root()
+    if SOURCES is None:
+        warn_once(f"{AT_EACH_START}, because its sources are not there, which tell old machine code from new")
+    elif root is None:
+        warn_once(f"{AT_EACH_START}, because it knows no home folder; set NUMBA_CACHE_DIR to a folder")
+    else:
+        return Path(root, f"kernels-{cache_key()}")
+    return None
+
+
+def cache_root() -> str | None:
+    """Where all keys' folders are; None without a home."""
+    if numba.config.CACHE_DIR:
+        return os.path.abspath(str(numba.config.CACHE_DIR))
     try:
-        os.makedirs(folder, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        warnings.warn(
-            f"fastmlp compiles its kernels at each start, because {root} cannot be written ({error.strerror}); "
-            "set NUMBA_CACHE_DIR to a folder that can",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        root = platformdirs.user_cache_dir("fastmlp", False)
+    except RuntimeError:
         return None
-    return folder
+    return root if os.path.isabs(root) else None  # Older versions give "~/.cache": it would be a folder named "~".
 
 
-class KernelLocator(caching._CacheLocator):  # type: ignore[misc]
-    """Tells Numba's cache where our folder is; the folder's name carries the key, so the stamp is constant."""
-
-    def __init__(self, py_func: Any, py_file: str) -> None:
-        self._py_file = py_file
-
-    def get_cache_path(self) -> str:
-        """Give the folder."""
-        folder = cache_folder()
-        assert folder is not None
-        return folder
-
-    def get_source_stamp(self) -> str:
-        """Give a stamp that never changes within the folder."""
-        return cache_key()
-
-    def get_disambiguator(self) -> str:
-        """Give a part of the file's name; function names are enough."""
-        return "k"
-
-    @classmethod
-    def from_function(cls, py_func: Any, py_file: str) -> KernelLocator:
-        """Serve every function."""
-        return cls(py_func, py_file)
+AT_EACH_START = "fastmlp compiles its kernels at each start"
 
 
-class KernelCacheImpl(caching.CompileResultCacheImpl):  # type: ignore[misc]
-    """Numba's own way of keeping compiled functions, in our place."""
+@functools.cache  # Thirty kernels have one trouble, and one warning.
+def warn_once(message: str) -> None:
+    """Warn that something is compiled which could have been loaded, or will have to be at the next start."""
+    warnings.warn(message, RuntimeWarning, stacklevel=2)
 
-    _locator_classes = [KernelLocator]  # noqa: RUF012
 
+class KernelCache:
+    """One compiled function on disk: what Numba's dispatchers ask of a cache. No fault of it stops the program.
 
-class KernelCache(caching.FunctionCache):  # type: ignore[misc]
-    """A cache whose faults cost a compilation, never the program."""
+    The file holds a hash, and Numba's own form of the function behind it. The hash is of the file's name, too, and of
+    the key. It guards against accidents: who may write to the folder can have any code run, as in a folder of packages.
+    """
 
-    _impl_class = KernelCacheImpl
-
-    def _index_key(self, sig: Any, codegen: Any) -> Any:
-        """Give the key within a kernel's file: code and what it encloses are told by the folder and the file's name."""
-        return sig, codegen.magic_tuple()
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Load a compiled function; None if there is none that can be read."""
+        """Load the function; None if it is not there, or not whole."""
+        target_context.refresh()
         try:
-            loaded = super().load_overload(sig, target_context)
-            return loaded if loaded is None or tuple(loaded.signature.args) == tuple(sig) else None
-        except Exception as error:
-            warnings.warn(
-                f"fastmlp's cached kernel cannot be read ({error}): compiling it", RuntimeWarning, stacklevel=2
-            )
-            with contextlib.suppress(OSError):
-                self.flush()
+            content = self.path.read_bytes()
+        except OSError:
             return None
+        body = content[HASH_BYTES:]
+        if content[:HASH_BYTES] != self._hash(body):
+            warn_once(f"fastmlp compiles again what it kept in {self.path.parent}, because a file there is damaged")
+            return None
+        return CompileResult._rebuild(target_context, *pickle.loads(body))
 
-    def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep a compiled function if the disk lets us."""
+    def save_overload(self, sig: Any, result: Any) -> None:
+        """Keep the function, if the disk lets us: beside its place first, so that others never read half of it."""
+        assert not result.library.has_dynamic_globals, "a kernel must hold no address of this process"
+        body = serialize.dumps(result._reduce())
+        beside = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}")
         try:
-            super().save_overload(sig, data)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                beside.write_bytes(self._hash(body) + body)
+                beside.replace(self.path)
+            finally:
+                beside.unlink(missing_ok=True)
         except OSError as error:
-            warnings.warn(f"fastmlp's compiled kernel cannot be kept ({error})", RuntimeWarning, stacklevel=2)
+            if self.path.is_file():  # Another process has written it: Windows lets nobody replace what is being read.
+                return
+            warn_once(
+                f"{AT_EACH_START}, because {self.path.parent} cannot be written ({error.strerror}); "
+                "set NUMBA_CACHE_DIR to a folder that can"
+            )
 
+    def _hash(self, body: bytes) -> bytes:
+        return hashlib.sha256(f"{cache_key()} {self.path.name} ".encode() + body).digest()
+
+
+HASH_BYTES = 32
 
 # --- Compilation ------------------------------------------------------------------------------------------------------
 
@@ -189,6 +203,13 @@ scalar: Callable[..., Any] = numba.njit(
 
 FIRST = np.int64(0)
 """A zero that Numba does not compile a function of its own for, as it does for a literal."""
+
+
+compiling = threading.RLock()
+"""Held by the thread that compiles, or loads, a kernel."""
+if hasattr(os, "register_at_fork"):
+    # Numba's own lock would stay held for ever in the child of a fork in the midst of another thread's compilation.
+    os.register_at_fork(before=compiling.acquire, after_in_parent=compiling.release, after_in_child=compiling.release)
 
 
 class Kernel:
@@ -221,14 +242,13 @@ class Kernel:
 
     def _compile(self, dtypes: tuple[Any, ...], suffix: str, **options: Any) -> Any:
         """Give Numba's result of compiling it for these dtypes."""
-        # A function of its own for each result, because the cache's files bear its name: two processes that compile
-        # different dtypes at once must not write to one index.
         given = self.function
         function = types.FunctionType(given.__code__, given.__globals__, given.__name__, closure=given.__closure__)
         function.__qualname__ = "_".join([self.name, *(str(dtype) for dtype in dtypes)]) + suffix
         dispatcher = numba.njit(nogil=True, error_model="numpy", **options)(function)
-        if cache_folder() is not None:
-            dispatcher._cache = KernelCache(function)
+        if (folder := cache_folder()) is not None:
+            module = given.__module__.rpartition(".")[2]
+            dispatcher._cache = KernelCache(folder / f"{module}.{function.__qualname__}.kernel")
         signature = self.signature(*map(numba.from_dtype, dtypes))
         dispatcher.compile(signature)
         return dispatcher.overloads[signature]
@@ -236,16 +256,21 @@ class Kernel:
     def entry(self, *dtypes: Any) -> Callable[..., Any]:
         """Give what Python calls."""
         if dtypes not in self._entries:
-            self._entries[dtypes] = self._compile(dtypes, "_entry", no_cfunc_wrapper=True).entry_point
+            with compiling:
+                if dtypes not in self._entries:  # Another thread may have done it meanwhile.
+                    self._entries[dtypes] = self._compile(dtypes, "_entry", no_cfunc_wrapper=True).entry_point
         return self._entries[dtypes]
 
     def address(self, *dtypes: Any) -> int:
         """Give what other kernels call: without what Python needs, which takes an eighth of the time to compile."""
         if dtypes not in self._addresses:
-            result = self._compile(dtypes, "", no_cpython_wrapper=True)
-            machine_code = attrgetter("library")(result)
-            self._addresses[dtypes] = machine_code.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name)
-            self._results.append(result)
+            with compiling:
+                if dtypes not in self._addresses:
+                    result = self._compile(dtypes, "", no_cpython_wrapper=True)
+                    machine_code = attrgetter("library")(result)
+                    place = machine_code.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name)
+                    self._results.append(result)
+                    self._addresses[dtypes] = place
         return self._addresses[dtypes]
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 START_SECONDS = 1.0
 """How long a thread may take to begin, once it was made."""
@@ -17,16 +20,21 @@ class Helper(threading.Thread):
     """
 
     begun = ended = False
+    error: BaseException | None = None
 
-    def __init__(self, work: Callable[[int], int], number: int) -> None:
+    def __init__(self, work: Callable[[int], Any], number: int, call_off: Callable[[], None]) -> None:
         super().__init__(target=work, args=(number,))
+        self.call_off = call_off
         self.latest_start = time.monotonic() + START_SECONDS
 
     def run(self) -> None:
-        """Do the work."""
+        """Do the work; if it fails, nobody must wait for this thread at a barrier."""
         self.begun = True
         try:
             super().run()
+        except BaseException as error:
+            self.error = error
+            self.call_off()
         finally:
             self.ended = True
 
@@ -36,18 +44,18 @@ class Helper(threading.Thread):
             time.sleep(0)
 
 
-def run_together(work: Callable[[int], int], threads: int, call_off: Callable[[], None]) -> int:
+def run_together(work: Callable[[int], T], threads: int, call_off: Callable[[], None] = lambda: None) -> T:
     """Run ``work(t)`` on `threads` threads, ``work(0)`` on this one, and give what that returns.
 
-    Whatever happens here meanwhile (Ctrl-C, no more threads to be had), no thread runs on when this returns: `call_off`
-    makes the others give up waiting.
+    Whatever happens here or there meanwhile (Ctrl-C, no more threads to be had, or memory), no thread runs on when this
+    returns, and the error is raised here: `call_off` makes the others give up waiting.
     """
     helpers: list[Helper] = []
     try:
         for t in range(1, threads):
-            helpers.append(Helper(work, t))
+            helpers.append(Helper(work, t, call_off))
             helpers[-1].start()
-        return work(0)
+        result = work(0)
     except BaseException:
         call_off()
         raise
@@ -63,3 +71,7 @@ def run_together(work: Callable[[int], int], threads: int, call_off: Callable[[]
                     interruption = error
         if interruption is not None:
             raise interruption
+    for helper in helpers:
+        if helper.error is not None:
+            raise helper.error
+    return result

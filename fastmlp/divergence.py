@@ -1,0 +1,90 @@
+"""What a run that diverges leaves: the best weights so far, and an error that says when it was and what to try."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.optimizers import Optimizer
+
+Array = NDArray[Any]
+
+
+class DivergenceError(FloatingPointError):
+    """Training stopped because the loss, or a parameter, is not a finite number any more."""
+
+
+class BestSoFar:
+    """The weights that a run falls back on.
+
+    Weights are judged by the validation loss or, without it, by two training losses, of which the worse counts: the
+    mean of the epoch that they come from, and that of the first step that begins with them. The mean alone would not
+    do: it is of the weights that the epoch went through, and the last step may have spoilt them. The step alone would
+    not do: it is one batch's, unless that is all samples. The weights of the beginning have one epoch's mean, the one
+    that begins with them.
+
+    Parameters
+    ----------
+    buffers : list of ndarray
+        What the run changes: the parameters, and with an average the ones behind it.
+    epoch : int
+        How many are done.
+    n_batches : int
+        Of an epoch.
+    """
+
+    def __init__(self, buffers: list[Array], epoch: int, n_batches: int) -> None:
+        self.n_batches = n_batches
+        self.began = self.epoch = epoch
+        self.buffers = [buffer.copy() for buffer in buffers]
+        self.loss = np.inf
+        self.candidate: tuple[list[Array], int, float] | None = None
+
+    def offer(self, buffers: list[Array], epoch: int, train_loss: float, validation_loss: float | None) -> None:
+        """Take the weights after an epoch for the best, if they are; without validation, the next step will tell."""
+        copies = [buffer.copy() for buffer in buffers]
+        if validation_loss is not None:
+            self._take(copies, epoch, validation_loss)
+            return
+        if not np.isfinite(self.loss):
+            self.loss = train_loss
+        self.candidate = copies, epoch, train_loss
+
+    def judge(self, first_loss: float) -> None:
+        """Judge the weights that were offered last by the loss of the first step that began with them."""
+        if self.candidate is not None:
+            buffers, epoch, train_loss = self.candidate
+            self._take(buffers, epoch, float(np.maximum(train_loss, first_loss)) if self.n_batches > 1 else first_loss)
+            self.candidate = None
+
+    def _take(self, buffers: list[Array], epoch: int, loss: float) -> None:
+        if loss <= self.loss:  # Not if it is NaN.
+            self.buffers, self.epoch, self.loss = buffers, epoch, loss
+
+    def __str__(self) -> str:
+        if self.epoch == self.began:
+            return "the weights it began with"
+        return f"the weights of epoch {self.epoch}, the best so far"
+
+
+def copy_to(arrays: list[Array], others: list[Array]) -> None:
+    """Copy other arrays to these."""
+    for array, other in zip(arrays, others, strict=True):
+        array[:] = other
+
+
+def diverged(
+    losses: NDArray[np.float64], last_loss: float, first_step: int, n_batches: int, kept: str, optimizer: Optimizer
+) -> DivergenceError:
+    """Say where a run diverged, in the last of these steps, and what to try."""
+    epoch, batch = divmod(first_step + len(losses) - 1, n_batches)
+    what = "a weight is not finite" if np.isfinite(losses[-1]) else f"the loss is {losses[-1]:g}"
+    if np.isfinite(last_loss):
+        what += f", the last finite loss was {last_loss:g}"
+    return DivergenceError(
+        f"training diverged in epoch {epoch + 1}, batch {batch + 1} of {n_batches}: {what}; "
+        f"the network keeps {kept}; try a learning_rate below {optimizer.learning_rate:g}, a warm-up, "
+        f"or inputs scaled to about [-1, 1]"
+    )
