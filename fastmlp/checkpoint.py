@@ -2,7 +2,7 @@
 
 A model file holds the network; a checkpoint is the same file with the optimizer's buffers and the position of the run
 added, so that every checkpoint is also a model. `save_network` writes both, `SavedNetwork` reads both. Files are
-written beside their target and renamed, so that a reader never sees half of one.
+written beside their target, synced and renamed, so that nobody ever finds half of one.
 
 The metadata hold a ``format_version``. Of old and new files:
 
@@ -18,13 +18,17 @@ however long the run: `fastmlp.tensorfile` reads no header of more than 1 MiB.
 
 from __future__ import annotations
 
+import errno
+import glob
 import json
 import os
-import tempfile
+import secrets
+import sys
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +39,9 @@ from fastmlp.parameters import ParameterLayout
 from fastmlp.spec import DTYPES, NetworkSpec, check_count, check_name, check_number, make_spec, shown
 from fastmlp.tensorfile import MAX_HEADER, Entry, TensorFile, parse_json
 from fastmlp.training import History, TrainingState
+
+if sys.platform != "win32":
+    import fcntl
 
 Array = NDArray[Any]
 Path_ = str | os.PathLike[str]
@@ -98,6 +105,8 @@ def save_network(
             "seconds": float(state.seconds),
             "compile_seconds": float(state.history.compile_seconds),
             "dropout_seed": state.dropout_seed,
+            "is_over": state.is_over,
+            "run": state.run,
         }
         tensors |= {f"history.{name}": np.array(values, float) for name, values in state.history.to_dict().items()}
     data = save(tensors, metadata={"fastmlp": json.dumps(header)})
@@ -110,20 +119,56 @@ def save_network(
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to a temporary file beside `path`, flush it to the disk, and rename it to `path`."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write `data` to a temporary file beside `path`, flush it to the disk, and rename it to `path`.
+
+    Whenever the process is killed or the power fails, `path` is the old file or the new one, whole.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(temporary, "xb") as file:
+            with suppress(OSError):  # Some network file systems have no locks.
+                lock(file)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
+        sync_folder(path.parent)
     except BaseException:
-        os.unlink(temporary)
+        with suppress(OSError):  # It may be renamed already, or the folder be gone.
+            os.unlink(temporary)
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder to the disk: without it a power failure may undo a rename. Windows cannot, and need not."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # How some network file systems say that they cannot.
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def lock(file: BinaryIO) -> None:
+    """Hold a file as long as it is open, and the process alive; raise OSError if somebody else holds it.
+
+    On Windows, an open file is held anyway: nobody can remove it.
+    """
+    if sys.platform != "win32":
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files beside `path` whose writers were killed; those that are being written are held."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        with suppress(OSError):
+            with open(leftover, "r+b") as file:
+                lock(file)
+            os.unlink(leftover)
 
 
 class SavedNetwork:
@@ -266,6 +311,8 @@ def read_state(fields: dict[str, Any]) -> TrainingState:
         seconds=read_seconds(fields, "seconds"),
         history=history,
         dropout_seed=dropout_seed,
+        is_over=field(fields, "is_over", bool, False),
+        run=field(fields, "run", dict, {}),
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp import reference
 from fastmlp.checkpoint import SavedNetwork, save_network
 from fastmlp.checks import (
     all_finite,
@@ -23,26 +24,27 @@ from fastmlp.checks import (
     explaining_lack_of_memory,
     not_finite,
 )
+from fastmlp.engines import ENGINES, kernel, make_engine
 from fastmlp.optimizers import SGD, Optimizer, Schedule
 from fastmlp.parameters import ParameterLayout, initialise
+from fastmlp.resuming import Checkpoints, check_checkpoint, describe_run, find_checkpoint, prepare_folder
 from fastmlp.shapes import NotFiniteError
 from fastmlp.sparse import Inputs
-from fastmlp.spec import INITIALISERS, NetworkSpec, check_count, check_name, make_spec, shown
+from fastmlp.spec import INITIALISERS, NetworkSpec, check_count, check_name, check_number, make_spec, shown
 from fastmlp.training import (
     Callback,
     DivergenceError,
-    Engine,
     History,
     ProgressCallback,
     TrainingState,
     available_cpus,
+    check_state,
     make_recipe,
     train,
 )
 
 Array = NDArray[Any]
 
-ENGINES = ("numba", "numpy")
 DEFAULT_OPTIMIZER = SGD(learning_rate=0.1, momentum=0.9)
 
 
@@ -332,6 +334,9 @@ class MLP:
         clip_norm: float | None = None,
         average: float | None = None,
         dropout: float | Sequence[float] = 0.0,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: float = 1.0,
+        resume: bool = False,
     ) -> History:
         """Train by minibatches, going on from the current parameters.
 
@@ -364,7 +369,8 @@ class MLP:
         progress : callable, optional
             Called with a `Progress` about ten times a second; a true answer stops the run.
         state : TrainingState, optional
-            Of a run to go on with, from a checkpoint of the same data, optimizer and batch size; brought up to date.
+            Of a run to go on with, whose parameters the network has: same data, optimizer and batch size, but perhaps
+            another learning rate or schedule. Brought up to date.
         sample_weight : array_like (n_samples,), optional
             Weights >= 0 of the samples: a batch's loss is ``Σ wᵢ lᵢ / Σ wᵢ``, or ``Σ wᵢ lᵢ`` with ``reduction="sum"``.
             A batch whose weights are all 0 changes nothing.
@@ -383,16 +389,29 @@ class MLP:
         dropout : float or sequence of float, default 0.0
             Rate in [0, 1) of the hidden units that each step leaves out, each sample its own, one rate or one a layer.
             The others are multiplied by ``1 / (1 - rate)``. In the training alone.
+        checkpoint : str or path, optional
+            Folder, made if missing, whose ``checkpoint.safetensors`` is replaced as the run goes and at its end. Ctrl-C
+            and SIGTERM wait for one, in the main thread, and then do what they always do.
+        checkpoint_every : float, default 1.0
+            Epochs from one checkpoint to the next, > 0; 0.25 is four an epoch. Each is written at the first step at or
+            beyond its point, or later, about 0.1 s after the moment when writing takes no more than 5 % of the time.
+        resume : bool, default False
+            Go on from the checkpoint in the folder, if there is one: the network takes its parameters, and ends with
+            the bits, and the history, of the run that was never stopped. All that decides what is learnt must be what
+            it was, but for `epochs`, which may be more. A run that was over trains nothing. Callbacks are called again
+            for the epochs since the checkpoint.
 
         Returns
         -------
         History
-            One entry an epoch.
+            One entry an epoch, those before the checkpoint included.
 
         Raises
         ------
         ValueError
-            If an argument does not fit; nothing has changed then.
+            If an argument does not fit, or the checkpoint is one of another run; nothing has changed then.
+        OSError
+            If a checkpoint cannot be written; the one before is whole.
         DivergenceError
             If the loss is not finite any more; the network keeps the weights of an earlier, good epoch, which the
             message names: the last one, or the one before several short ones that ran in one call.
@@ -423,28 +442,42 @@ class MLP:
                 accuracy = self._accuracy(outputs, checked_y) if self.spec.is_classifier else None
                 return self._loss(outputs, checked_y), accuracy
 
+        every = check_number("checkpoint_every", checkpoint_every, above=0.0)
+        folder = check_checkpoint(checkpoint, resume, state)
+        run: dict[str, Any] = {}
+        if folder is not None or state is not None:
+            run = describe_run(self._engine.name, recipe, len(inputs), weights is not None, evaluate is not None)
+        saved = find_checkpoint(folder, self.spec, self.seed, run) if folder is not None and resume else None
+        if saved is not None:
+            state = saved.state
+        if state is not None:
+            check_state(state, recipe, self._parameters, len(inputs))
+        if folder is not None:
+            prepare_folder("checkpoint", folder)
+
+        if saved is not None:
+            self.set_parameters(saved.weights, saved.biases)
+            self._fits = saved.fits
         if state is None:
             state = self.training_state(recipe.optimizer)
-        elif [slot.shape for slot in state.slots] != [self._parameters.shape] * recipe.optimizer.n_slots:
-            raise ValueError("state must come from a run of this network with this optimizer")
-        elif state.batch * recipe.batch_size >= len(inputs):
-            raise ValueError(
-                f"state must come from a run on these {len(inputs)} samples with this batch_size, "
-                f"got {state.batch} batches of {recipe.batch_size} done in an epoch"
-            )
+        else:
+            state.slots = [self._aligned(slot) for slot in state.slots]
+            state.is_over = state.is_over and saved is not None
+        state.run = run
         if recipe.average is not None:
-            unaveraged = self._layout.allocate()
-            unaveraged[:] = self._parameters if state.unaveraged is None else state.unaveraged
-            state.unaveraged = unaveraged
-        elif state.unaveraged is not None:
-            raise ValueError("average must be given again: the state comes from a run with it, got None")
+            state.unaveraged = self._aligned(self._parameters if state.unaveraged is None else state.unaveraged)
         is_new = state.step == 0  # A run that goes on is not another one.
         self._fits += is_new
+        checkpoints = None
+        if folder is not None:
+            save, saved_step = partial(self.save, state=state, notes=state.notes), state.step if saved else None
+            checkpoints = Checkpoints(folder, every, save, saved_step)
         try:
-            train(
-                self._engine, self._parameters, inputs, targets, self.spec.reduction == "mean", recipe, state,
-                n_threads, weights, evaluate, callbacks, progress,
-            )  # fmt: skip
+            with checkpoints or nullcontext():
+                train(
+                    self._engine, self._parameters, inputs, targets, self.spec.reduction == "mean", recipe, state,
+                    n_threads, weights, evaluate, callbacks, progress, checkpoints=checkpoints,
+                )  # fmt: skip
         except DivergenceError:
             # The kernels make the loss NaN where they meet a NaN or an infinity in X: that saves a pass over X.
             if all_finite(inputs):
@@ -459,6 +492,12 @@ class MLP:
         # Each fit of a network draws orders of its own: a second fit must not repeat the first one's.
         seed = np.random.SeedSequence([self.seed, self._fits], spawn_key=(1,)).generate_state(1, np.uint64)[0]
         return TrainingState(np.random.default_rng([self.seed, self._fits]), slots, dropout_seed=int(seed))
+
+    def _aligned(self, flat: Array) -> Array:
+        """Copy a flat buffer to memory of the alignment that is fast, which an array of a file need not have."""
+        copy = self._layout.allocate()
+        copy[:] = flat
+        return copy
 
     def threads(self, batch_size: int, threads: int | None = None) -> int:
         """Say how many threads `fit` uses for these arguments."""
@@ -578,21 +617,3 @@ class MLP:
     def _accuracy(self, Z: Array, y: Array) -> float:
         right = self._decide(Z).reshape(len(y), -1) == y.reshape(len(y), -1)
         return float(right.all(axis=1).mean())
-
-
-def make_engine(name: str, layout: ParameterLayout) -> Engine:
-    """Build an engine by name; Numba is imported only for its own."""
-    if name == "numpy":
-        return reference.Engine(layout)
-    from fastmlp import kernels
-
-    return kernels.Engine(layout)
-
-
-def kernel(engine: Engine, name: str) -> Any:
-    """Return the public kernel `name` of the engine's own kind."""
-    if engine.name == "numpy":
-        return getattr(reference, name)
-    from fastmlp import kernels
-
-    return getattr(kernels, name)

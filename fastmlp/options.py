@@ -17,7 +17,6 @@ from fastmlp.optimizers import OPTIMIZERS, SCHEDULES, SGD, Optimizer
 from fastmlp.spec import ACTIVATIONS, DTYPES, LOSSES, check_count, check_name, check_number, make_spec
 
 PROGRAM = "fastmlp.train"
-CHECKPOINT = "checkpoint.safetensors"
 
 SGD_RECIPE = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 2e-4}
 """What SGD gets where the command line says nothing; the other optimizers have defaults of their own."""
@@ -97,6 +96,7 @@ def check_options(options: Options) -> Options:
 def resumed_options(folder: str, given: dict[str, Any]) -> Options:
     """Read the options of the run in `folder` and put the given ones over them."""
     from fastmlp.checkpoint import SavedNetwork
+    from fastmlp.resuming import CHECKPOINT
 
     saved = SavedNetwork(os.path.join(folder, CHECKPOINT))
     stored = saved.notes.get("options")
@@ -115,8 +115,8 @@ def resumed_options(folder: str, given: dict[str, Any]) -> Options:
         if new != old:
             raise UsageError(f"{name} must stay {spell(old)} when a run is resumed, got {spell(new)}")
     options = replace(before, **{"out": folder, **given})
-    if options.epochs <= saved.state.epoch:
-        raise UsageError(f"epochs must be > {saved.state.epoch} to go on with this run, got {options.epochs}")
+    if options.epochs < saved.state.epoch:
+        raise UsageError(f"epochs must be >= {saved.state.epoch} to go on with this run, got {options.epochs}")
     return options
 
 

@@ -21,13 +21,8 @@ try:
     import csv
     import io
     import json
-    import math
     import os
-    import signal
-    import tempfile
-    import threading
-    import time
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from contextlib import suppress
     from dataclasses import asdict, replace
     from pathlib import Path
@@ -37,25 +32,22 @@ try:
 
     from fastmlp import __version__
     from fastmlp.optimizers import Optimizer
-    from fastmlp.options import CHECKPOINT, PROGRAM, Options, UsageError, located, make_optimizer, parse_options, spell
+    from fastmlp.options import PROGRAM, Options, UsageError, located, make_optimizer, parse_options, spell
     from fastmlp.report import Reporter, draw_curves, draw_misclassified
+    from fastmlp.resuming import CHECKPOINT, prepare_folder, writing_to
     from fastmlp.spec import CLASSIFIER_LOSSES
+    from fastmlp.stopping import StopRequest
     from fastmlp.training import DivergenceError
 except KeyboardInterrupt:  # Ctrl-C in the first moments: `main` is not there yet to answer it
     sys.exit(interrupted())
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from fastmlp.datasets import Dataset
     from fastmlp.network import MLP
     from fastmlp.training import History, Progress, TrainingState
 
 FILES = ("model.safetensors", CHECKPOINT, "history.csv", "summary.json", "curves.png", "misclassified.png")
 """What a run may leave in its folder."""
-
-CHECKPOINT_SECONDS = 1.0
-"""Least time between two checkpoints of a run: epochs may be shorter than the time it takes to write one safely."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,34 +83,10 @@ def fail(message: str) -> int:
     return 2
 
 
-class StopRequest:
-    """Turns the first SIGINT or SIGTERM into a flag and calls `then`; the second does what it always does."""
-
-    def __init__(self, then: Callable[[], None] = lambda: None) -> None:
-        self.by = ""
-        self._then = then
-        self._handlers: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():  # Python sets handlers in no other
-            self._handlers = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.by = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
-        self.__exit__()
-        self._then()
-
-
 def run(options: Options) -> None:
     """Train, write and report."""
     if options.out is not None:
-        prepare_folder(options.out)
+        prepare_folder("out", options.out)
     data = load_data(options)
     options = replace(options, loss=choose_loss(options.loss, data))
     net, state = begin_or_resume(options, data)
@@ -129,10 +97,11 @@ def run(options: Options) -> None:
         "n_train": len(data.X_train),
         "options": asdict(options) | {"dataset": located(options.dataset), "out": None, "resume": None},
     }
+    state.notes = notes
     reporter = Reporter(options.quiet)
     reporter.say(headline(net, data, options))
     latest: list[Progress] = []
-    saved_at, saved_epoch = -math.inf, 0
+    is_written = False
 
     def on_stop() -> None:
         if not latest:  # compiling cannot be broken off, and may take a while
@@ -140,20 +109,26 @@ def run(options: Options) -> None:
 
     stop = StopRequest(on_stop)
 
+    def make_room() -> None:
+        """Before the first checkpoint, which `fit` writes at the end of an epoch or of the run, after its callbacks."""
+        nonlocal is_written
+        if not is_written and options.out is not None:
+            set_earlier_run_aside(options, reporter)
+            is_written = True
+
     def on_progress(progress: Progress) -> bool:
         latest[:] = [progress]
         reporter.progress(progress)
+        if stop.by:
+            make_room()
         return bool(stop.by) or (reporter.closed and options.out is None)
 
     def on_epoch(history: History) -> None:
-        nonlocal saved_at, saved_epoch
         reporter.epoch(history, options.epochs)
-        if options.out is not None and time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
-            if not saved_epoch:
-                set_earlier_run_aside(options, reporter)
-            save(net, options.out, CHECKPOINT, state, notes)
-            saved_at, saved_epoch = time.monotonic(), state.epoch
+        make_room()
 
+    if state.epoch == options.epochs:  # a run that was over, but perhaps killed before its last files were written
+        make_room()
     n_train = len(data.X_train)
     with stop:
         reporter.begin(n_train, options.epochs, samples_done(state, options, n_train))
@@ -163,35 +138,24 @@ def run(options: Options) -> None:
                 net.fit(
                     data.X_train, data.y_train, options.epochs, options.batch_size, optimizer, options.schedule,
                     validation_data=(data.X_test, data.y_test), threads=options.threads, callbacks=[on_epoch],
-                    progress=on_progress, state=state,
+                    progress=on_progress, state=state, checkpoint=options.out,
                 )  # fmt: skip
         except DivergenceError as error:
             if options.out is None:
                 raise
-            left = f"only the checkpoint of epoch {saved_epoch}" if saved_epoch else "nothing"
+            left = f"only the checkpoint of epoch {saved_epoch(options.out)}" if is_written else "nothing"
             raise UsageError(f"{error}; {left} was written to {options.out}") from None
         finally:
             reporter.end()
-        summary = summarise(net, data, options, optimizer, state, latest[0].loss)
+        train_loss = latest[0].loss if latest else state.history.train_loss[-1]
+        summary = summarise(net, data, options, optimizer, state, train_loss)
         files = []
         if options.out is not None:
-            if not saved_epoch:
-                set_earlier_run_aside(options, reporter)
             files = write_files(options.out, net, data, state, summary, notes, reporter)
         reporter.table(summary, len(data.X_test), options.out, files)
         if summary["stopped"]:
             kept = f"; go on with --resume {options.out}" if options.out is not None else ""
             reporter.say(f"stopped by {stop.by} after {summary['epochs_done']:g} of {options.epochs} epochs{kept}")
-
-
-def prepare_folder(out: str) -> None:
-    """Make the folder and try to write to it, before any work is done."""
-    try:
-        os.makedirs(out, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out) as file:
-            file.write(b"fastmlp")
-    except OSError as error:
-        raise UsageError(f"out must be a writable folder, got {out!r}: {error.strerror}") from None
 
 
 def load_data(options: Options) -> Dataset:
@@ -301,33 +265,31 @@ def set_earlier_run_aside(options: Options, reporter: Reporter) -> None:
     if not any(os.path.lexists(os.path.join(out, name)) for name in FILES):
         return
     previous = os.path.join(out, "previous")
-    try:
+    with writing_to("out", out):
         os.makedirs(previous, exist_ok=True)
         for name in FILES:
             with suppress(FileNotFoundError):  # a file that the earlier run did not have
                 os.unlink(os.path.join(previous, name))
             with suppress(FileNotFoundError):
                 os.replace(os.path.join(out, name), os.path.join(previous, name))
-    except OSError as error:
-        raise UsageError(f"out must be a writable folder, got {out!r}: {error.strerror}") from None
     reporter.say(f"the files of the earlier run in {out} are now in {previous}")
 
 
-def save(net: MLP, out: str, name: str, state: TrainingState | None, notes: dict[str, Any]) -> None:
-    """Write a model or a checkpoint."""
-    try:
-        net.save(os.path.join(out, name), state, notes)
-    except OSError as error:
-        raise UsageError(f"out must be a writable folder, got {out!r}: {error.strerror}") from None
+def saved_epoch(out: str) -> int:
+    """Say after how many epochs the checkpoint in the folder was written."""
+    from fastmlp.checkpoint import SavedNetwork
+
+    state = SavedNetwork(os.path.join(out, CHECKPOINT)).state
+    return 0 if state is None else state.epoch
 
 
 def write_files(
     out: str, net: MLP, data: Dataset, state: TrainingState, summary: dict[str, Any], notes: dict[str, Any],
     reporter: Reporter,
 ) -> list[str]:  # fmt: skip
-    """Write all that a run leaves, the most valuable first; return the names of the files."""
-    save(net, out, "model.safetensors", None, notes)
-    save(net, out, CHECKPOINT, state, notes)
+    """Write what a run leaves besides its checkpoint, the most valuable first; return the names of all files."""
+    with writing_to("out", out):
+        net.save(os.path.join(out, "model.safetensors"), notes=notes)
     write(out, "history.csv", history_table(state.history).encode())
     write(out, "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     files = list(FILES[:4])
@@ -350,10 +312,8 @@ def write(out: str, name: str, content: bytes) -> None:
     """Write one file whole or not at all."""
     from fastmlp.checkpoint import write_atomically
 
-    try:
+    with writing_to("out", out):
         write_atomically(Path(out, name), content)
-    except OSError as error:
-        raise UsageError(f"out must be a writable folder, got {out!r}: {error.strerror}") from None
 
 
 def history_table(history: History) -> str:

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,10 @@ from fastmlp.optimizers import Optimizer, Schedule, check_epsilon, check_optimiz
 from fastmlp.sparse import Inputs
 from fastmlp.spec import NetworkSpec, check_count, check_flag, check_number
 
+if TYPE_CHECKING:
+    from fastmlp.engines import Engine
+    from fastmlp.resuming import Checkpoints
+
 Array = NDArray[Any]
 
 CHUNK_SECONDS = 0.1
@@ -27,40 +31,6 @@ CHUNK_SECONDS = 0.1
 
 ORDERS_ELEMENTS = 1 << 18
 """Most elements of the orders drawn ahead, when several short epochs run in one engine call (2 MiB)."""
-
-
-class Engine(Protocol):
-    """What the loop and the network ask of an engine; `fastmlp.reference.Engine` documents the methods."""
-
-    name: str
-    finds_not_finite: bool  # Whether it raises NotFiniteError, or gives a loss of NaN, if X is not finite.
-
-    def choose_threads(self, batch_size: int, limit: int) -> int: ...  # noqa: D102
-
-    def compile(self, X: Inputs, recipe: Recipe | None = None) -> None: ...  # noqa: D102
-
-    def forward(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array: ...  # noqa: D102
-
-    def classes(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array: ...  # noqa: D102
-
-    def gradients(  # noqa: D102
-        self, parameters: Array, X: Inputs, y: Array, sample_weight: NDArray[np.float64] | None = None
-    ) -> tuple[float, Array]: ...
-
-    def train_steps(  # noqa: D102
-        self,
-        parameters: Array,
-        state: TrainingState,
-        X: Inputs,
-        y: Array,
-        orders: NDArray[np.int64],
-        recipe: Recipe,
-        first_batch: int,
-        learning_rates: NDArray[np.float64],
-        threads: int,
-        sample_weight: NDArray[np.float64] | None = None,
-        average: Array | None = None,
-    ) -> NDArray[np.float64]: ...
 
 
 class DivergenceError(FloatingPointError):
@@ -193,6 +163,12 @@ class TrainingState:
         Of the units that dropout leaves out, see `fastmlp.dropout`.
     unaveraged : ndarray or None
         With ``average``, the network holds the average, and the weights that the optimizer changes are here.
+    is_over : bool
+        Whether a callback ended the run.
+    run : dict
+        What the run is, from `fastmlp.resuming.describe_run`: a checkpoint goes on with no other.
+    notes : dict
+        Whatever JSON can hold, to keep in the checkpoints.
     """
 
     rng: np.random.Generator
@@ -205,6 +181,22 @@ class TrainingState:
     history: History = field(default_factory=History)
     dropout_seed: int = 0
     unaveraged: Array | None = None
+    is_over: bool = False
+    run: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def check_state(state: TrainingState, recipe: Recipe, parameters: Array, n_samples: int) -> None:
+    """Raise ValueError if a run cannot go on from `state`: the optimizer's buffers, the data or the average differ."""
+    if [slot.shape for slot in state.slots] != [parameters.shape] * recipe.optimizer.n_slots:
+        raise ValueError("state must come from a run of this network with this optimizer")
+    if state.batch * recipe.batch_size >= n_samples:
+        raise ValueError(
+            f"state must come from a run on these {n_samples} samples with this batch_size, "
+            f"got {state.batch} batches of {recipe.batch_size} done in an epoch"
+        )
+    if recipe.average is None and state.unaveraged is not None:
+        raise ValueError("average must be given again: the state comes from a run with it, got None")
 
 
 @dataclass(frozen=True)
@@ -245,6 +237,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     progress: ProgressCallback | None = None,
     ahead: Callable[[], int] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> None:
     """Train until `recipe.epochs` are done or a callback asks to stop, changing `parameters` and `state` in place.
 
@@ -276,6 +269,8 @@ def train(
         Called with a `Progress` between chunks of steps; a true answer stops the run, even within an epoch.
     ahead : callable, optional
         Says how many epochs may pass before `evaluate` and the callbacks have to be called again, instead of one.
+    checkpoints : Checkpoints, optional
+        Written between chunks of steps, and at the end.
 
     Raises
     ------
@@ -286,14 +281,17 @@ def train(
     n_samples = X.shape[0]
     n_batches = -(-n_samples // recipe.batch_size)
     last_size = n_samples - (n_batches - 1) * recipe.batch_size
-    started = time.perf_counter()
-    engine.compile(X, recipe)
-    state.history.compile_seconds += time.perf_counter() - started
+    stop = state.is_over
+    if state.epoch < recipe.epochs and not stop:
+        started = time.perf_counter()
+        engine.compile(X, recipe)
+        state.history.compile_seconds += time.perf_counter() - started
+    if checkpoints is not None:
+        checkpoints.begin(state.step, n_batches)
 
     trained, average = (parameters, None) if state.unaveraged is None else (state.unaveraged, parameters)
     buffers = [trained] if average is None else [trained, average]
     chunk = 1
-    stop = False
     while state.epoch < recipe.epochs and not stop:
         # Several epochs in one go where Python has nothing to do between them and their orders take little memory.
         span = max(1, min(recipe.epochs - state.epoch, ORDERS_ELEMENTS // n_samples))
@@ -306,6 +304,8 @@ def train(
         while state.epoch < first_epoch + span and not stop:
             position = (state.epoch - first_epoch) * n_batches + state.batch
             n_steps = min(chunk, span * n_batches - position)
+            if checkpoints is not None:
+                n_steps = checkpoints.cut(state.step, n_steps)
             factors = checked_factors(recipe.schedule, state.step, n_steps, n_batches, recipe.epochs)
             started = time.perf_counter()
             losses = engine.train_steps(
@@ -338,12 +338,20 @@ def train(
             if progress is not None:
                 stop = bool(progress(describe(state, recipe, n_samples, n_batches, mean_reduction)))
 
+            within_span = state.epoch < first_epoch + span  # At its end, the callbacks come first.
+            if checkpoints is not None and within_span and checkpoints.is_due(state.step):
+                if not np.isfinite(trained).all():
+                    break
+                drawn = state.rng.bit_generator.state
+                rewind(state, rng_state, first_epoch, n_samples, recipe.shuffle)
+                checkpoints.write(state.step)
+                state.rng.bit_generator.state = drawn
+
         if not np.isfinite(trained).all():
             restore(buffers, backup)
             raise diverged(losses, position, n_batches, first_epoch, recipe.optimizer)
-        if state.epoch < first_epoch + span:  # Stopped within the span: put the generator at the epoch's start.
-            state.rng.bit_generator.state = rng_state
-            draw_orders(state.rng, state.epoch - first_epoch if recipe.shuffle else 0, n_samples)
+        if state.epoch < first_epoch + span:  # Stopped within the span.
+            rewind(state, rng_state, first_epoch, n_samples, recipe.shuffle)
         elif evaluate or callbacks:
             if evaluate is not None:
                 loss, accuracy = evaluate()
@@ -351,7 +359,19 @@ def train(
                 if accuracy is not None:
                     state.history.validation_accuracy.append(accuracy)
             answers = [callback(state.history) for callback in callbacks]  # All are called, whatever the first says.
-            stop = stop or any(answers)
+            state.is_over = any(answers)
+            stop = stop or state.is_over
+        if checkpoints is not None and checkpoints.is_due(state.step):
+            checkpoints.write(state.step)
+    if checkpoints is not None:
+        checkpoints.write(state.step)
+
+
+def rewind(state: TrainingState, rng_state: Any, first_epoch: int, n_samples: int, shuffle: bool) -> None:
+    """Put the generator at the start of the current epoch, given where it stood at that of `first_epoch`."""
+    state.rng.bit_generator.state = rng_state
+    if shuffle and state.epoch > first_epoch:
+        draw_orders(state.rng, state.epoch - first_epoch, n_samples)
 
 
 def restore(buffers: list[Array], backup: list[Array]) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import struct
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +119,55 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     assert os.listdir(tmp_path) == ["net.safetensors"]
     net.save(path)
     assert path.read_bytes() != before
+
+
+def test_a_write_reaches_the_disk_before_and_after_the_renaming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file first, then its name in the folder: after a power failure there is the old file or the whole new one."""
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def syncing(descriptor: int) -> None:
+        fsync(descriptor)
+        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+
+    def replacing(source: Any, target: Any) -> None:
+        replace(source, target)
+        done.append("rename")
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    monkeypatch.setattr(os, "replace", replacing)
+    trained("numpy").save(tmp_path / "net.safetensors")
+    assert done == ["file", "rename", "folder"]
+
+
+@pytest.mark.parametrize(("number", "matters"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_a_folder_that_cannot_be_synced(
+    number: int, matters: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, fsync = trained("numpy"), os.fsync
+
+    def failing(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)) if matters else nullcontext():
+        net.save(tmp_path / "net.safetensors")
+    assert os.listdir(tmp_path) == ["net.safetensors"]
+
+
+def test_a_file_system_without_locks_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(file: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(checkpoint, "lock", failing)
+    trained("numpy").save(tmp_path / "net.safetensors")
+    (tmp_path / ".net.safetensors.left").write_bytes(b"half")
+    checkpoint.remove_leftovers(tmp_path / "net.safetensors")  # Somebody may be writing it.
+    assert sorted(os.listdir(tmp_path)) == [".net.safetensors.left", "net.safetensors"]
 
 
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:

@@ -20,9 +20,10 @@ import numpy as np
 import pytest
 
 import fastmlp
-from fastmlp import options, reference, report, train, training
+from fastmlp import reference, report, resuming, train, training
 from fastmlp.checkpoint import SavedNetwork
 from fastmlp.options import Options, make_optimizer, parse_options
+from fastmlp.stopping import StopRequest
 
 COMMAND = (sys.executable, "-m", "fastmlp.train")
 SMALL = ("--hidden", "8", "--batch-size", "10", "--epochs", "3")
@@ -407,7 +408,7 @@ def test_divergence_says_what_it_left(
     assert one_error(capsys).endswith(f"; nothing was written to {out}")
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
-    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(resuming, "WRITING_SHARE", 1.0)
     assert call(*diverging, "--lr", 10) == 2  # some epochs later
     told = re.search(
         r"the network keeps the weights of epoch (\d+); .*; only the checkpoint of epoch (\d+) was written to (.*)$",
@@ -416,10 +417,10 @@ def test_divergence_says_what_it_left(
     assert told is not None
     assert told[1] == told[2] != "0"
     assert told[3] == str(out)
-    state = SavedNetwork(out / options.CHECKPOINT).state
+    state = SavedNetwork(out / resuming.CHECKPOINT).state
     assert state is not None
     assert state.epoch == int(told[2])
-    assert {path.name for path in out.iterdir()} == {options.CHECKPOINT, "previous"}
+    assert {path.name for path in out.iterdir()} == {resuming.CHECKPOINT, "previous"}
 
 
 def test_numba_without_its_compiler_is_one_line(digits: Path) -> None:
@@ -511,17 +512,17 @@ def test_a_new_run_sets_the_earlier_one_aside_with_its_first_checkpoint(
     out = tmp_path / "run"
     arguments = ("--dataset", digits, *SMALL, "--engine", "numpy", "--out", out, "--quiet")
     assert call(*arguments) == 0
-    saved = (out / options.CHECKPOINT).read_bytes()
+    saved = (out / resuming.CHECKPOINT).read_bytes()
     found = []
-    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(resuming, "WRITING_SHARE", 1.0)
     monkeypatch.setattr(
         report.Reporter, "progress",
         lambda self, now: found.append((now.epoch, {path.name for path in out.iterdir() if path.is_file()})),
     )  # fmt: skip
     assert call(*arguments) == 0
     assert next(names for epoch, names in found if epoch == 0) == set(train.FILES)
-    assert {frozenset(names) for epoch, names in found if epoch == 2} == {frozenset({options.CHECKPOINT})}
-    assert (out / "previous" / options.CHECKPOINT).read_bytes() == saved
+    assert {frozenset(names) for epoch, names in found if epoch == 2} == {frozenset({resuming.CHECKPOINT})}
+    assert (out / "previous" / resuming.CHECKPOINT).read_bytes() == saved
 
 
 def test_an_earlier_run_that_cannot_be_set_aside_is_left_alone(
@@ -603,9 +604,25 @@ def test_a_finished_run_goes_on_to_more_epochs_elsewhere(digits: Path, tmp_path:
     assert float(history_of(first)[3]["learning_rate"]) == 1e-12
 
 
+def test_a_run_that_was_killed_before_its_last_files_gets_them(digits: Path, tmp_path: Path, engine: str) -> None:
+    out, other = tmp_path / "run", tmp_path / "other"
+    arguments = ("--dataset", digits, *SMALL, "--engine", engine, "--quiet")
+    assert call(*arguments, "--out", out) == 0
+    expected = {path.name: path.read_bytes() for path in out.iterdir()}
+    for name in expected.keys() - {resuming.CHECKPOINT}:
+        (out / name).unlink()
+    assert call("--resume", out, "--quiet") == 0
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == expected  # The times too: nothing was trained.
+    # In another folder, what is there is set aside first.
+    assert call(*arguments, "--seed", 1, "--out", other) == 0
+    assert call("--resume", out, "--out", other, "--quiet") == 0
+    assert (other / "model.safetensors").read_bytes() == expected["model.safetensors"]
+    assert json.loads((other / "previous" / "summary.json").read_text())["seed"] == 1
+
+
 def test_a_checkpoint_is_written_as_the_run_goes(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     epochs = []
-    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(resuming, "WRITING_SHARE", 1.0)
     monkeypatch.setattr(
         report.Reporter, "progress",
         lambda self, now: epochs.extend(
@@ -625,7 +642,7 @@ def test_a_checkpoint_is_written_as_the_run_goes(digits: Path, tmp_path: Path, m
         ("--batch-size 5 --epochs 9", "batch_size must stay 10 when a run is resumed, got 5"),
         ("--optimizer adam --epochs 9", "optimizer must stay sgd when a run is resumed, got adam"),
         ("--seed 2 --epochs 9", "seed must stay 0 when a run is resumed, got 2"),
-        ("--epochs 3", "epochs must be > 3 to go on with this run, got 3"),
+        ("--epochs 2", "epochs must be >= 3 to go on with this run, got 2"),
         ("--momentum 0 --epochs 9", "state must come from a run of this network with this optimizer"),
     ],
 )
@@ -654,22 +671,22 @@ def test_other_data_and_other_files_are_refused_when_a_run_goes_on(
         )
     assert call("--resume", out, "--epochs", 5) == 2
     assert one_error(capsys) == f"dataset must be the one that the run in {str(out)!r} began with, got other data"
-    os.replace(out / "model.safetensors", out / options.CHECKPOINT)
+    os.replace(out / "model.safetensors", out / resuming.CHECKPOINT)
     assert call("--resume", out, "--epochs", 5) == 2
     assert one_error(capsys) == f"resume must be a folder that fastmlp.train wrote, got {str(out)!r}"
-    (out / options.CHECKPOINT).write_bytes(b"garbage")
+    (out / resuming.CHECKPOINT).write_bytes(b"garbage")
     assert call("--resume", out, "--epochs", 5) == 2
     assert "is not a readable safetensors file" in one_error(capsys)
 
 
 def test_the_second_signal_does_what_it_always_does() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with train.StopRequest() as stop:
+    with StopRequest() as stop:
         assert stop.by == ""
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.by == "SIGTERM"
         assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-    with train.StopRequest():
+    with StopRequest():
         assert signal.getsignal(signal.SIGINT) != before[0]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 

@@ -1,0 +1,71 @@
+"""What the loop and the network ask of an engine, and which engines there are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import reference
+from fastmlp.parameters import ParameterLayout
+from fastmlp.sparse import Inputs
+
+if TYPE_CHECKING:
+    from fastmlp.training import Recipe, TrainingState
+
+Array = NDArray[Any]
+
+ENGINES = ("numba", "numpy")
+
+
+class Engine(Protocol):
+    """What the loop and the network ask of an engine; `fastmlp.reference.Engine` documents the methods."""
+
+    name: str
+    finds_not_finite: bool  # Whether it raises NotFiniteError, or gives a loss of NaN, if X is not finite.
+
+    def choose_threads(self, batch_size: int, limit: int) -> int: ...  # noqa: D102
+
+    def compile(self, X: Inputs, recipe: Recipe | None = None) -> None: ...  # noqa: D102
+
+    def forward(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array: ...  # noqa: D102
+
+    def classes(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array: ...  # noqa: D102
+
+    def gradients(  # noqa: D102
+        self, parameters: Array, X: Inputs, y: Array, sample_weight: NDArray[np.float64] | None = None
+    ) -> tuple[float, Array]: ...
+
+    def train_steps(  # noqa: D102
+        self,
+        parameters: Array,
+        state: TrainingState,
+        X: Inputs,
+        y: Array,
+        orders: NDArray[np.int64],
+        recipe: Recipe,
+        first_batch: int,
+        learning_rates: NDArray[np.float64],
+        threads: int,
+        sample_weight: NDArray[np.float64] | None = None,
+        average: Array | None = None,
+    ) -> NDArray[np.float64]: ...
+
+
+def make_engine(name: str, layout: ParameterLayout) -> Engine:
+    """Build an engine by name; Numba is imported only for its own."""
+    if name == "numpy":
+        return reference.Engine(layout)
+    from fastmlp import kernels
+
+    return kernels.Engine(layout)
+
+
+def kernel(engine: Engine, name: str) -> Any:
+    """Return the public kernel `name` of the engine's own kind."""
+    if engine.name == "numpy":
+        return getattr(reference, name)
+    from fastmlp import kernels
+
+    return getattr(kernels, name)

@@ -1,0 +1,56 @@
+"""Ctrl-C and SIGTERM, noted instead of obeyed at once, so that a run can first leave what it has in a whole state."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+
+class StopRequest:
+    """Turns the first SIGINT or SIGTERM into a flag and calls `then`; the second does what it always does.
+
+    Does nothing in any thread but the main one, where Python does not set handlers. Nor within another `StopRequest`,
+    which is the one that is asked then.
+
+    Attributes
+    ----------
+    by : str
+        Who asked: ``"Ctrl-C"`` or ``"SIGTERM"``; empty if nobody did.
+    """
+
+    def __init__(self, then: Callable[[], None] = lambda: None) -> None:
+        self.by = ""
+        self._then = then
+        self._number = 0
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                handler = signal.getsignal(number)
+                is_watched = isinstance(getattr(handler, "__self__", None), StopRequest)
+                if handler is not None and not is_watched:  # None was set by C code: it could not be put back.
+                    self._handlers[number] = handler
+                    signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def hand_on(self) -> None:
+        """Let the signal that was noted do what it does without this; if that is not to end the run, forget it."""
+        number, self._number, self.by = self._number, 0, ""
+        signal.raise_signal(number)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.by = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+        self._number = number
+        self.__exit__()
+        self._then()
