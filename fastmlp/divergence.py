@@ -60,7 +60,7 @@ class BestSoFar:
             self.candidate = None
 
     def _take(self, buffers: list[Array], epoch: int, loss: float) -> None:
-        if loss <= self.loss:  # Not if it is NaN.
+        if loss <= self.loss and loss < np.inf:  # Nor if it is NaN.
             self.buffers, self.epoch, self.loss = buffers, epoch, loss
 
     def __str__(self) -> str:

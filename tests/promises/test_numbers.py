@@ -138,8 +138,9 @@ def test_a_run_that_diverges_stops_there_and_keeps_its_best_weights(
             "epochs": 60, "batch_size": batch_size, "optimizer": SGD(float(10 ** rng.uniform(-1, 1)), momentum=0.5),
             "validation_data": (X[::2], y[::2]) if measure == "validation" else None,
             "average": 0.5 if i % 3 == 2 else None,
+            "schedule": ("one_cycle", "constant")[i % 2],  # The first learns before its rate is too high.
         }  # fmt: skip
-        spec: dict[str, Any] = {"loss": "squared_error", "dtype": ("float32", "float64")[i % 2], "seed": i}
+        spec: dict[str, Any] = {"loss": "squared_error", "dtype": ("float32", "float64")[i // 2 % 2], "seed": i}
         net, watched, stepped = (MLP([3, 6, 2], "identity", engine=engine, **spec) for _ in range(3))
         ends, validation_losses = [parameters(watched)], [np.inf]
 
@@ -171,7 +172,7 @@ def test_a_run_that_diverges_stops_there_and_keeps_its_best_weights(
             n_finite = step - what.startswith("the loss")
             # Step by step, weights that are not finite are seen at once, and not by what the next step makes of them.
             assert n_finite - 1 <= len(losses) <= n_finite
-            if len(losses) == n_finite:
+            if len(losses) == n_finite and np.isfinite(losses[-1]):  # Not where an epoch's sum is too large.
                 assert float(last) == pytest.approx(losses[-1], rel=1e-3)
             losses = [*losses, float(last or 0)][:n_finite]
 
@@ -367,7 +368,7 @@ def cases(draw: Any) -> dict[str, Any]:
         "loss": loss,
         "reduction": draw(st.sampled_from(["mean", "sum"])),
         "bias": draw(st.booleans()),
-        "input_scale": draw(st.sampled_from([1.0, 0.3])),
+        "input_scale": 0.05 if loss == "poisson" else draw(st.sampled_from([1.0, 0.3])),  # exp makes much of little.
         "dtype": dtype,
         "seed": draw(st.integers(0, 99)),
         "loss_parameter": draw(st.floats(0.1, 0.9)) if loss in ("huber", "quantile") else None,
@@ -416,7 +417,7 @@ def cases(draw: Any) -> dict[str, Any]:
 
 def data_of(case: dict[str, Any]) -> tuple[Any, Array, Array | None]:
     """Draw the samples of a case, their targets and their weights."""
-    rng, n = np.random.default_rng(case["data_seed"]), case["n_samples"]
+    rng, n = np.random.default_rng([case["data_seed"], 1]), case["n_samples"]  # No network draws its weights so.
     n_in, n_out, loss = case["spec"]["layer_sizes"][0], case["spec"]["layer_sizes"][-1], case["spec"]["loss"]
     X = rng.normal(size=(n, n_in))
     if case["kind"] == "uint8":
