@@ -295,7 +295,7 @@ def test_an_upgrade_of_fastmlp_under_a_running_program(promise, tmp_path):
 
 
 def test_an_upgrade_of_what_compiles(promise, tmp_path):
-    fake = "import numba, llvmlite, numpy; {}.__version__ = '99.0'"
+    fake = "import numba, llvmlite, numpy; {}.__version__ += '0'"
     cpu = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
     others = {name: (fake.format(name), {}) for name in ("numba", "llvmlite", "numpy")} | {"CPU": ("", cpu)}
     is_silent(cold(NUMBA_CACHE_DIR=str(tmp_path)), compiled=True)
