@@ -175,7 +175,7 @@ class KernelCache:
             finally:
                 beside.unlink(missing_ok=True)
         except OSError as error:
-            if self.path.is_file():  # Another process has written it: Windows lets nobody replace what is being read.
+            if os.path.isfile(self.path):  # From another process: Windows lets nobody replace what is being read.
                 return
             warn_once(
                 f"{AT_EACH_START}, because {self.path.parent} cannot be written ({error.strerror}); "

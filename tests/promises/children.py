@@ -25,6 +25,14 @@ def without_powers() -> None:
             libc.prctl(drop_from_bounding_set, capability, 0, 0, 0)
 
 
+def waited_for_cpu(process: int | str = "self") -> float:
+    """Seconds for which a process's main thread was ready, and others had the CPUs; 0 where Linux does not count."""
+    try:
+        return int(Path(f"/proc/{process}/schedstat").read_text().split()[1]) / 1e9
+    except FileNotFoundError:
+        return 0.0
+
+
 def start(
     program: str, *arguments: object, cwd: Path | None = None, powers: bool = True, **environment: str | None
 ) -> subprocess.Popen[str]:
@@ -33,7 +41,9 @@ def start(
     Without `powers`, permissions hold for root, too.
     """
     given = {**os.environ, **environment}
-    given["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(PROGRAMS), PACKAGE]))
+    given["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [environment.get("PYTHONPATH"), str(PROGRAMS), str(PROGRAMS.parent), PACKAGE])
+    )
     what = [str(PROGRAMS / program)] if program.endswith(".py") else ["-c", program]
     return subprocess.Popen(
         [sys.executable, "-W", "error", *what, *map(str, arguments)],

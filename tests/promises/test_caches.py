@@ -1,5 +1,6 @@
 """Promise 5: whatever happens to the cache, the kernels are right, and one warning says what they cost."""
 
+import compileall
 import json
 import os
 import random
@@ -95,6 +96,16 @@ def test_read_only_site_packages(promise, tmp_path, locked):
         assert list(home.glob(".cache/fastmlp/kernels-*/*.kernel"))
 
 
+def test_a_package_without_sources(promise, tmp_path):
+    options = {**copy_package(tmp_path / "site"), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    compileall.compile_dir(tmp_path / "site", legacy=True, quiet=1)
+    for source in tmp_path.glob("site/**/*.py"):
+        source.unlink()
+    with promise(PROMISE + "a package without sources, which cannot tell stale code"):
+        compiles_with_a_warning(cold(**options), "sources")
+        assert not (tmp_path / "cache").exists()
+
+
 @linux
 def test_unwritable_home(promise, tmp_path, locked):
     home = tmp_path / "home"
@@ -105,6 +116,9 @@ def test_unwritable_home(promise, tmp_path, locked):
         compiles_with_a_warning(cold(**options), str(home), "Permission denied", "NUMBA_CACHE_DIR")
     with promise(PROMISE + "unwritable NUMBA_CACHE_DIR"):
         options["NUMBA_CACHE_DIR"] = str(home / "cache")
+        compiles_with_a_warning(cold(**options), str(home / "cache"), "Permission denied")
+    locked(home, 0o000)
+    with promise(PROMISE + "a home that nobody may look into"):
         compiles_with_a_warning(cold(**options), str(home / "cache"), "Permission denied")
 
 
@@ -281,7 +295,7 @@ def test_an_upgrade_of_fastmlp_under_a_running_program(promise, tmp_path):
 
 
 def test_an_upgrade_of_what_compiles(promise, tmp_path):
-    fake = "import numba, llvmlite, numpy; {}.__version__ = '99.0'"
+    fake = "import numba, llvmlite, numpy; {}.__version__ += '0'"
     cpu = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
     others = {name: (fake.format(name), {}) for name in ("numba", "llvmlite", "numpy")} | {"CPU": ("", cpu)}
     is_silent(cold(NUMBA_CACHE_DIR=str(tmp_path)), compiled=True)
