@@ -59,6 +59,33 @@ def test_damaged_files(kind: str, share: float, promise: Any, count: Any) -> Non
             assert report["slowest"] < 5
 
 
+@pytest.mark.parametrize(
+    ("name", "number", "sound"),
+    [
+        ("weights.0", np.nan, False), ("weights.1", np.inf, False), ("biases.0", -np.inf, False),
+        ("slots.0", np.nan, False), ("slots.1", np.nan, False), ("slots.1", np.inf, True),  # A square that grew so.
+        ("history.validation_loss", np.nan, True), ("history.train_loss", np.inf, True),
+    ],
+)  # fmt: skip
+def test_numbers_that_are_none(
+    name: str, number: float, sound: bool, checkpoints: list[bytes], tmp_path: Path, promise: Any
+) -> None:
+    path = tmp_path / "run.safetensors"
+    header, _, arrays = damage.opened(checkpoints[0])
+    begin, end = header[name]["data_offsets"]
+    wide = 4 if header[name]["dtype"] == "F32" else 8
+    for at in (begin, begin + (end - begin) // 2 // wide * wide):
+        if name.startswith("slots") and at > begin:
+            at = begin + wide  # In the middle there may be padding.
+        changed = arrays[:at] + struct.pack("<f" if wide == 4 else "<d", number) + arrays[at + wide :]
+        path.write_bytes(damage.written(header, changed))
+        with promise("2 NaN and infinity are refused where no run leaves them"):
+            if sound:
+                SavedNetwork(path)
+            else:
+                refused(path, f"array {name} must hold numbers that can be computed with, got {number}")
+
+
 # --- Any bytes, any JSON: hypothesis ----------------------------------------------------------------------------------
 
 JSON = st.recursive(
