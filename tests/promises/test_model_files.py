@@ -59,6 +59,82 @@ def test_damaged_files(kind: str, share: float, promise: Any, count: Any) -> Non
             assert report["slowest"] < 5
 
 
+@pytest.mark.parametrize(
+    ("name", "number", "sound"),
+    [
+        ("weights.0", np.nan, False), ("weights.1", np.inf, False), ("biases.0", -np.inf, False),
+        ("slots.0", np.nan, False), ("slots.1", np.nan, False), ("slots.1", np.inf, True),  # A square that grew so.
+        ("history.validation_loss", np.nan, True), ("history.train_loss", np.inf, True),
+    ],
+)  # fmt: skip
+def test_numbers_that_are_none(
+    name: str, number: float, sound: bool, checkpoints: list[bytes], tmp_path: Path, promise: Any
+) -> None:
+    path = tmp_path / "run.safetensors"
+    header, _, arrays = damage.opened(checkpoints[0])
+    begin, end = header[name]["data_offsets"]
+    wide = 4 if header[name]["dtype"] == "F32" else 8
+    for at in (begin, begin + (end - begin) // 2 // wide * wide):
+        if name.startswith("slots") and at > begin:
+            at = begin + wide  # In the middle there may be padding.
+        changed = arrays[:at] + struct.pack("<f" if wide == 4 else "<d", number) + arrays[at + wide :]
+        path.write_bytes(damage.written(header, changed))
+        with promise("2 NaN and infinity are refused where no run leaves them"):
+            if sound:
+                SavedNetwork(path)
+            else:
+                refused(path, f"array {name} must hold numbers that can be computed with, got {number}")
+
+
+def with_header(text: str, arrays: bytes) -> bytes:
+    return struct.pack("<Q", len(text)) + text.encode() + arrays
+
+
+def test_what_is_wrong_is_named(checkpoints: list[bytes], tmp_path: Path, promise: Any) -> None:
+    """Each rule by itself: damage at random may break several at once, or give something that is valid by chance."""
+    path = tmp_path / "run.safetensors"
+
+    def forged(change: Callable[[dict[str, Any], dict[str, Any]], object], rule: str) -> None:
+        header, metadata, arrays = damage.opened(checkpoints[0])
+        change(header, metadata)
+        header["__metadata__"]["fastmlp"] = json.dumps(metadata)
+        path.write_bytes(damage.written(header, arrays))
+        with promise("2 each rule of the format, broken by itself, is named"):
+            refused(path, rule)
+
+    forged(lambda h, m: h["slots.0"].update(data_offsets=h["slots.1"]["data_offsets"]), "must begin at byte")
+    forged(lambda h, m: h["weights.0"].update(shape=[24]), "array weights.0 must be (4, 6) of float32")
+    forged(lambda h, m: h["weights.0"].update(shape=[6, 4]), "array weights.0 must be (4, 6) of float32, got (6, 4)")
+    forged(lambda h, m: h["weights.0"].update(shape=[2, 6], dtype="F64"), "array weights.0 must be (4, 6) of float32")
+    forged(lambda h, m: h["slots.0"].update(dtype="I32"), "array 'slots.0' must have a dtype of F32, F64, got 'I32'")
+    forged(lambda h, m: h.update({"../x": h.pop("slots.1")}), "arrays must all be of this network, got '../x' too")
+    forged(lambda h, m: h.update({"slots.2": h.pop("slots.0")}), "array slots.0 must be there, got nothing")
+    forged(lambda h, m: m["state"].update(epoch=2), "must have one entry for each of the 2 epochs, got 3")
+    forged(lambda h, m: m["state"].update(step=2**60), "step must be <= 9007199254740992, got 1152921504606846976")
+    forged(lambda h, m: m["state"].update(batch=-1), "batch must be >= 0, got -1")
+    forged(lambda h, m: m["state"]["rng"].update(bit_generator="MT19937"), "rng.bit_generator must be one of PCG64")
+    forged(lambda h, m: m["state"]["rng"]["state"].update(inc=2), "rng.inc must be odd, got 2")
+    forged(lambda h, m: m["state"]["rng"].update(uinteger=2**32), "rng.uinteger must be >= 0 and < 4294967296")
+    forged(lambda h, m: m["state"].update(is_over=1), "is_over must be true or false, got 1")
+    forged(lambda h, m: m["state"].update(loss_sum=10**400), "loss_sum must be a number, got 1000")
+
+    header, _, arrays = damage.opened(checkpoints[0])
+    text = json.dumps(header)
+    deep = "[" * 200_000 + "]" * 200_000
+    for broken, rule in (
+        (text.replace('"weights.0":', '"weights.1": {}, "weights.0":', 1), "the name 'weights.1' more than once"),
+        (text.replace('\\"seed\\":', '\\"seed\\": 0, \\"seed\\":', 1), "the name 'seed' more than once"),
+        (text[:-1] + ', "x": ' + deep + "}", "the header must be JSON, got: maximum recursion depth exceeded"),
+        (text + " " * (1 << 20), "the header must be <= 1048576 bytes, got "),
+    ):
+        path.write_bytes(with_header(broken, arrays))
+        with promise("2 each rule of the format, broken by itself, is named"):
+            refused(path, rule)
+    path.write_bytes(checkpoints[0] + b"\0")
+    with promise("2 each rule of the format, broken by itself, is named"):
+        refused(path, "the arrays must end with the file")
+
+
 # --- Any bytes, any JSON: hypothesis ----------------------------------------------------------------------------------
 
 JSON = st.recursive(
