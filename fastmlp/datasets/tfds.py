@@ -145,7 +145,7 @@ def _cache_file(builder: Any, target: str | None) -> tuple[Path, str] | None:
         place = repr((os.path.realpath(builder.data_dir), target)).encode()
         label = f"{builder.info.full_name.replace('/', '-')}-{hashlib.sha256(place).hexdigest()[:12]}.npz"
         return user_cache_path("fastmlp") / "tfds" / label, hashlib.sha256(repr(files).encode()).hexdigest()
-    except OSError:
+    except (OSError, RuntimeError):  # The second: there is no home folder.
         return None
 
 
