@@ -487,6 +487,45 @@ def test_a_ctrl_c_while_compiling_waits_for_nothing(tmp_path: Path, monkeypatch:
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_children_that_a_callback_forks_end_at_the_first_signal(how: signal.Signals, tmp_path: Path) -> None:
+    """As ``multiprocessing.Pool`` asks its workers to: it would wait for ever for one that does not."""
+    ends: list[int] = []
+
+    def fork(history: training.History) -> None:
+        child = os.fork()
+        if child == 0:
+            try:
+                os.kill(os.getpid(), how)
+            except KeyboardInterrupt:
+                os._exit(130)
+            os._exit(0)
+        ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    network("numpy").fit(X, Y, epochs=2, checkpoint=tmp_path, callbacks=[fork])
+    assert ends == [130 if how == signal.SIGINT else -how] * 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fit_in_a_forked_child_leaves_its_own_checkpoint(tmp_path: Path) -> None:
+    ends: list[int] = []
+
+    def fork(history: training.History) -> None:
+        child = os.fork()
+        if child == 0:
+            try:
+                stop = {"progress": lambda progress: os.kill(os.getpid(), signal.SIGTERM)}
+                network("numpy").fit(X, Y, **ARGUMENTS, checkpoint=tmp_path / "child", **stop)
+            finally:
+                os._exit(1)
+        ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    network("numpy").fit(X, Y, epochs=1, checkpoint=tmp_path, callbacks=[fork])
+    assert ends == [-signal.SIGTERM]
+    assert saved_state(tmp_path / "child").step == 1
+
+
 def test_other_threads_leave_checkpoints_and_no_handlers(engine: str, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
     seen: list[Any] = []
