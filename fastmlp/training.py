@@ -321,7 +321,7 @@ def train(
             elapsed = time.perf_counter() - started
             finite = losses[np.isfinite(losses)]
             last_loss = finite[-1] if len(finite) else last_loss
-            best.judge(losses[0])
+            best.judge(losses[0] * (1.0 if mean_reduction else n_samples / recipe.batch_size))  # As of an epoch.
             if len(finite) < len(losses):
                 break
             chunk = max(1, int(n_steps * min(8.0, CHUNK_SECONDS / max(elapsed, 1e-9))))
