@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fastmlp.checkpoint import SavedNetwork, remove_leftovers
+from fastmlp.checkpoint import SavedNetwork, check_notes, remove_leftovers
 from fastmlp.spec import NetworkSpec, check_flag, shown
 from fastmlp.stopping import StopRequest
 from fastmlp.training import Recipe, TrainingState
@@ -118,6 +118,8 @@ def check_checkpoint(checkpoint: Any, resume: bool, state: TrainingState | None)
         raise ValueError("state must be None with resume=True, which takes the checkpoint's, got a TrainingState")
     if not isinstance(checkpoint, str | os.PathLike) or not os.fspath(checkpoint):
         raise ValueError(f"checkpoint must be a folder, got {shown(checkpoint)}")
+    if state is not None:
+        check_notes(state.notes)
     return os.fsdecode(checkpoint)
 
 
