@@ -46,6 +46,7 @@ class Checkpoints:
 
     def __init__(self, folder: str, every: float, save: Callable[[str], None], saved_step: int | None = None) -> None:
         self._folder = folder
+        self._path = os.path.abspath(os.path.join(folder, CHECKPOINT))  # Callbacks may go elsewhere.
         self._every = every
         self._save = save
         self._stop = StopRequest()
@@ -86,7 +87,7 @@ class Checkpoints:
         if step != self._saved_step:
             started = time.monotonic()
             with writing_to("checkpoint", self._folder):
-                self._save(os.path.join(self._folder, CHECKPOINT))
+                self._save(self._path)
             now = time.monotonic()
             self._free_at = now + (now - started) * (1.0 / WRITING_SHARE - 1.0)
             self._saved_step = step

@@ -413,6 +413,16 @@ def test_points_are_not_lost_to_rounding(every: float, monkeypatch: pytest.Monke
     assert written == sorted({int(np.ceil(round(k * every * 30, 4))) for k in range(1, int(100 / every + 1e-9) + 1)})
 
 
+def test_callbacks_may_change_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    network("numpy").fit(
+        X, Y, **ARGUMENTS, checkpoint="run", callbacks=[lambda history: os.chdir(tmp_path / "elsewhere")]
+    )
+    assert os.listdir(tmp_path / "elsewhere") == []
+    assert saved_state(tmp_path / "run").epoch == 4
+
+
 # --- Signals ----------------------------------------------------------------------------------------------------------
 
 
