@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from fastmlp import (
     training,
 )
 from fastmlp.checkpoint import SavedNetwork, lock, remove_leftovers
+from fastmlp.optimizers import Schedule
 from fastmlp.resuming import CHECKPOINT, Checkpoints
 
 Array = np.ndarray
@@ -235,6 +237,41 @@ def test_a_checkpoint_says_what_the_run_is(tmp_path: Path) -> None:
         },
         "schedule": {"kind": "OneCycle", "warmup": 0.0, "rise": 0.3, "start": 0.04, "final": 0.0},
     }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Own(Schedule):
+    """A user's own schedule, which may hold anything."""
+
+    function: Any = None
+
+    def curve(self, t: Array, epochs: int) -> Array:
+        return np.asarray(self.function(t))
+
+
+def test_a_run_with_a_schedule_of_functions_and_locks_goes_on(tmp_path: Path) -> None:
+    class Locked:
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+
+        def __call__(self, t: Array) -> Array:
+            with self.lock:
+                return np.ones_like(t)
+
+    def make(scale: float) -> Any:
+        return lambda t: scale / (1.0 + t)
+
+    for name, make_function in (("lambda", lambda: make(1.0)), ("object", Locked)):
+        arguments = {**ARGUMENTS, "checkpoint": tmp_path / name, "resume": True}
+        for _ in range(2):  # Each process makes its own, in another place of its memory.
+            history = network("numpy").fit(X, Y, **{**arguments, "schedule": Own(function=make_function())})
+            assert len(history.train_loss) == 4
+        with pytest.raises(ValueError, match=r"^schedule\.function must stay <.*> to go on from .*, got <"):
+            network("numpy").fit(X, Y, **{**arguments, "schedule": Own(function=blend)})
+
+
+def blend(t: Array) -> Array:
+    return 1.0 - t / 4.0
 
 
 # --- What is refused --------------------------------------------------------------------------------------------------
