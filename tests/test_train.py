@@ -610,7 +610,7 @@ def test_a_run_that_was_killed_before_its_last_files_gets_them(digits: Path, tmp
     assert call(*arguments, "--out", out) == 0
     expected = {path.name: path.read_bytes() for path in out.iterdir()}
     for name in expected.keys() - {resuming.CHECKPOINT}:
-        (out / name).unlink()
+        (out / name).rename(out / f".{name}.0123456789abcdef")  # Killed while it was written.
     assert call("--resume", out, "--quiet") == 0
     assert {path.name: path.read_bytes() for path in out.iterdir()} == expected  # The times too: nothing was trained.
     # In another folder, what is there is set aside first.
