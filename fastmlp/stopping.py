@@ -38,7 +38,8 @@ class StopRequest:
                 handler = signal.getsignal(number)
                 other = getattr(handler, "__self__", None)
                 is_watched = isinstance(other, StopRequest) and other._process == self._process
-                if handler is not None and not is_watched:  # None was set by C code: it could not be put back.
+                # None was set by C code, and could not be put back. A script's background job ignores Ctrl-C.
+                if handler not in (None, signal.SIG_IGN) and not is_watched:
                     self._handlers[number] = handler
                     signal.signal(number, self._ask)
         return self

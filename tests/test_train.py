@@ -691,6 +691,19 @@ def test_the_second_signal_does_what_it_always_does() -> None:
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    """Shells begin a script's background jobs so: Ctrl-C is not meant for them."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.by == ""
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("quiet", [False, True])
 def test_a_stop_while_compiling_is_answered_at_once(
     quiet: bool, digits: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
