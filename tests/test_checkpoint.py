@@ -307,6 +307,7 @@ def test_unknown_engine(model: Path) -> None:
         ValueError, match=r"^engine must be one of numba, numpy, got 'nunba' \(did you mean 'numba'\?\)$"
     ):
         MLP.load(model, engine="nunba")
+    assert "engine='numba'" in repr(MLP.load(model))
 
 
 def test_a_checkpoint_is_also_a_model(tmp_path: Path) -> None:

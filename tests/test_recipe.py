@@ -209,7 +209,10 @@ def test_the_pinball_loss_finds_quantiles(engine: str, level: float) -> None:
 def test_losses_with_a_parameter_are_saved_with_it(engine: str, tmp_path: Path) -> None:
     net = MLP([2, 3, 1], loss="huber", loss_parameter=0.25, engine=engine)
     net.save(tmp_path / "net.safetensors")
-    assert MLP.load(tmp_path / "net.safetensors", engine=engine).spec == net.spec
+    back = MLP.load(tmp_path / "net.safetensors", engine=engine)
+    assert back.spec == net.spec
+    back.set_parameters([np.zeros((2, 3)), np.zeros((3, 1))])
+    assert back.loss([[1.0, 1.0]], [2.0]) == 0.25 * (2.0 - 0.125)  # delta (|r| - delta / 2)
     assert MLP([2, 3, 1], loss="huber").spec.loss_parameter == 1.0
     assert MLP([2, 3, 1], loss="quantile").spec.loss_parameter == 0.5
 

@@ -330,8 +330,28 @@ def test_progress_says_where_the_run_stands(engine: str, monkeypatch: pytest.Mon
     assert [p.samples for p in seen] == [8, 16, 23, 31, 39, 46]
     assert {(p.epochs, p.n_steps) for p in seen} == {(2, 6)}
     assert [seen[2].loss, seen[5].loss] == history.train_loss
-    assert all(math.isfinite(p.loss) for p in seen)
     assert seen[0].history is history
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_progress_tells_the_loss_of_the_epoch_so_far(
+    engine: str, reduction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "CHUNK_SECONDS", 0.0)
+    X, y = blobs()
+    net = classifier(engine, reduction=reduction)
+    expected = [net.loss(X[:8], y[:8])]
+    seen: list[Progress] = []
+
+    def note(progress: Progress) -> None:
+        seen.append(progress)
+        expected.append(net.loss(X[8:16], y[8:16]))  # With the weights of the next step.
+
+    net.fit(X, y, epochs=1, batch_size=8, shuffle=False, progress=note)
+    second = expected[0] + expected[1]
+    assert_allclose(
+        [seen[0].loss, seen[1].loss], [expected[0], second / 2 if reduction == "mean" else second], rtol=1e-5
+    )
 
 
 # --- Stopping and going on --------------------------------------------------------------------------------------------
