@@ -79,7 +79,7 @@ def save_network(
     Raises
     ------
     ValueError
-        If the notes are too long to be read again.
+        If the notes could not be read again: they are too long, or no object of JSON.
     OSError
         If the file cannot be written; it names `path`, and an earlier file there is unharmed.
     """
@@ -91,7 +91,7 @@ def save_network(
         "seed": seed,
         "fits": fits,
     }
-    header["notes"] = notes or {}
+    header["notes"] = check_notes(notes)
     if state is not None:
         tensors |= {f"slots.{i}": slot for i, slot in enumerate(state.slots)}
         if state.unaveraged is not None:
@@ -116,6 +116,14 @@ def save_network(
         write_atomically(Path(path), data)
     except OSError as error:  # It names the temporary file, which means nothing to the user.
         raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+
+
+def check_notes(notes: Any) -> dict[str, Any]:
+    """Return notes as they will be read again, or raise ValueError."""
+    try:
+        return parse_json("notes", json.dumps({} if notes is None else notes))
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"notes must be what JSON can hold, got: {error}") from None
 
 
 def write_atomically(path: Path, data: bytes) -> None:

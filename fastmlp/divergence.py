@@ -53,7 +53,7 @@ class BestSoFar:
         self.candidate = copies, epoch, train_loss
 
     def judge(self, first_loss: float) -> None:
-        """Judge the weights that were offered last by the loss of the first step that began with them."""
+        """Judge the weights that were offered last by the loss of the first step that began with them, as of all."""
         if self.candidate is not None:
             buffers, epoch, train_loss = self.candidate
             self._take(buffers, epoch, float(np.maximum(train_loss, first_loss)) if self.n_batches > 1 else first_loss)

@@ -445,9 +445,10 @@ class MLP:
             checked_y = self._check_targets(y_validation, len(checked_X), "validation y")
 
             def evaluate() -> tuple[float, float | None]:
-                outputs = self._outputs(checked_X, n_threads)
-                accuracy = self._accuracy(outputs, checked_y) if self.spec.is_classifier else None
-                return self._loss(outputs, checked_y), accuracy
+                with np.errstate(over="ignore", invalid="ignore"):  # What diverges is told by an error.
+                    outputs = self._outputs(checked_X, n_threads)
+                    accuracy = self._accuracy(outputs, checked_y) if self.spec.is_classifier else None
+                    return self._loss(outputs, checked_y), accuracy
 
         every = check_number("checkpoint_every", checkpoint_every, above=0.0)
         folder = check_checkpoint(checkpoint, resume, state)

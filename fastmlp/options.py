@@ -215,7 +215,7 @@ def count(what: str, minimum: int) -> Callable[[str], Any]:
 
 def number(what: str, **bounds: float) -> Callable[[str], Any]:
     """Make a converter to a number within bounds."""
-    return checked(lambda text: check_number(what, text, **bounds))
+    return checked(lambda text: check_number(what, to_float(text), **bounds))
 
 
 def name_of(what: str, known: Sequence[str] | dict[str, Any]) -> Callable[[str], Any]:
@@ -236,6 +236,14 @@ def to_int(text: str) -> Any:
     """Read a whole number; anything else stays as it is, for the check to refuse."""
     try:
         return int(text)
+    except ValueError:
+        return text
+
+
+def to_float(text: str) -> Any:
+    """Read a number; anything else stays as it is, for the check to refuse."""
+    try:
+        return float(text)
     except ValueError:
         return text
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from fastmlp.checkpoint import SavedNetwork, remove_leftovers
+from fastmlp.checkpoint import SavedNetwork, check_notes, remove_leftovers
 from fastmlp.spec import NetworkSpec, check_flag, shown
 from fastmlp.stopping import StopRequest
 from fastmlp.training import Recipe, TrainingState
@@ -46,6 +47,7 @@ class Checkpoints:
 
     def __init__(self, folder: str, every: float, save: Callable[[str], None], saved_step: int | None = None) -> None:
         self._folder = folder
+        self._path = os.path.abspath(os.path.join(folder, CHECKPOINT))  # Callbacks may go elsewhere.
         self._every = every
         self._save = save
         self._stop = StopRequest()
@@ -86,7 +88,7 @@ class Checkpoints:
         if step != self._saved_step:
             started = time.monotonic()
             with writing_to("checkpoint", self._folder):
-                self._save(os.path.join(self._folder, CHECKPOINT))
+                self._save(self._path)
             now = time.monotonic()
             self._free_at = now + (now - started) * (1.0 / WRITING_SHARE - 1.0)
             self._saved_step = step
@@ -118,6 +120,8 @@ def check_checkpoint(checkpoint: Any, resume: bool, state: TrainingState | None)
         raise ValueError("state must be None with resume=True, which takes the checkpoint's, got a TrainingState")
     if not isinstance(checkpoint, str | os.PathLike) or not os.fspath(checkpoint):
         raise ValueError(f"checkpoint must be a folder, got {shown(checkpoint)}")
+    if state is not None:
+        check_notes(state.notes)
     return os.fsdecode(checkpoint)
 
 
@@ -143,19 +147,27 @@ def describe_run(
     engine: str, recipe: Recipe, n_samples: int, is_mapped: bool, is_weighted: bool, is_validated: bool
 ) -> dict[str, Any]:
     """Give what a run is, besides its network, as JSON holds it: what must not change when it goes on."""
-    described = {"engine": engine, **asdict(recipe)}
+    described = {"engine": engine, **fields_of(recipe)}
     for name in ("loss_factor", "loss_cap"):  # Of the estimators; `fit` never sets them.
         del described[name]
     for name, chosen in (("optimizer", recipe.optimizer), ("schedule", recipe.schedule)):
-        described[name] = {"kind": type(chosen).__name__, **described[name]}
+        described[name] = {"kind": type(chosen).__name__, **fields_of(chosen)}
     described["n_samples"] = n_samples
     described["X"] = "mapped" if is_mapped else "in memory"  # It is shuffled in another way.
     described["sample_weight"] = "given" if is_weighted else None
     described["validation_data"] = "given" if is_validated else None
-    as_json: dict[str, Any] = json.loads(
-        json.dumps(described, default=repr)
-    )  # A user's own schedule may hold anything.
+    as_json: dict[str, Any] = json.loads(json.dumps(described, default=without_address))
     return as_json
+
+
+def fields_of(described: Any) -> dict[str, Any]:
+    """Give a dataclass's fields as they are; `asdict` would copy them, and a user's own schedule may hold anything."""
+    return {field.name: getattr(described, field.name) for field in fields(described)}
+
+
+def without_address(value: Any) -> str:
+    """Describe what JSON cannot hold, as a function, by what is the same in each process."""
+    return re.sub(r" at 0x[0-9A-Fa-f]+", "", repr(value))
 
 
 def find_checkpoint(folder: str, spec: NetworkSpec, seed: int, run: dict[str, Any]) -> SavedNetwork | None:

@@ -220,6 +220,8 @@ def check_number(
 ) -> float:
     """Return `value` as a finite float within the bounds, or raise ValueError."""
     try:
+        if isinstance(value, str | bytes):  # float() would take "0.1", and whoever computes with it would not.
+            raise TypeError
         number = float(value)
     except (TypeError, ValueError, OverflowError):  # The last: a whole number beyond any float.
         raise ValueError(f"{what} must be a number, got {shown(value)}") from None

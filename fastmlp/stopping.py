@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -15,7 +16,7 @@ class StopRequest:
     """Turns the first SIGINT or SIGTERM into a flag and calls `then`; the second does what it always does.
 
     Does nothing in any thread but the main one, where Python does not set handlers. Nor within another `StopRequest`,
-    which is the one that is asked then.
+    which is the one that is asked then. Nor in the child of a fork, which has no run to end.
 
     Attributes
     ----------
@@ -27,14 +28,18 @@ class StopRequest:
         self.by = ""
         self._then = then
         self._number = 0
+        self._process = 0
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
+            self._process = os.getpid()
             for number in (signal.SIGTERM, signal.SIGINT):
                 handler = signal.getsignal(number)
-                is_watched = isinstance(getattr(handler, "__self__", None), StopRequest)
-                if handler is not None and not is_watched:  # None was set by C code: it could not be put back.
+                other = getattr(handler, "__self__", None)
+                is_watched = isinstance(other, StopRequest) and other._process == self._process
+                # None was set by C code, and could not be put back. A script's background job ignores Ctrl-C.
+                if handler not in (None, signal.SIG_IGN) and not is_watched:
                     self._handlers[number] = handler
                     signal.signal(number, self._ask)
         return self
@@ -50,6 +55,10 @@ class StopRequest:
         signal.raise_signal(number)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # A worker that a callback has forked: it must not outlive its SIGTERM.
+            self.__exit__()
+            signal.raise_signal(number)
+            return
         self.by = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
         self._number = number
         self.__exit__()

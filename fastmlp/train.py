@@ -31,6 +31,7 @@ try:
     import numpy as np
 
     from fastmlp import __version__
+    from fastmlp.checkpoint import remove_leftovers
     from fastmlp.divergence import DivergenceError
     from fastmlp.optimizers import Optimizer
     from fastmlp.options import PROGRAM, Options, UsageError, located, make_optimizer, parse_options, spell
@@ -87,6 +88,8 @@ def run(options: Options) -> None:
     """Train, write and report."""
     if options.out is not None:
         prepare_folder("out", options.out)
+        for name in FILES:
+            remove_leftovers(Path(options.out, name))
     data = load_data(options)
     options = replace(options, loss=choose_loss(options.loss, data))
     net, state = begin_or_resume(options, data)

@@ -321,7 +321,7 @@ def train(
             elapsed = time.perf_counter() - started
             finite = losses[np.isfinite(losses)]
             last_loss = finite[-1] if len(finite) else last_loss
-            best.judge(losses[0])
+            best.judge(float(losses[0]) * (1.0 if mean_reduction else n_samples / recipe.batch_size))  # As of an epoch.
             if len(finite) < len(losses):
                 break
             chunk = max(1, int(n_steps * min(8.0, CHUNK_SECONDS / max(elapsed, 1e-9))))
@@ -330,7 +330,8 @@ def train(
             steps = position + np.arange(n_steps)
             sizes = np.where(steps % n_batches == n_batches - 1, last_size, recipe.batch_size)
             local_epochs = steps // n_batches - (state.epoch - first_epoch)
-            sums = losses * sizes if mean_reduction else losses
+            with np.errstate(over="ignore"):  # What diverges is told by an error; a warning would come before it.
+                sums = losses * sizes if mean_reduction else losses
             # The sum so far is the first to be added: the result's last bits do not depend on where a chunk ended.
             loss_sums = np.bincount(np.append(0, local_epochs), weights=np.append(state.loss_sum, sums))
             seconds = np.bincount(local_epochs) * (elapsed / n_steps)

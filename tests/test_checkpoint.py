@@ -98,6 +98,28 @@ def test_state_and_notes_come_back(tmp_path: Path) -> None:
     assert SavedNetwork(tmp_path / "run.safetensors").state is None
 
 
+@pytest.mark.parametrize(
+    ("notes", "message"),
+    [
+        ([1, 2], "notes must be a JSON object, got [1, 2]"),
+        ({"a": {1, 2}}, "notes must be what JSON can hold, got: Object of type set is not JSON serializable"),
+        ({1: "a", "1": "b"}, "notes must be JSON, got: the name '1' more than once"),
+    ],
+)
+def test_notes_that_could_not_be_read_again_are_refused(notes: Any, message: str, tmp_path: Path) -> None:
+    net = MLP([2, 2], engine="numpy")
+    state = net.training_state(Adam())
+    state.notes = notes
+    for write in (
+        lambda: net.save(tmp_path / "net.safetensors", notes=notes),
+        lambda: net.fit(np.eye(2), [0, 1], epochs=1, optimizer=Adam(), state=state, checkpoint=tmp_path),
+    ):
+        with pytest.raises(ValueError, match=r"^notes must") as error:
+            write()
+        assert str(error.value) == message
+    assert os.listdir(tmp_path) == []
+
+
 # --- Writing ----------------------------------------------------------------------------------------------------------
 
 

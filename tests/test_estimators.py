@@ -321,10 +321,11 @@ def test_targets_that_are_refused() -> None:
 # --- Training ---------------------------------------------------------------------------------------------------------
 
 
-def test_filters_that_name_scikit_learn() -> None:
+@pytest.mark.parametrize("module", ["sklearn", r"sklearn\.neural_network", theirs.MLPClassifier.__module__ + r"\Z"])
+def test_filters_that_name_scikit_learn(module: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", category=ConvergenceWarning, module="sklearn")
+        warnings.filterwarnings("ignore", category=ConvergenceWarning, module=module)
         MLPClassifier((5,), max_iter=3).fit(X_iris, y_iris)
         MLPClassifier((5,), solver="lbfgs", max_iter=3).fit(X_iris, y_iris)
 

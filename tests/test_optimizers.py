@@ -296,6 +296,8 @@ def test_learning_rate_comes_first_and_they_are_frozen() -> None:
         (SGD, {"learning_rate": -0.1}, "learning_rate must be > 0, got -0.1"),
         (SGD, {"learning_rate": math.nan}, "learning_rate must be finite, got nan"),
         (SGD, {"learning_rate": "fast"}, "learning_rate must be a number, got 'fast'"),
+        (SGD, {"learning_rate": "0.1"}, "learning_rate must be a number, got '0.1'"),
+        (Cosine, {"warmup": "1"}, "warmup must be a number, got '1'"),
         (SGD, {"momentum": 1.0}, "momentum must be < 1, got 1"),
         (SGD, {"momentum": -0.5}, "momentum must be >= 0, got -0.5"),
         (SGD, {"weight_decay": -1}, "weight_decay must be >= 0, got -1"),

@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from fastmlp import (
     training,
 )
 from fastmlp.checkpoint import SavedNetwork, lock, remove_leftovers
+from fastmlp.optimizers import Schedule
 from fastmlp.resuming import CHECKPOINT, Checkpoints
 
 Array = np.ndarray
@@ -237,6 +239,41 @@ def test_a_checkpoint_says_what_the_run_is(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Own(Schedule):
+    """A user's own schedule, which may hold anything."""
+
+    function: Any = None
+
+    def curve(self, t: Array, epochs: int) -> Array:
+        return np.asarray(self.function(t))
+
+
+def test_a_run_with_a_schedule_of_functions_and_locks_goes_on(tmp_path: Path) -> None:
+    class Locked:
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+
+        def __call__(self, t: Array) -> Array:
+            with self.lock:
+                return np.ones_like(t)
+
+    def make(scale: float) -> Any:
+        return lambda t: scale / (1.0 + t)
+
+    for name, make_function in (("lambda", lambda: make(1.0)), ("object", Locked)):
+        arguments = {**ARGUMENTS, "checkpoint": tmp_path / name, "resume": True}
+        for _ in range(2):  # Each process makes its own, in another place of its memory.
+            history = network("numpy").fit(X, Y, **{**arguments, "schedule": Own(function=make_function())})
+            assert len(history.train_loss) == 4
+        with pytest.raises(ValueError, match=r"^schedule\.function must stay <.*> to go on from .*, got <"):
+            network("numpy").fit(X, Y, **{**arguments, "schedule": Own(function=blend)})
+
+
+def blend(t: Array) -> Array:
+    return 1.0 - t / 4.0
+
+
 # --- What is refused --------------------------------------------------------------------------------------------------
 
 
@@ -413,6 +450,16 @@ def test_points_are_not_lost_to_rounding(every: float, monkeypatch: pytest.Monke
     assert written == sorted({int(np.ceil(round(k * every * 30, 4))) for k in range(1, int(100 / every + 1e-9) + 1)})
 
 
+def test_callbacks_may_change_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    network("numpy").fit(
+        X, Y, **ARGUMENTS, checkpoint="run", callbacks=[lambda history: os.chdir(tmp_path / "elsewhere")]
+    )
+    assert os.listdir(tmp_path / "elsewhere") == []
+    assert saved_state(tmp_path / "run").epoch == 4
+
+
 # --- Signals ----------------------------------------------------------------------------------------------------------
 
 
@@ -485,6 +532,45 @@ def test_a_ctrl_c_while_compiling_waits_for_nothing(tmp_path: Path, monkeypatch:
     with pytest.raises(KeyboardInterrupt):
         net.fit(X, Y, **ARGUMENTS, checkpoint=tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_children_that_a_callback_forks_end_at_the_first_signal(how: signal.Signals, tmp_path: Path) -> None:
+    """As ``multiprocessing.Pool`` asks its workers to: it would wait for ever for one that does not."""
+    ends: list[int] = []
+
+    def fork(history: training.History) -> None:
+        child = os.fork()
+        if child == 0:
+            try:
+                os.kill(os.getpid(), how)
+            except KeyboardInterrupt:
+                os._exit(130)
+            os._exit(0)
+        ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    network("numpy").fit(X, Y, epochs=2, checkpoint=tmp_path, callbacks=[fork])
+    assert ends == [130 if how == signal.SIGINT else -how] * 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fit_in_a_forked_child_leaves_its_own_checkpoint(tmp_path: Path) -> None:
+    ends: list[int] = []
+
+    def fork(history: training.History) -> None:
+        child = os.fork()
+        if child == 0:
+            try:
+                stop = {"progress": lambda progress: os.kill(os.getpid(), signal.SIGTERM)}
+                network("numpy").fit(X, Y, **ARGUMENTS, checkpoint=tmp_path / "child", **stop)
+            finally:
+                os._exit(1)
+        ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    network("numpy").fit(X, Y, epochs=1, checkpoint=tmp_path, callbacks=[fork])
+    assert ends == [-signal.SIGTERM]
+    assert saved_state(tmp_path / "child").step == 1
 
 
 def test_other_threads_leave_checkpoints_and_no_handlers(engine: str, tmp_path: Path) -> None:

@@ -81,6 +81,21 @@ def test_a_thread_that_cannot_be_started_stops_the_others(monkeypatch):
     assert not started[0].is_alive()
 
 
+def test_a_thread_that_begins_late_is_waited_for(monkeypatch):
+    from fastmlp.kernels import threads
+
+    run, done = threads.Helper.run, []
+
+    def run_late(helper):
+        time.sleep(0.1)
+        run(helper)
+
+    monkeypatch.setattr(threads, "START_SECONDS", 0.05)
+    monkeypatch.setattr(threads.Helper, "run", run_late)
+    threads.run_together(done.append, 3)
+    assert sorted(done) == [0, 1, 2]
+
+
 def test_the_error_of_a_helper_stops_the_others_and_is_raised():
     from fastmlp.kernels.threads import run_together
 

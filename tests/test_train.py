@@ -610,7 +610,7 @@ def test_a_run_that_was_killed_before_its_last_files_gets_them(digits: Path, tmp
     assert call(*arguments, "--out", out) == 0
     expected = {path.name: path.read_bytes() for path in out.iterdir()}
     for name in expected.keys() - {resuming.CHECKPOINT}:
-        (out / name).unlink()
+        (out / name).rename(out / f".{name}.0123456789abcdef")  # Killed while it was written.
     assert call("--resume", out, "--quiet") == 0
     assert {path.name: path.read_bytes() for path in out.iterdir()} == expected  # The times too: nothing was trained.
     # In another folder, what is there is set aside first.
@@ -689,6 +689,19 @@ def test_the_second_signal_does_what_it_always_does() -> None:
     with StopRequest():
         assert signal.getsignal(signal.SIGINT) != before[0]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    """Shells begin a script's background jobs so: Ctrl-C is not meant for them."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.by == ""
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("quiet", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from fastmlp import MLP, SGD, Adam, Cosine, DivergenceError, History, Progress, training
 from fastmlp.checkpoint import SavedNetwork
-from fastmlp.optimizers import AdamW, Constant, Optimizer, RMSprop
+from fastmlp.optimizers import AdamW, Constant, Optimizer, RMSprop, Schedule
 from fastmlp.parameters import aligned_zeros
 from fastmlp.training import Recipe, TrainingState, draw_orders
 
@@ -454,6 +455,41 @@ def test_weights_of_an_epoch_whose_last_step_spoilt_them_are_not_kept(engine: st
     with pytest.raises(DivergenceError, match=r"diverged in epoch 4, batch 1 of 1: .* keeps the weights it began with"):
         net.fit([[1.0]], [0.0], epochs=10, batch_size=1, optimizer=SGD(1e60))
     assert net.weights[0][0, 0] == 1.0
+
+
+@dataclass(frozen=True)
+class ByStep(Schedule):
+    """The factors of the first steps, as they are."""
+
+    all_factors: tuple[float, ...] = ()
+
+    def factors(self, first_step: int, n_steps: int, steps_per_epoch: int, epochs: int) -> Array:
+        return np.array(self.all_factors[first_step : first_step + n_steps])
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_first_step_judges_an_epoch_by_what_all_its_samples_would_lose(engine: str, reduction: str) -> None:
+    """A sample's loss is w² / 2, and each step multiplies w by 1 - rate. The second epoch ends with w = -1.5."""
+    net = MLP([1, 1], loss="squared_error", bias=False, dtype="float64", reduction=reduction, engine=engine)
+    net.set_parameters([[[1.0]]])
+    rates = (0, 0, 0, 0, 0, 0, 0, 2.5, 1e200, 1, 1, 1)
+    with pytest.raises(DivergenceError, match=r"diverged in epoch 3, batch 2 of 4: .* keeps the weights of epoch 1,"):
+        net.fit(np.ones((4, 1)), np.zeros(4), epochs=3, batch_size=1, optimizer=SGD(1.0), schedule=ByStep(0.0, rates))
+    assert net.weights[0][0, 0] == 1.0
+
+
+@pytest.mark.parametrize("validated", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_divergence_is_an_error_and_no_warning(engine: str, dtype: str, reduction: str, validated: bool) -> None:
+    """Each step multiplies w by -1.1, so sums overflow before losses, and losses of larger inputs."""
+    X, y = np.ones((128, 1)), np.zeros(128)
+    net = MLP([1, 1], loss="squared_error", bias=False, dtype=dtype, reduction=reduction, engine=engine)
+    net.set_parameters([[[1.0]]])
+    optimizer = SGD(2.1 if reduction == "mean" else 2.1 / 64)
+    with pytest.raises(DivergenceError):
+        net.fit(X, y, 3000, 64, optimizer, validation_data=(10 * X, y) if validated else None)
+    assert abs(net.weights[0][0, 0]) < 1.3  # Those of the beginning, or of the first epoch.
 
 
 def test_divergence_in_the_first_epoch_keeps_what_was_there(engine: str) -> None:

@@ -35,13 +35,13 @@ SMALLEST_RATE = 1e-6
 
 
 def warn(message: str, category: type[Warning]) -> None:
-    """Warn at the line that called fastmlp, in the name of scikit-learn's module, by which people filter."""
+    """Warn at the line that called fastmlp, in the name of the module of scikit-learn's own, by which people filter."""
     frame = sys._getframe()
     while frame.f_globals.get("__name__", "").startswith("fastmlp.") and frame.f_back is not None:
         frame = frame.f_back
     warnings.warn_explicit(
-        message, category, frame.f_code.co_filename, frame.f_lineno, "sklearn.neural_network",
-        frame.f_globals.setdefault("__warningregistry__", {}),
+        message, category, frame.f_code.co_filename, frame.f_lineno,
+        "sklearn.neural_network._multilayer_perceptron", frame.f_globals.setdefault("__warningregistry__", {}),
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 START_SECONDS = 1.0
-"""How long a thread may take to begin, once it was made."""
+"""How long a thread may take to begin, once it was made, if its start was interrupted: it may never do."""
 
 
 class Helper(threading.Thread):
@@ -19,13 +19,18 @@ class Helper(threading.Thread):
     `join` cannot do that: until Python 3.13, when it is interrupted it takes the thread for stopped ever after.
     """
 
-    begun = ended = False
+    will_begin = begun = ended = False
     error: BaseException | None = None
 
     def __init__(self, work: Callable[[int], Any], number: int, call_off: Callable[[], None]) -> None:
         super().__init__(target=work, args=(number,))
         self.call_off = call_off
         self.latest_start = time.monotonic() + START_SECONDS
+
+    def start(self) -> None:
+        """Start it; if nothing interrupts that, the work is done, however late it begins."""
+        super().start()
+        self.will_begin = True
 
     def run(self) -> None:
         """Do the work; if it fails, nobody must wait for this thread at a barrier."""
@@ -40,7 +45,7 @@ class Helper(threading.Thread):
 
     def wait(self) -> None:
         """Wait for the end of the work; not for one that has not begun, and will not, its start being interrupted."""
-        while not self.ended and (self.begun or time.monotonic() < self.latest_start):
+        while not self.ended and (self.will_begin or self.begun or time.monotonic() < self.latest_start):
             time.sleep(0)
 
 
