@@ -398,16 +398,18 @@ class MLP:
             Rate in [0, 1) of the hidden units that each step leaves out, each sample its own, one rate or one a layer.
             The others are multiplied by ``1 / (1 - rate)``. In the training alone.
         checkpoint : str or path, optional
-            Folder, made if missing, whose ``checkpoint.safetensors`` is replaced as the run goes and at its end. Ctrl-C
-            and SIGTERM wait for one, in the main thread, and then do what they always do.
+            Folder, made if missing, whose ``checkpoint.safetensors`` is replaced as the run goes and at its end; one of
+            another run moves to its folder ``previous``. Ctrl-C and SIGTERM wait for a checkpoint, in the main thread,
+            and then do what they always do.
         checkpoint_every : float, default 1.0
             Epochs from one checkpoint to the next, > 0; 0.25 is four an epoch. Each is written at the first step at or
             beyond its point, or later, about 0.1 s after the moment when writing takes no more than 5 % of the time.
         resume : bool, default False
             Go on from the checkpoint in the folder, if there is one: the network takes its parameters, and ends with
             the bits, and the history, of the run that was never stopped. All that decides what is learnt must be what
-            it was, but for `epochs`, which may be more. A run that was over trains nothing. Callbacks are called again
-            for the epochs since the checkpoint.
+            it was, but for `epochs`, which may be more (and then stretches the schedules that depend on it). The data
+            are not compared. A run that was over trains nothing. Callbacks are called again for the epochs since the
+            checkpoint.
 
         Returns
         -------
@@ -482,7 +484,7 @@ class MLP:
         checkpoints = None
         if folder is not None:
             save, saved_step = partial(self.save, state=state, notes=state.notes), state.step if saved else None
-            checkpoints = Checkpoints(folder, every, save, saved_step)
+            checkpoints = Checkpoints(folder, every, save, is_new and saved is None, saved_step)
         try:
             with checkpoints or nullcontext():
                 train(

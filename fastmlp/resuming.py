@@ -41,15 +41,20 @@ class Checkpoints:
         Epochs from one to the next.
     save : callable
         Writes one to the path that it is given.
+    is_new : bool
+        Whether the run begins: a checkpoint that is in the folder is then another run's.
     saved_step : int, optional
         The step of the checkpoint in the folder that the run goes on from.
     """
 
-    def __init__(self, folder: str, every: float, save: Callable[[str], None], saved_step: int | None = None) -> None:
+    def __init__(
+        self, folder: str, every: float, save: Callable[[str], None], is_new: bool, saved_step: int | None = None
+    ) -> None:
         self._folder = folder
         self._path = os.path.abspath(os.path.join(folder, CHECKPOINT))  # Callbacks may go elsewhere.
         self._every = every
         self._save = save
+        self._is_first = is_new
         self._stop = StopRequest()
         self._interval = self._due_step = math.inf
         self._free_at = -math.inf
@@ -88,6 +93,8 @@ class Checkpoints:
         if step != self._saved_step:
             started = time.monotonic()
             with writing_to("checkpoint", self._folder):
+                if self._is_first:
+                    self._set_aside()
                 self._save(self._path)
             now = time.monotonic()
             self._free_at = now + (now - started) * (1.0 / WRITING_SHARE - 1.0)
@@ -96,6 +103,14 @@ class Checkpoints:
         if self._stop.by:
             self._stop.hand_on()
             self._stop.__enter__()  # It did not end the run.
+
+    def _set_aside(self) -> None:
+        """Move a checkpoint that is there when a run begins, and so another run's, to ``previous``."""
+        if os.path.lexists(self._path):
+            previous = os.path.join(os.path.dirname(self._path), "previous")
+            os.makedirs(previous, exist_ok=True)
+            os.replace(self._path, os.path.join(previous, CHECKPOINT))
+        self._is_first = False
 
 
 @contextmanager

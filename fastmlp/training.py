@@ -296,8 +296,10 @@ def train(
     best, last_loss = BestSoFar(buffers, state.epoch, n_batches), np.nan
     chunk, longest = 1, recipe.epochs
     while state.epoch < recipe.epochs and not stop:
-        # Several epochs in one go where Python has nothing to do between them and their orders take little memory.
-        span = 1 if reader else max(1, min(recipe.epochs - state.epoch, ORDERS_ELEMENTS // n_samples, longest))
+        # Several epochs in one go where Python has nothing to do between them, and their orders, and the copies of the
+        # parameters that a span needs to go back, take little memory.
+        is_large = reader is not None or parameters.size > ORDERS_ELEMENTS
+        span = 1 if is_large else max(1, min(recipe.epochs - state.epoch, ORDERS_ELEMENTS // n_samples, longest))
         if evaluate or callbacks:
             span = 1 if ahead is None else max(1, min(span, ahead()))
         go_back = remember(buffers, state) if span > 1 and ahead is None else None

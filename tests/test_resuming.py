@@ -421,7 +421,7 @@ def test_writing_takes_its_share_of_the_time_and_no_more(monkeypatch: pytest.Mon
         nonlocal now
         now += 2.0
 
-    checkpoints = Checkpoints("folder", 0.5, save)
+    checkpoints = Checkpoints("folder", 0.5, save, is_new=True)
     written, step = [], 0
     with checkpoints:
         checkpoints.begin(0, 10)
@@ -439,7 +439,7 @@ def test_writing_takes_its_share_of_the_time_and_no_more(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("every", [1.0, 30 * 0.1 / 3, 0.1, 0.7, 3.3, 0.123456])
 def test_points_are_not_lost_to_rounding(every: float, monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
-    checkpoints = Checkpoints("folder", every, lambda path: None)
+    checkpoints = Checkpoints("folder", every, lambda path: None, is_new=True)
     checkpoints.begin(0, 30)
     for step in range(1, 3001):
         assert checkpoints.cut(step - 1, 1) == 1
@@ -633,3 +633,14 @@ def test_half_written_files_are_cleared_away_unless_somebody_writes_them(tmp_pat
         assert sorted(os.listdir(tmp_path)) == sorted([mine[1], *others])
     network("numpy").fit(X, Y, epochs=1, checkpoint=tmp_path)
     assert sorted(os.listdir(tmp_path)) == sorted([CHECKPOINT, *others])
+
+
+def test_a_checkpoint_of_another_run_is_set_aside(tmp_path: Path) -> None:
+    X, y = np.eye(4), [0, 1, 0, 1]
+    first, second = MLP([4, 2], engine="numpy", seed=1), MLP([4, 2], engine="numpy", seed=2)
+    first.fit(X, y, epochs=2, checkpoint=tmp_path)
+    second.fit(X, y, epochs=3, checkpoint=tmp_path)
+    assert_array_equal(MLP.load(tmp_path / "previous" / CHECKPOINT).weights[0], first.weights[0])
+    assert_array_equal(MLP.load(tmp_path / CHECKPOINT).weights[0], second.weights[0])
+    second.fit(X, y, epochs=5, checkpoint=tmp_path, resume=True)  # Its own is replaced.
+    assert_array_equal(MLP.load(tmp_path / "previous" / CHECKPOINT).weights[0], first.weights[0])
