@@ -164,7 +164,7 @@ class KernelCache:
 
     def save_overload(self, sig: Any, result: Any) -> None:
         """Keep the function, if the disk lets us: beside its place first, so that others never read half of it."""
-        assert not result.library.has_dynamic_globals, "a kernel that holds an address cannot be kept"
+        assert not attrgetter("library")(result).has_dynamic_globals, "a kernel that holds an address cannot be kept"
         body = serialize.dumps(result._reduce())
         beside = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}")
         try:
