@@ -93,7 +93,7 @@ def parts_with(rule: Any) -> dict[Kernel, Kernel]:
     takes_lists = jit.inline(with_globals(gathering.takes_lists.py_func, lists_pay=rule))
     return {
         part: Kernel(with_globals(part.function, lists_pay=rule, takes_lists=takes_lists), part.signature, part.name)
-        for part in (gathering.gather, loop.forward, weights.backward_to_weights)
+        for part in (gathering.gather, gathering.multiply_inputs, weights.backward_to_weights)
     }
 
 
@@ -103,8 +103,11 @@ def with_globals(function: Any, **others: Any) -> FunctionType:
 
 
 def samples(density: float, dtype: str) -> tuple[Array, Array]:
-    """Six hundred samples: a third of them of the given density, the others of half and of one and a half of it."""
-    X = RNG.normal(size=(600, 150))
+    """Six hundred samples: a third of them of the given density, the others of half and of one and a half of it.
+
+    The inputs are two parts, and the first one ends in the middle of a mask's word.
+    """
+    X = RNG.normal(size=(600, 310))
     X *= RNG.random(X.shape) < density * np.array([1.0, 0.5, 1.5])[RNG.integers(3, size=600), None]
     return X.astype(dtype), RNG.integers(5, size=600)
 
@@ -120,7 +123,7 @@ def trained(X: Array, y: Array, engine: str = "numba", **options: Any) -> Array:
 @pytest.mark.parametrize("rule", [always, never, by_turns], ids=["always", "never", "by turns"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_passing_over_zeros_leaves_every_bit(rule: Any, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastmlp.network.available_cpus", lambda: 2)
+    monkeypatch.setattr("fastmlp.network.available_cpus", lambda: 3)
     cases = [
         (*samples(density, dtype), batch_size)
         for density in (0.0, 0.2, lists.LISTS_PAY_BELOW, 1.0)
@@ -128,13 +131,11 @@ def test_passing_over_zeros_leaves_every_bit(rule: Any, dtype: str, monkeypatch:
     ]
     usual = [trained(X, y, batch_size=size, threads=1) for X, y, size in cases]
     monkeypatch.setattr(jit, "cache_folder", lambda: None)  # These kernels are nobody else's.
-    for name in ("FORWARD_PARTS", "TRAINING_PARTS"):
-        parts = {field: parts_with(rule).get(part, part) for field, part in getattr(engine, name).items()}
-        monkeypatch.setattr(engine, name, parts)
-    gather = {"gather": parts_with(rule)[gathering.gather]}
-    monkeypatch.setitem(engine.FORWARD_PARTS_BY_KIND, "dense", engine.FORWARD_PARTS_BY_KIND["dense"] | gather)
+    for table in (engine.TRAINING_PARTS, engine.FORWARD_PARTS_BY_KIND["dense"]):
+        for field, part in table.items():
+            monkeypatch.setitem(table, field, parts_with(rule).get(part, part))
     for (X, y, size), result in zip(cases, usual, strict=True):
-        for threads in (1, 2):
+        for threads in (1, 2, 3):
             assert_array_equal(trained(X, y, batch_size=size, threads=threads), result)
         plain = trained(X, y, "numpy", batch_size=size)
         tolerance = 1e-4 if dtype == "float32" else 1e-10

@@ -72,21 +72,25 @@ def test_every_option_does_something(engine: str, options: dict[str, Any]) -> No
     assert all(np.abs(a - b).max() > 1e-6 for a, b in zip(parameters(plain), parameters(other), strict=True))
 
 
+@pytest.mark.parametrize("n_parts", [1, 2])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("batch_size", [50, 270])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_threads_leave_every_bit(
-    options: dict[str, Any], batch_size: int, dtype: str, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], batch_size: int, dtype: str, n_parts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastmlp.network.available_cpus", lambda: 2)
-    one, two = network("numba", dtype=dtype), network("numba", dtype=dtype)
+    """Two threads have a part of the inputs each, or a share of the rows; three have a share of the rows."""
+    monkeypatch.setattr("fastmlp.network.available_cpus", lambda: 3)
+    monkeypatch.setattr("fastmlp.kernels.engine.PART_INPUTS", 20 // n_parts)
+    one, *others = (network("numba", dtype=dtype) for _ in range(3))
     losses = [
         net.fit(X, CLASSES, epochs=2, batch_size=batch_size, threads=threads, **with_optimizer(options)).train_loss
-        for threads, net in enumerate((one, two), start=1)
+        for threads, net in enumerate((one, *others), start=1)
     ]
-    assert losses[0] == losses[1]
-    for a, b in zip(parameters(one), parameters(two), strict=True):
-        assert_array_equal(a, b)
+    for net, loss in zip(others, losses[1:], strict=True):
+        assert loss == losses[0]
+        for a, b in zip(parameters(net), parameters(one), strict=True):
+            assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("through_a_file", [False, True])

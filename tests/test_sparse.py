@@ -15,10 +15,10 @@ sp = pytest.importorskip("scipy.sparse")
 
 Array = np.ndarray
 RNG = np.random.default_rng(0)
-N, N_FEATURES = 300, 150
+N, N_FEATURES = 300, 280  # Two parts of the inputs.
 DENSE = RNG.normal(size=(N, N_FEATURES)) * (RNG.random((N, N_FEATURES)) < 0.05)
 DENSE[7] = DENSE[N - 1] = 0.0
-DENSE[:, 32:48] = DENSE[:, 149] = 0.0
+DENSE[:, 32:48] = DENSE[:, N_FEATURES - 1] = 0.0
 Y = RNG.integers(3, size=N)
 KINDS = ["csr_matrix", "csr_array", "csc_matrix", "csc_array", "coo_matrix", "coo_array"]
 
@@ -188,8 +188,8 @@ def csr(data: Any, indices: Any, indptr: Any) -> Any:
 @pytest.mark.parametrize(
     ("X", "message"),
     [
-        (sp.csr_matrix((2, 3)), r"^X must be \(n_samples, 150\), got \(2, 3\)$"),
-        (sp.csr_matrix((0, 150)), r"^X must have at least one sample, got \(0, 150\)$"),
+        (sp.csr_matrix((2, 3)), r"^X must be \(n_samples, 280\), got \(2, 3\)$"),
+        (sp.csr_matrix((0, 280)), r"^X must have at least one sample, got \(0, 150\)$"),
         (csr([1.0, np.nan], [4, 5], [0, 1, 2]), r"^X must be finite, got nan at \[1, 5\]$"),
         (csr([1.0, 1e300], [4, 5], [0, 1, 2]), r"^X must not be too large for float32, got 1e\+300 at \[1, 5\]$"),
         (csr([1e308, 1e308], [4, 4], [0, 2, 2]), r"^X must not be too large for float32, got 1e\+308 at \[0, 4\]$"),

@@ -118,7 +118,7 @@ def test_sum_reduction_steps_by_the_summed_gradient(engine: str) -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 70), min_size=2, max_size=4),
-    n_in=st.sampled_from([1, 3, 64, 65, 200]),
+    n_in=st.sampled_from([1, 3, 64, 65, 200, 256, 301]),
     n_samples=st.sampled_from([1, 7, 8, 9, 50, 263, 264, 265, 550]),
     batch_size=st.sampled_from([1, 5, 16, 100, 265, 550]),
     optimizer=st.sampled_from(
@@ -143,7 +143,7 @@ def test_engines_train_alike(
     sizes: list[int], n_in: int, n_samples: int, batch_size: int, optimizer: Optimizer, activation: str, bias: bool,
     density: float, pixels: bool, seed: int,
 ) -> None:  # fmt: skip
-    """Sparse and dense inputs, batches beyond any block that a kernel works on, one thread and two."""
+    """Sparse and dense inputs, batches beyond any block that a kernel works on, one thread and more."""
     rng = np.random.default_rng(seed)
     X = rng.integers(256, size=(n_samples, n_in)) * (rng.uniform(size=(n_samples, n_in)) < density)
     X = X.astype(np.uint8 if pixels else np.float64)
@@ -153,13 +153,16 @@ def test_engines_train_alike(
         "epochs": 2 if n_steps < 50 else 1, "batch_size": batch_size, "optimizer": optimizer, "schedule": "one_cycle",
     }  # fmt: skip
     results = []
-    for engine, threads in (("numpy", 1), ("numba", 1), ("numba", 2)):
+    for engine, threads in (("numpy", 1), ("numba", 1), ("numba", 2), ("numba", 3)):
         net = MLP(
             [n_in, *sizes], activation, bias=bias, input_scale=1 / 255, dtype="float64", seed=seed, engine=engine
         )  # fmt: skip
-        history = net.fit(X, y, threads=threads, **arguments)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("fastmlp.network.available_cpus", lambda: 3)
+            history = net.fit(X, y, threads=threads, **arguments)
         results.append([*parameters(net), np.array(history.train_loss)])
     assert_same(results[2], results[1])
+    assert_same(results[3], results[1])
     for actual, expected in zip(results[1], results[0], strict=True):
         assert_allclose(actual, expected, rtol=1e-7, atol=1e-9)
 

@@ -16,7 +16,7 @@ from fastmlp.kernels.gathering import MASK_SLACK
 from fastmlp.kernels.jit import Kernel
 from fastmlp.kernels.lists import TURNED_BYTES
 from fastmlp.kernels.loop import BLOCK_ROWS
-from fastmlp.kernels.records import Layer, Samples, State
+from fastmlp.kernels.records import Layer, Part, Samples, State
 from fastmlp.kernels.threads import run_together
 from fastmlp.kernels.weights import WEIGHT_ROWS
 from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
@@ -40,9 +40,12 @@ TRAINING_PARTS = {
 """The kernels that the loop calls by address, by their fields of `State`."""
 
 FORWARD_PARTS_BY_KIND = {
-    "dense": {"gather": gathering.gather, "multiply_listed_rows": products.multiply_listed_rows},
-    "sparse": {"gather": sparse.gather_sparse, "multiply_entries": sparse.multiply_entries},
-}
+    "dense": {
+        "gather": gathering.gather, "multiply_inputs": gathering.multiply_inputs,
+        "multiply_listed_rows": products.multiply_listed_rows,
+    },
+    "sparse": {"gather": sparse.gather_sparse, "multiply_inputs": sparse.multiply_entries},
+}  # fmt: skip
 TRAINING_PARTS_BY_KIND = {
     "dense": {"multiply_listed_columns": products.multiply_listed_columns},
     "sparse": {
@@ -63,6 +66,12 @@ FORWARD_ALL = Kernel(
 )  # fmt: skip
 
 NO_CLASSES = np.empty(0, np.int64)
+
+PARTS = 2
+"""Parts of the inputs, where there are many: so many threads can have one each to themselves. The sums of the first
+layer are made part by part whatever the number of threads, so that the weights have the same bits."""
+PART_INPUTS = 128
+"""Inputs that are worth a part: with fewer, two threads are as fast when they share the rows."""
 
 STEP_WORK = 2_000_000
 """Multiply-adds of a step that are worth a thread: about 20 µs of work, against two barriers. Chosen, not tuned."""
@@ -113,7 +122,7 @@ class Engine:
         self.dtype = np.dtype(layout.spec.dtype)
         self._like = self.dtype.type(0)
         self._activations = activations_of(layout.spec)
-        self._layers, self._dropped, self._workspace_size = plan(layout)
+        self._layers, self._parts, self._dropped, self._workspace_size = plan(layout)
         sizes = layout.spec.layer_sizes
         self._n_outputs = sizes[-1]
         self._work = sum(n_in * n_out for n_in, n_out in pairwise(sizes))  # Multiply-adds a sample.
@@ -366,7 +375,7 @@ class Engine:
 
     def _allocate(self, kind: str, threads: int) -> Scratch:
         spec, dtype = self.layout.spec, self.dtype.name
-        n_words = n_words_of(self.layout)
+        n_parts = len(self._parts)
         for layer, name in zip(self._layers, self._activations, strict=True):
             if activation := e.ACTIVATIONS.get(name):
                 kernels = activation.activate, activation.multiply_by_slope
@@ -374,13 +383,14 @@ class Engine:
                 layer[first : first + 2] = [each.address(self.dtype) for each in kernels]
         rows_size = WEIGHT_ROWS * max(self.layout.row_strides)
         turned_size = TURNED_BYTES * BLOCK_ROWS
+        n_words = sum(part.n_words for part in self._parts)
         indices_size = max(n_words * 64, BLOCK_ROWS)
         loss, low, high = loss_constants(spec.loss, spec.loss_parameter)
         n_pieces = sum(-(-n_in // WEIGHT_ROWS) + spec.bias for n_in in spec.layer_sizes[:-1])
         network = {
             "layers": address(self._layers),
             "n_layers": len(self._layers),
-            "n_words": n_words,
+            "n_parts": n_parts,
             "loss": loss,
             "bias": spec.bias,
             "input_scale": bits(spec.input_scale),
@@ -406,9 +416,10 @@ class Engine:
         }
         by_kind = {
             "dense": {
-                "inputs": (BLOCK_ROWS * input_stride_of(self.layout), dtype),
-                "row_places": (BLOCK_ROWS + 1, "int64"),
+                "inputs": (BLOCK_ROWS * sum(part.stride for part in self._parts), dtype),
+                "row_places": (n_parts * (BLOCK_ROWS + 1), "int64"),
                 "masks": ((BLOCK_ROWS + MASK_SLACK) * n_words, "uint64"),
+                "doubts": (n_parts * BLOCK_ROWS, "float64"),
                 "indices": (threads * indices_size, "int32"),
                 "turned": (threads * turned_size, "uint8"),
             },
@@ -418,11 +429,31 @@ class Engine:
                 "column_ends": (threads * (spec.layer_sizes[0] + 1), "int32"),
             },
         }
-        return Scratch(network, sizes | by_kind[kind])
+        scratch = Scratch(network, sizes | by_kind[kind] | {"parts": (n_parts * len(Part._fields), "int64")})
+        parts = [self._place_part(number, scratch) for number in range(n_parts)]
+        if threads == 1:  # No other thread still reads what these hold from the step before.
+            bottom = Layer(*map(int, self._layers[0]))
+            parts = [part._replace(Z=Z) for part, Z in zip(parts, (bottom.Z, bottom.D), strict=False)]
+        scratch.arrays["parts"][:] = np.ravel(parts)
+        return scratch
+
+    def _place_part(self, number: int, scratch: Scratch) -> Part:
+        """Say where the memory of a part of the inputs is."""
+        part, before = self._parts[number], self._parts[:number]
+        arrays, itemsize = scratch.arrays, self.dtype.itemsize
+        if "inputs" not in arrays:
+            return part
+        n_words = sum(each.n_words for each in before)
+        return part._replace(
+            X=address(arrays["inputs"]) + BLOCK_ROWS * sum(each.stride for each in before) * itemsize,
+            row_places=address(arrays["row_places"]) + number * (BLOCK_ROWS + 1) * 8,
+            masks=address(arrays["masks"]) + (BLOCK_ROWS + MASK_SLACK) * n_words * 8,
+            doubts=address(arrays["doubts"]) + number * BLOCK_ROWS * 8,
+        )
 
 
-def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], list[int], int]:
-    """Lay out the workspace: give the table of layers, each layer's place of `A` with dropout, and the size."""
+def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], list[Part], list[int], int]:
+    """Lay out the workspace: give the table of layers, the parts, each layer's `A` with dropout, and the size."""
     spec = layout.spec
     itemsize = np.dtype(spec.dtype).itemsize
     end = max(layout.row_strides)  # Behind a row of zeros as long as any.
@@ -444,7 +475,7 @@ def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], list[int], int]:
                 n_in=n_in,
                 n_out=n_out,
                 stride=stride,
-                input_stride=layout.row_strides[layer - 1] if layer else input_stride_of(layout),
+                input_stride=layout.row_strides[layer - 1] if layer else 0,  # See `Part`.
                 weights=layout.weight_offsets[layer],
                 bias=layout.bias_offsets[layer],
                 Z=Z,
@@ -459,7 +490,27 @@ def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], list[int], int]:
         )
     # Behind all else: memory that is never touched without dropout.
     dropped = [place(BLOCK_ROWS * layer.stride) if layer.Z == layer.A else layer.A for layer in layers]
-    return np.array(layers, dtype=np.int64), dropped, end
+    parts = parts_of(spec.layer_sizes[0], itemsize)
+    if len(parts) == 1:
+        parts = [parts[0]._replace(Z=layers[0].Z)]
+    else:
+        parts = [part._replace(Z=place(BLOCK_ROWS * layers[0].stride)) for part in parts]
+    return np.array(layers, dtype=np.int64), parts, dropped, end
+
+
+def parts_of(n_in: int, itemsize: int) -> list[Part]:
+    """Cut the inputs into parts: as many pieces of the weights in each."""
+    n_pieces = -(-n_in // WEIGHT_ROWS)
+    count = PARTS if n_in >= PARTS * PART_INPUTS else 1
+    edges = [min(n_pieces * number // count * WEIGHT_ROWS, n_in) for number in range(count + 1)]
+    words = [-(-(end - first) // 64) for first, end in pairwise(edges)]
+    return [
+        Part(
+            first=first, n_in=end - first, n_words=n_words, stride=padded(n_words * 64, itemsize),
+            X=0, row_places=0, masks=0, doubts=0, Z=0,
+        )
+        for (first, end), n_words in zip(pairwise(edges), words, strict=True)
+    ]  # fmt: skip
 
 
 def activations_of(spec: NetworkSpec) -> tuple[str, ...]:
@@ -470,16 +521,6 @@ def activations_of(spec: NetworkSpec) -> tuple[str, ...]:
 def kind_of(X: Inputs) -> str:
     """Whether samples are dense or sparse."""
     return "sparse" if isinstance(X, SparseRows) else "dense"
-
-
-def n_words_of(layout: ParameterLayout) -> int:
-    """Words of a mask."""
-    return -(-layout.spec.layer_sizes[0] // 64)
-
-
-def input_stride_of(layout: ParameterLayout) -> int:
-    """Elements between two rows of the gathered X: whole words of masks."""
-    return padded(n_words_of(layout) * 64, np.dtype(layout.spec.dtype).itemsize)
 
 
 def address(array: Array) -> int:

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastmlp.kernels.instructions import address_of, advance, is_double, pointer, prefetch, real, scan_row
+from fastmlp.kernels.instructions import address_of, advance, call, pointer, prefetch, real, scan_row
 from fastmlp.kernels.jit import inline, kernel
 from fastmlp.kernels.lists import lists_pay
-from fastmlp.kernels.products import LISTED, LISTED_COLUMNS
-from fastmlp.kernels.records import layer_at, samples_at, state_at
+from fastmlp.kernels.products import LISTED, LISTED_COLUMNS, itemsize_of
+from fastmlp.kernels.records import PART_BYTES, layer_at, part_at, samples_at, state_at
+from fastmlp.kernels.tiles import lanes
 
 AHEAD = 8
 """Samples between the one that is read and the one that is asked for from memory."""
@@ -29,69 +30,105 @@ MASK_SLACK = 8
 
 
 @kernel
-def gather(place, samples_place, order_place, begin, end, n_rows, like):
+def gather(place, samples_place, order_place, first_part, end_part, begin, end, n_rows, like):
     """Make the samples ``order[begin:end]`` the rows begin ... end: converted and scaled, or in place; with masks.
 
-    Whoever does the last of the block's `n_rows` clears the masks beyond it.
+    This is done for the inputs of the parts first_part ... end_part. Whoever does the last of the block's `n_rows`
+    clears the masks beyond it.
     """
     net, samples, order = state_at(place), samples_at(samples_place), pointer(order_place, np.int64(0))
-    layer = layer_at(net.layers)
-    n_in, stride, n_words = layer.n_in, layer.input_stride, net.n_words
-    X = pointer(net.inputs, like)
-    masks, losses = pointer(net.masks, np.uint64(0)), pointer(net.row_losses, 0.0)
     scale = real(net.input_scale, like)
-    places, whole_words = pointer(net.row_places, np.int64(0)), n_in // 64
+    is_uint8 = samples.X_is_uint8 != 0
+    itemsize = 1 if is_uint8 else itemsize_of(like)
     in_place = (
-        samples.X_is_uint8 == 0
+        not is_uint8
         and net.input_scale == 1.0
-        and n_in % LISTED_COLUMNS.rows == 0  # Else the last tile of dW would read beyond the sample.
+        and layer_at(net.layers).n_in % LISTED_COLUMNS.rows == 0  # Else dW's last tile would read beyond the sample.
         and samples.X_stride % CONFLICTING_STRIDE != 0
     )
-    sample_bytes = n_in if samples.X_is_uint8 != 0 else n_in * (8 if is_double(like) else 4)
+    last = part_at(net.parts + (end_part - 1) * PART_BYTES)
+    first_byte, end_byte = part_at(net.parts + first_part * PART_BYTES).first, last.first + last.n_in
+    first_byte, end_byte = first_byte * itemsize, end_byte * itemsize
     for row in range(begin, end):
-        x = advance(X, row * stride)
         prefetch(pointer(samples.y + order[row] * samples.y_stride, np.uint8(0)))  # The loss will want it.
-        address = samples.X + order[row] * samples.X_stride
         # The samples lie anywhere in memory: ask for one that will be wanted soon while this one is read.
         ahead = pointer(samples.X + order[min(row + AHEAD, end - 1)] * samples.X_stride, np.uint8(0))
-        for line in range(0, sample_bytes + 63, 64):  # One more, if the sample does not begin with a cache line.
-            prefetch(advance(ahead, line))
-        values = pointer(address, like)
-        # Of a sample in place, only the last inputs are copied: the scan, of 64 at a time, would pass the row's end.
-        first = whole_words * 64 if in_place else 0
-        if samples.X_is_uint8 != 0:
-            pixels = pointer(address, np.uint8(0))
-            for j in range(n_in):
-                x[j] = real(pixels[j], like) * scale
-        else:
-            for j in range(first, n_in):
-                x[j] = values[j] * scale
-        mask = advance(masks, row * n_words)
-        is_finite = scan_row(values if in_place else x, whole_words, mask)
-        is_finite &= scan_row(advance(x, whole_words * 64), n_words - whole_words, advance(mask, whole_words))
-        places[row] = address if in_place else address_of(x)
-        # The row's loss begins here: a NaN or infinity in X makes it NaN, even where an activation would hide it.
-        losses[row] = 0.0 if is_finite else np.nan
-    if in_place and not lists_pay(masks, n_words, begin, end, n_in):
-        for row in range(begin, end):
-            x, values = advance(X, row * stride), pointer(places[row], like)
-            for j in range(n_in):
-                x[j] = values[j]
-            places[row] = address_of(x)
-    if end == n_rows:
-        for i in range(n_rows * n_words, (n_rows + MASK_SLACK) * n_words):
-            masks[i] = np.uint64(0)
-    if end % LISTED.rows != 0:  # The last of an odd number of rows is its own neighbour in the tile.
-        places[end] = places[end - 1]
+        for byte in range(first_byte, end_byte + 63, 64):  # A line more, if the sample does not begin with one.
+            prefetch(advance(ahead, byte))
+        for number in range(first_part, end_part):
+            part = part_at(net.parts + number * PART_BYTES)
+            address = samples.X + order[row] * samples.X_stride + part.first * itemsize
+            x, values = advance(pointer(part.X, like), row * part.stride), pointer(address, like)
+            whole_words = part.n_in // 64
+            # Of a sample in place, only the last inputs are copied: the scan, of 64 at a time, would pass the end.
+            if is_uint8:
+                pixels = pointer(address, np.uint8(0))
+                for j in range(part.n_in):
+                    x[j] = real(pixels[j], like) * scale
+            else:
+                for j in range(whole_words * 64 if in_place else 0, part.n_in):
+                    x[j] = values[j] * scale
+            mask = advance(pointer(part.masks, np.uint64(0)), row * part.n_words)
+            is_finite = scan_row(values if in_place else x, whole_words, mask)
+            is_finite &= scan_row(advance(x, whole_words * 64), part.n_words - whole_words, advance(mask, whole_words))
+            pointer(part.row_places, np.int64(0))[row] = address if in_place else address_of(x)
+            pointer(part.doubts, 0.0)[row] = 0.0 if is_finite else np.nan
+    for number in range(first_part, end_part):
+        part = part_at(net.parts + number * PART_BYTES)
+        masks, places = pointer(part.masks, np.uint64(0)), pointer(part.row_places, np.int64(0))
+        if in_place and not lists_pay(masks, part.n_words, begin, end, part.n_in):
+            for row in range(begin, end):
+                x, values = advance(pointer(part.X, like), row * part.stride), pointer(places[row], like)
+                for j in range(part.n_in):
+                    x[j] = values[j]
+                places[row] = address_of(x)
+        if end == n_rows:
+            for i in range(n_rows * part.n_words, (n_rows + MASK_SLACK) * part.n_words):
+                masks[i] = np.uint64(0)
+        if end % LISTED.rows != 0:  # The last of an odd number of rows is its own neighbour in the tile.
+            places[end] = places[end - 1]
     return 0
 
 
 @inline
-def takes_lists(net, first_row, last_row, like):
-    """Whether listed tiles do these rows: because it is faster, or because some of them have not been copied."""
-    layer, places = layer_at(net.layers), pointer(net.row_places, np.int64(0))
-    X = pointer(net.inputs, like)
+def takes_lists(part, first_row, last_row, like):
+    """Whether listed tiles do these rows of a part: because it is faster, or because some have not been copied."""
+    places, X = pointer(part.row_places, np.int64(0)), pointer(part.X, like)
     for row in range(first_row, last_row):
-        if places[row] != address_of(advance(X, row * layer.input_stride)):
+        if places[row] != address_of(advance(X, row * part.stride)):
             return True
-    return lists_pay(pointer(net.masks, np.uint64(0)), net.n_words, first_row, last_row, layer.n_in)
+    return lists_pay(pointer(part.masks, np.uint64(0)), part.n_words, first_row, last_row, part.n_in)
+
+
+@kernel
+def multiply_inputs(place, first_part, end_part, begin, end, thread, like):
+    """The sums of the first layer's ``X W`` over the inputs of each part, for the rows; the first begin with b."""
+    net = state_at(place)
+    layer = layer_at(net.layers)
+    workspace, parameters = pointer(net.workspace, like), pointer(net.parameters, like)
+    indices = net.indices + thread * net.indices_size * 4
+    multiply_rows, multiply_listed_rows = net.multiply_rows, net.multiply_listed_rows
+    if end - begin == 1 and net.multiply_row != 0:
+        multiply_rows, multiply_listed_rows = net.multiply_row, net.multiply_listed_row
+    stride, n_vectors = layer.stride, -(-layer.n_out // lanes(like))
+    for number in range(first_part, end_part):
+        part = part_at(net.parts + number * PART_BYTES)
+        W = address_of(advance(parameters, layer.weights + part.first * stride))
+        initial = address_of(advance(parameters, layer.bias)) if number == 0 else net.workspace
+        Z_place = address_of(advance(workspace, part.Z))
+        if takes_lists(part, begin, end, like):
+            call(
+                multiply_listed_rows,
+                (
+                    part.row_places, part.masks, part.n_words, W, stride, initial, Z_place, stride, begin, end,
+                    n_vectors, indices, like,
+                ),
+            )  # fmt: skip
+        else:
+            call(
+                multiply_rows,
+                (
+                    part.X, part.stride, W, stride, initial, Z_place, stride, begin, end, part.n_in, n_vectors, like,
+                ),
+            )  # fmt: skip
+    return 0

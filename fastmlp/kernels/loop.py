@@ -5,6 +5,12 @@ are its share, through forward, loss and the backward pass down to the first lay
 the weights that are its share, dW and their update; a barrier. No two threads write to one place, every sum has one
 order, and so the weights have the same bits whatever the number of threads.
 
+Most of the memory belongs to the first layer, and what one core writes and another reads has to pass between their
+caches. So where there are many inputs, they are cut in two *parts*, and two threads have one each: its columns of X, its
+rows of W, and the sums of ``X W`` over its inputs, for all rows of the batch. A barrier; the sums are added up, and the
+rows are shared as above. The barrier after the update is not needed then: until the next sums are added, a thread reads
+nothing that another writes.
+
 A batch of more than `BLOCK_ROWS` rows is taken in blocks of that many: their gradients add up in the gradient buffer,
 and the update is done with the last. So the buffers stay in the cache whatever the batch size.
 """
@@ -14,11 +20,10 @@ from __future__ import annotations
 import numpy as np
 
 from fastmlp.kernels import elementwise as e
-from fastmlp.kernels.gathering import takes_lists
 from fastmlp.kernels.instructions import address_of, advance, atomic_add, atomic_load, call, give_way, pointer, real
 from fastmlp.kernels.jit import FIRST, inline, kernel
 from fastmlp.kernels.products import ROW_UNIT
-from fastmlp.kernels.records import LAYER_BYTES, SAMPLE, layer_at, samples_at, state_at
+from fastmlp.kernels.records import LAYER_BYTES, PART_BYTES, SAMPLE, layer_at, owns_parts, part_at, samples_at, state_at
 from fastmlp.kernels.tiles import lanes
 
 BLOCK_ROWS = 264
@@ -64,43 +69,39 @@ def share_of_rows(n_rows, thread, threads):
     return first, min(end, n_rows)
 
 
+@inline
+def shares(net, n_rows, thread, threads):
+    """What is a thread's of the products with the inputs: first part, end part, first row, end row."""
+    if owns_parts(net, threads):
+        return net.n_parts * thread // threads, net.n_parts * (thread + 1) // threads, np.int64(0), n_rows
+    begin, end = share_of_rows(n_rows, thread, threads)
+    return np.int64(0), net.n_parts, begin, end
+
+
 @kernel
 def forward(place, begin, end, key, thread, like):
-    """All layers for the rows begin ... end. A cross-entropy's activation is part of the loss, and not done here.
+    """All layers for the rows begin ... end, from the sums over the parts of the inputs on.
 
-    `key` is that of the step, for dropout.
+    A cross-entropy's activation is part of the loss, and not done here. `key` is that of the step, for dropout.
     """
     net = state_at(place)
     workspace = pointer(net.workspace, like)
     parameters = pointer(net.parameters, like)
-    indices = net.indices + thread * net.indices_size * 4
     width = lanes(like)
-    multiply_rows, multiply_listed_rows = net.multiply_rows, net.multiply_listed_rows
-    if end - begin == 1 and net.multiply_row != 0:
-        multiply_rows, multiply_listed_rows = net.multiply_row, net.multiply_listed_row
-    X = pointer(net.inputs, like)
+    add_parts(net, begin, end, like)
+    multiply_rows = net.multiply_row if end - begin == 1 and net.multiply_row != 0 else net.multiply_rows
+    X = workspace
     for number in range(net.n_layers):
         layer = layer_at(net.layers + number * LAYER_BYTES)
         Z, A = advance(workspace, layer.Z), advance(workspace, layer.A)
-        X_place, Z_place = address_of(X), address_of(Z)
-        W = address_of(advance(parameters, layer.weights))
-        b = address_of(advance(parameters, layer.bias))
-        stride, n_vectors = layer.stride, -(-layer.n_out // width)
-        if number == 0 and net.entry_bounds != 0:
-            call(net.multiply_entries, (place, begin, end, like))
-        elif number == 0 and takes_lists(net, begin, end, like):
-            call(
-                multiply_listed_rows,
-                (
-                    net.row_places, net.masks, net.n_words, W, stride, b, Z_place, stride, begin, end, n_vectors,
-                    indices, like,
-                ),
-            )  # fmt: skip
-        else:
+        if number > 0:
+            W = address_of(advance(parameters, layer.weights))
+            b = address_of(advance(parameters, layer.bias))
             call(
                 multiply_rows,
                 (
-                    X_place, layer.input_stride, W, stride, b, Z_place, stride, begin, end, layer.n_in, n_vectors, like,
+                    address_of(X), layer.input_stride, W, layer.stride, b, address_of(Z), layer.stride, begin, end,
+                    layer.n_in, -(-layer.n_out // width), like,
                 ),
             )  # fmt: skip
         at, n = begin * layer.stride, (end - begin) * layer.stride
@@ -118,6 +119,32 @@ def forward(place, begin, end, key, thread, like):
             drop_units(net, layer, number, address_of(advance(A, at)), begin, end, key, like)
         X = A
     return 0
+
+
+@inline
+def add_parts(net, begin, end, like):
+    """Make the first layer's Z of the sums over the parts of the inputs; and begin the rows' losses.
+
+    A NaN or infinity in X makes the row's loss NaN, even where an activation would hide it.
+    """
+    workspace, losses = pointer(net.workspace, like), pointer(net.row_losses, 0.0)
+    layer, part = layer_at(net.layers), part_at(net.parts)
+    for row in range(begin, end):
+        losses[row] = 0.0 if part.doubts == 0 else pointer(part.doubts, 0.0)[row]
+    for number in range(1, net.n_parts):
+        following = part_at(net.parts + number * PART_BYTES)
+        if part.doubts != 0:
+            for row in range(begin, end):
+                losses[row] += pointer(following.doubts, 0.0)[row]
+        at, n = begin * layer.stride, (end - begin) * layer.stride
+        Z, sums = advance(workspace, layer.Z + at), advance(workspace, following.Z + at)
+        if number == 1 and part.Z != layer.Z:
+            firsts = advance(workspace, part.Z + at)
+            for i in range(n):
+                Z[i] = firsts[i] + sums[i]
+        else:
+            for i in range(n):
+                Z[i] += sums[i]
 
 
 @inline
@@ -246,17 +273,23 @@ def train_steps(
             continue
         order = samples.orders + (epoch % samples.n_orders * samples.n_samples + first) * 8
         loss, loss_scale = 0.0, pointer(constants, 0.0)[e.LOSS_SCALE]
-        if net.weight_squares != 0:
-            for piece in range(net.n_pieces):
-                loss += weight_squares[piece]
-            loss *= 0.5 * pointer(constants, 0.0)[e.L2]
         for block in range(0, n_batch, BLOCK_ROWS):
             n_rows = min(BLOCK_ROWS, n_batch - block)
             rows = order + block * 8
-            begin, end = share_of_rows(n_rows, thread, threads)
-            call(net.gather, (place, samples_place, rows, begin, end, n_rows, like))
+            first_part, end_part, begin, end = shares(net, n_rows, thread, threads)
+            call(net.gather, (place, samples_place, rows, first_part, end_part, begin, end, n_rows, like))
             if net.entry_bounds != 0:
                 call(net.sort_entries, (place, begin, end, thread, like))
+            call(net.multiply_inputs, (place, first_part, end_part, begin, end, thread, like))
+            if owns_parts(net, threads):
+                arrived += 1
+                if not all_arrived(net.barrier, threads, arrived):
+                    return step
+                begin, end = share_of_rows(n_rows, thread, threads)
+            if block == 0 and net.weight_squares != 0:
+                for piece in range(net.n_pieces):
+                    loss += weight_squares[piece]
+                loss *= 0.5 * pointer(constants, 0.0)[e.L2]
             key = pointer(constants, np.int64(0))[e.KEY] + np.int64(e.GOLDEN) * block
             call(net.forward, (place, begin, end, key, thread, like))
             call(net.loss_and_output_gradient, (place, samples_place, rows, begin, end, scale, like))
@@ -271,14 +304,16 @@ def train_steps(
                 return step + 1
             is_first, is_last = np.int64(block == 0), np.int64(block + n_rows == n_batch)
             call(net.backward_to_weights, (place, n_rows, is_first, is_last, constants, thread, threads, like))
-            arrived += 1
-            if not all_arrived(net.barrier, threads, arrived):
-                return step
+            if net.gradient_squares != 0 or not owns_parts(net, threads):
+                arrived += 1
+                if not all_arrived(net.barrier, threads, arrived):
+                    return step
         if net.gradient_squares != 0:
             call(net.update_clipped, (place, constants, thread, threads, like))
-            arrived += 1
-            if not all_arrived(net.barrier, threads, arrived):
-                return step
+            if not owns_parts(net, threads):
+                arrived += 1
+                if not all_arrived(net.barrier, threads, arrived):
+                    return step
         losses[step] = loss
     return n_steps
 
@@ -304,7 +339,8 @@ def forward_all(place, samples_place, X, values, columns, starts, outputs, class
         for row in range(n_rows):
             order[row] = block + row
         # The rows beyond need not be cleared: what a tile reads there changes nothing but its rows that nobody reads.
-        call(net.gather, (place, samples_place, net.order, FIRST, n_rows, FIRST, like))
+        call(net.gather, (place, samples_place, net.order, FIRST, net.n_parts, FIRST, n_rows, FIRST, like))
+        call(net.multiply_inputs, (place, FIRST, net.n_parts, FIRST, n_rows, FIRST, like))
         call(net.forward, (place, FIRST, n_rows, FIRST, FIRST, like))
         for row in range(n_rows):
             doubt += row_losses[row]

@@ -80,7 +80,7 @@ multiply_row = product_by_rows("multiply_row", dense_row, SHAPES["dense", "row"]
 
 
 @inline
-def itemsize(like):
+def itemsize_of(like):
     """Bytes of a number of the dtype of `like`."""
     return 8 if is_double(like) else 4
 
@@ -108,7 +108,7 @@ def product_by_listed_rows(name: str, tile: Any, shape: Shape) -> Kernel:
                 end = min(word + DEPTH // 64, n_words)
                 for row in range(first_row, last_row, shape.rows):
                     a, c = pointer(rows[row], like), advance(C, row * ldc + column)
-                    lda = (rows[row + 1] - rows[row]) // itemsize(like)
+                    lda = (rows[row + 1] - rows[row]) // itemsize_of(like)
                     start, ldi = (advance(initial, column), 0) if word == 0 else (c, ldc)
                     length = forward_list(masks, n_words, word, end, row, shape.rows, indices)
                     tile(count, a, lda, b, ldb, start, ldi, c, ldc, indices, length)

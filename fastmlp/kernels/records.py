@@ -14,6 +14,8 @@ from numba import types
 from numba.core.typing.templates import AttributeTemplate
 from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, models, register_model
 
+from fastmlp.kernels.jit import inline
+
 I64 = ir.IntType(64)
 
 
@@ -43,6 +45,25 @@ class Layer(NamedTuple):
     threshold: int
 
 
+class Part(NamedTuple):
+    """Some of the network's inputs: columns of X, rows of the first W, and the part of each sum of Z that is theirs.
+
+    `first`, `n_in`: the inputs. `n_words`: of a row's mask. `stride`: between rows of `X`. `X`, `row_places`, `masks`,
+    `doubts`: addresses of the part's own memory, see `State`; of sparse samples 0. `Z`: in the workspace, the sums; in
+    the place of the first layer's Z if there is one part only.
+    """
+
+    first: int
+    n_in: int
+    n_words: int
+    stride: int
+    X: int
+    row_places: int
+    masks: int
+    doubts: int
+    Z: int
+
+
 class State(NamedTuple):
     """What the loop knows of a network, and the memory that it writes, given by its address here and below.
 
@@ -52,7 +73,8 @@ class State(NamedTuple):
 
     layers: int  # `Layer` by `Layer`.
     n_layers: int
-    n_words: int  # Words of a row's mask: inputs / 64.
+    parts: int  # `Part` by `Part`.
+    n_parts: int
     loss: int
     bias: int
     input_scale: float
@@ -61,9 +83,10 @@ class State(NamedTuple):
     label_smoothing: float
     clip_norm: float
     workspace: int  # A row of zeros at 0; Z, A, D of the layers; transposed weights.
-    inputs: int  # The gathered X, dense.
-    row_places: int  # int64 (BLOCK_ROWS + 1,): the addresses of its rows: in `inputs`, or where the sample lies.
-    masks: int  # uint64 (BLOCK_ROWS + MASK_SLACK, n_words)
+    inputs: int  # The gathered X, dense, part by part.
+    row_places: int  # int64 (BLOCK_ROWS + 1,) a part: the addresses of its rows: in `inputs`, or where the sample lies.
+    masks: int  # uint64 (BLOCK_ROWS + MASK_SLACK, n_words), part by part.
+    doubts: int  # float64 (BLOCK_ROWS,) a part: 0, or NaN if the row's inputs are not finite.
     entry_values: int  # The gathered X, sparse: of the dtype, row by row.
     entry_columns: int  # int32, as many.
     entry_bounds: int  # int64 (BLOCK_ROWS, 2): the first of each row's entries, and the end. With dense samples none.
@@ -99,13 +122,13 @@ class State(NamedTuple):
     update_clipped: int
     prepare_weights: int
     transpose_weights: int
+    multiply_inputs: int  # Of the kind of samples.
     multiply_rows: int
     multiply_listed_rows: int
     multiply_row: int  # These two for single rows; or none, where there are more.
     multiply_listed_row: int
     multiply_columns: int
     multiply_listed_columns: int
-    multiply_entries: int
     sort_entries: int
     multiply_sorted_entries: int
 
@@ -182,7 +205,13 @@ def reader(kind: type) -> Any:
     return record_at
 
 
-layer_at, state_at, samples_at = reader(Layer), reader(State), reader(Samples)
-LAYER_BYTES = 8 * len(Layer._fields)
+layer_at, part_at, state_at, samples_at = reader(Layer), reader(Part), reader(State), reader(Samples)
+LAYER_BYTES, PART_BYTES = 8 * len(Layer._fields), 8 * len(Part._fields)
 SAMPLE = Samples(*range(len(Samples._fields)))
 """The number of each field, for the kernel that writes them."""
+
+
+@inline
+def owns_parts(net, threads):
+    """Whether each thread has parts of the inputs, and what belongs to them, to itself; else it has a share of rows."""
+    return net.n_parts % threads == 0 and net.entry_bounds == 0

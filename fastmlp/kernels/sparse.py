@@ -1,9 +1,10 @@
 """Sparse samples: gathered as they are, and the first layer's products over the entries that they have.
 
 A batch's entries (value, column) are copied to the workspace, row by row, and X is never made dense. Of the memory in
-`fastmlp.kernels.records.State` this writes the entries, their sorted copies, and the beginning of the rows' losses.
+`fastmlp.kernels.records.State` this writes the entries, their sorted copies, and the sums of the parts of the inputs.
 
 - ``Z = X W + b``: a row of Z is b and the sum of the rows of W that the sample's columns name, times its values.
+  The entries are finite: that was seen to when they became `SparseRows`.
 - ``dW = Xᵀ dZ``: a row of dW is the like sum of rows of dZ, over the entries of a column. For this each thread sorts
   the entries of its rows by column. A column's sum goes through the threads' parts one after the other, which is
   through the rows in ascending order whatever the number of threads.
@@ -19,18 +20,17 @@ from fastmlp.kernels.gathering import AHEAD
 from fastmlp.kernels.instructions import advance, pointer, prefetch, real
 from fastmlp.kernels.jit import inline, kernel
 from fastmlp.kernels.products import panel_edge
-from fastmlp.kernels.records import layer_at, samples_at, state_at
+from fastmlp.kernels.records import PART_BYTES, layer_at, part_at, samples_at, state_at
 from fastmlp.kernels.tiles import SHAPES, lanes, packed_row
 
 PACKED = SHAPES["packed", "row"]
 
 
 @kernel
-def gather_sparse(place, samples_place, order_place, begin, end, n_rows, like):
+def gather_sparse(place, samples_place, order_place, first_part, end_part, begin, end, n_rows, like):
     """Copy the entries of the samples ``order[begin:end]`` to those of the rows begin ... end, scaled."""
     net, samples, order = state_at(place), samples_at(samples_place), pointer(order_place, np.int64(0))
     starts, bounds = pointer(samples.starts, np.int64(0)), pointer(net.entry_bounds, np.int64(0))
-    losses = pointer(net.row_losses, 0.0)
     scale = real(net.input_scale, like)
     place_of_row = 0
     for row in range(begin):  # Other threads copy these.
@@ -54,13 +54,12 @@ def gather_sparse(place, samples_place, order_place, begin, end, n_rows, like):
             to_columns[k] = columns[k]
         bounds[2 * row], bounds[2 * row + 1] = place_of_row, place_of_row + n
         place_of_row += n
-        losses[row] = 0.0  # The entries are finite: that was seen to when they became `SparseRows`.
     return 0
 
 
 @kernel
-def multiply_entries(place, begin, end, like):
-    """``Z = X W + b`` of the first layer, for the rows begin ... end."""
+def multiply_entries(place, first_part, end_part, begin, end, thread, like):
+    """The sums of the first layer's ``X W`` over the inputs of each part, for the rows; the first begin with b."""
     net = state_at(place)
     layer = layer_at(net.layers)
     stride = layer.stride
@@ -71,15 +70,23 @@ def multiply_entries(place, begin, end, like):
     for panel in range(n_panels):
         v = panel_edge(panel, n_panels, n_vectors)
         count = panel_edge(panel + 1, n_panels, n_vectors) - v
-        W = advance(parameters, layer.weights + v * lanes(like))
-        b = advance(parameters, layer.bias + v * lanes(like))
-        Z = advance(pointer(net.workspace, like), layer.Z + v * lanes(like))
+        column = v * lanes(like)
+        W = advance(parameters, layer.weights + column)
         for row in range(begin, end):
-            first = bounds[2 * row]
-            packed_row(
-                count, advance(values, first), 0, W, stride, b, 0, advance(Z, row * stride), stride,
-                advance(columns, first), bounds[2 * row + 1] - first,
-            )  # fmt: skip
+            first, last = bounds[2 * row], bounds[2 * row + 1]
+            for number in range(first_part, end_part):
+                part = part_at(net.parts + number * PART_BYTES)
+                n = last - first
+                if number + 1 < end_part:
+                    n = 0
+                    for k in range(first, last):
+                        n += np.int64(columns[k] < part.first + part.n_in)
+                initial = advance(parameters, layer.bias + column) if number == 0 else pointer(net.workspace, like)
+                Z = advance(pointer(net.workspace, like), part.Z + row * stride + column)
+                packed_row(
+                    count, advance(values, first), 0, W, stride, initial, 0, Z, stride, advance(columns, first), n
+                )
+                first += n
     return 0
 
 

@@ -3,7 +3,7 @@
 Weights are taken in *pieces*: some rows of a layer's W, or its bias. A piece's gradient is computed, used for the
 update while it is in the cache, and forgotten: dW is never written out as a whole, unless it has to be kept (more
 blocks of the batch are to come, the gradient's norm is to be clipped, or it is the gradient that was asked for).
-Threads take turns at the pieces, so that no two write to one place, and every sum has one order.
+Each piece is one thread's, so that no two write to one place, and every sum has one order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fastmlp.kernels.gathering import takes_lists
 from fastmlp.kernels.instructions import address_of, advance, call, pointer, prefetch, real, sum_of_squares
 from fastmlp.kernels.jit import FIRST, inline, kernel
 from fastmlp.kernels.lists import turn_masks
-from fastmlp.kernels.records import LAYER_BYTES, layer_at, state_at
+from fastmlp.kernels.records import LAYER_BYTES, PART_BYTES, layer_at, owns_parts, part_at, state_at
 from fastmlp.kernels.tiles import SHAPES, lanes
 
 WEIGHT_ROWS = 16
@@ -31,68 +31,101 @@ assert WEIGHT_ROWS % SHAPES["dense", "columns"].rows == 0
 def backward_to_weights(place, n_rows, first_block, last_block, constants, thread, threads, like):
     """``dW = Xᵀ dY`` and ``db = Σ dY`` of every layer over `n_rows` rows, and their use, for this thread's share."""
     net = state_at(place)
-    workspace, masks = pointer(net.workspace, like), pointer(net.masks, np.uint64(0))
+    workspace = pointer(net.workspace, like)
     dW = advance(pointer(net.weight_rows, like), thread * net.weight_rows_size)
     indices = net.indices + thread * net.indices_size * 4
     turned = advance(pointer(net.turned, np.uint8(0)), thread * net.turned_size)
-    sparse = net.entry_bounds != 0
-    listed = not sparse and takes_lists(net, FIRST, n_rows, like)
-    rows = pointer(net.row_places, np.int64(0))
-    turned_word = -1
+    part, end_of_part, listed, turned_word = part_at(net.parts), 0, False, -1
     unit = -1  # Counts the pieces of all layers.
     for number in range(net.n_layers - 1, -1, -1):
         layer = layer_at(net.layers + number * LAYER_BYTES)
         n_in, stride, input_stride = layer.n_in, layer.stride, layer.input_stride
         D = advance(workspace, layer.D)
-        X = pointer(net.inputs, like)
-        if number > 0:
-            X = advance(workspace, layer_at(net.layers + (number - 1) * LAYER_BYTES).A)
         D_place, dW_place = address_of(D), address_of(dW)
         n_vectors = -(-layer.n_out // lanes(like))
         n_columns = n_vectors * lanes(like)
         n_pieces = -(-n_in // WEIGHT_ROWS)
         for piece in range(n_pieces + net.bias):
             unit += 1
-            if unit % threads != thread:
+            if not is_mine(net, number, unit, piece, n_pieces, thread, threads):
                 continue
             row = min(piece * WEIGHT_ROWS, n_in)
             n_piece = max(1, min(WEIGHT_ROWS, n_in - row))
             clear_columns(dW, n_piece, n_columns, stride, like)
-            X_place = address_of(advance(X, row))
-            if threads > 1 and (number > 0 or not sparse):
-                # The inputs of the next piece: another core's cache has half of them.
-                ahead = min(row + threads * WEIGHT_ROWS, n_in - 1)
-                for i in range(n_rows):
-                    x = advance(X, i * input_stride) if number > 0 else pointer(rows[i], like)
-                    prefetch(advance(x, ahead))
             if piece == n_pieces:
                 # The bias stands in the parameters as one more row of W, and its gradient is a sum over the samples.
                 sum_of_rows(D, n_rows, n_columns, stride, dW, like)
-            elif number == 0 and sparse:
-                call(net.multiply_sorted_entries, (place, row, n_piece, threads, dW_place, like))
-            elif number == 0 and listed:
-                if row >> 6 != turned_word:
-                    turned_word = row >> 6
-                    turn_masks(masks, net.n_words, turned_word, n_rows, turned)
-                call(
-                    net.multiply_listed_columns,
-                    (
-                        net.row_places, row, address_of(turned), n_rows, D_place, stride, net.workspace, dW_place,
-                        stride, n_piece, n_vectors, indices, like,
-                    ),
-                )  # fmt: skip
-            else:
+            elif number > 0:
+                X = advance(workspace, layer_at(net.layers + (number - 1) * LAYER_BYTES).A + row)
+                if threads > 1:  # The inputs of the next piece: another core's cache has half of them.
+                    for i in range(n_rows):
+                        prefetch(advance(X, i * input_stride + min(threads * WEIGHT_ROWS, n_in - 1 - row)))
                 call(
                     net.multiply_columns,
                     (
-                        X_place, input_stride, D_place, stride, net.workspace, dW_place, stride, n_piece, n_rows,
+                        address_of(X), input_stride, D_place, stride, net.workspace, dW_place, stride, n_piece, n_rows,
                         n_vectors, like,
                     ),
                 )  # fmt: skip
+            elif net.entry_bounds != 0:
+                call(net.multiply_sorted_entries, (place, row, n_piece, threads, dW_place, like))
+            else:
+                if row >= end_of_part:
+                    part = part_of(net, row)
+                    end_of_part = part.first + part.n_in
+                    listed = takes_lists(part, FIRST, n_rows, like)
+                    turned_word = -1
+                row_of_part = row - part.first
+                if not owns_parts(net, threads):  # As above.
+                    places = pointer(part.row_places, np.int64(0))
+                    for i in range(n_rows):
+                        prefetch(advance(pointer(places[i], like), min(row_of_part + WEIGHT_ROWS, part.n_in - 1)))
+                if listed:
+                    if row_of_part >> 6 != turned_word:
+                        turned_word = row_of_part >> 6
+                        turn_masks(pointer(part.masks, np.uint64(0)), part.n_words, turned_word, n_rows, turned)
+                    call(
+                        net.multiply_listed_columns,
+                        (
+                            part.row_places, row_of_part, address_of(turned), n_rows, D_place, stride, net.workspace,
+                            dW_place, stride, n_piece, n_vectors, indices, like,
+                        ),
+                    )  # fmt: skip
+                else:
+                    X_place = address_of(advance(pointer(part.X, like), row_of_part))
+                    call(
+                        net.multiply_columns,
+                        (
+                            X_place, part.stride, D_place, stride, net.workspace, dW_place, stride, n_piece, n_rows,
+                            n_vectors, like,
+                        ),
+                    )  # fmt: skip
             use_gradient(
                 net, layer, place, number, unit, row, n_piece, dW, first_block, last_block, constants, like
             )  # fmt: skip
     return 0
+
+
+@inline
+def is_mine(net, number, unit, piece, n_pieces, thread, threads):
+    """Whether a piece of the weights is this thread's: one of a run of the first layer's, or of turns at the others.
+
+    With sparse samples, whose columns may stand in the order of their frequency, it is turns in the first layer, too.
+    """
+    if number > 0 or net.entry_bounds != 0:
+        return unit % threads == thread
+    if piece == n_pieces:  # The bias goes with the first part of the inputs, whose sums begin with it.
+        return thread == 0
+    return n_pieces * thread // threads <= piece < n_pieces * (thread + 1) // threads
+
+
+@inline
+def part_of(net, row):
+    """The part of the inputs that a row of the first W belongs to."""
+    number = net.n_parts - 1
+    while part_at(net.parts + number * PART_BYTES).first > row:
+        number -= 1
+    return part_at(net.parts + number * PART_BYTES)
 
 
 @inline
@@ -156,9 +189,10 @@ def update_clipped(place, constants, thread, threads, like):
     unit = -1
     for number in range(net.n_layers - 1, -1, -1):
         layer = layer_at(net.layers + number * LAYER_BYTES)
-        for piece in range(-(-layer.n_in // WEIGHT_ROWS) + net.bias):
+        n_pieces = -(-layer.n_in // WEIGHT_ROWS)
+        for piece in range(n_pieces + net.bias):
             unit += 1
-            if unit % threads != thread:
+            if not is_mine(net, number, unit, piece, n_pieces, thread, threads):
                 continue
             row = min(piece * WEIGHT_ROWS, layer.n_in)
             n_rows = max(1, min(WEIGHT_ROWS, layer.n_in - row))
