@@ -207,15 +207,18 @@ def not_finite(what: str, array: Samples, converted: Array | None = None, first_
     return ValueError(f"{what} must be finite, {got}")
 
 
-def in_parts(compute: Callable[[Inputs], Array], X: Samples) -> Array:
-    """Compute something of samples: if they are a file's, of one chunk after the other."""
-    results = []
-    for first, rows in X.parts() if isinstance(X, MappedRows) else [(0, X)]:
-        try:
-            results.append(compute(rows))
-        except NotFiniteError:  # noqa: PERF203 - One pass, in most cases.
-            raise not_finite("X", rows, first_row=first) from None
-    return results[0] if len(results) == 1 else np.concatenate(results)
+def in_parts(
+    compute: Callable[..., Array], parameters: Array, X: Samples, *arguments: Any, first_row: int = 0
+) -> Array:
+    """Call ``compute(parameters, X, *arguments)``: if the samples are a file's, for one chunk after the other."""
+    if type(X) is MappedRows:
+        return np.concatenate(
+            [in_parts(compute, parameters, rows, *arguments, first_row=first) for first, rows in X.parts()]
+        )
+    try:
+        return compute(parameters, X, *arguments)
+    except NotFiniteError:
+        raise not_finite("X", X, first_row=first_row) from None
 
 
 def copy_checked(what: str, arrays: Sequence[ArrayLike], views: list[Array]) -> None:

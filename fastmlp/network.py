@@ -236,12 +236,11 @@ class MLP:
             softmax_cross_entropy: class indices ``(n_samples,)``. sigmoid_cross_entropy: 0 or 1, ``(n_samples,)``
             with one output, else ``(n_samples, n_outputs)``. Other losses: values ``(n_samples, n_outputs)``.
         """
+        if self.spec.loss == "softmax_cross_entropy":
+            return in_parts(self._engine.classes, self._parameters, self._check_inputs(X))
         if not self.spec.is_classifier:
             return self.forward(X)
-        inputs = self._check_inputs(X)
-        if self.spec.loss != "softmax_cross_entropy":
-            return self._decide(self._outputs(inputs))
-        return in_parts(lambda rows: self._engine.classes(self._parameters, rows), inputs)
+        return self._decide(self._outputs(self._check_inputs(X)))
 
     def predict_proba(self, X: Any) -> Array:
         """Probabilities of the classes (after softmax) or of the labels (after sigmoid).
@@ -606,7 +605,7 @@ class MLP:
             raise ValueError(f"{what} needs a cross-entropy loss, this network has loss {self.spec.loss!r}")
 
     def _outputs(self, X: Samples, threads: int | None = None) -> Array:
-        return in_parts(lambda rows: self._engine.forward(self._parameters, rows, threads), X)
+        return in_parts(self._engine.forward, self._parameters, X, threads)
 
     def _activate_logits(self, Z: Array) -> Array:
         if self.spec.output_activation == "exp":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
+@final
 @dataclass(frozen=True)
 class SparseRows:
     """A matrix in compressed rows (CSR), each with its columns in ascending order and no column twice.

@@ -318,10 +318,10 @@ def train_steps(
     return n_steps
 
 
-def forward_all(place, samples_place, X, values, columns, starts, outputs, classes, like):
+def forward_all(place, samples_place, X, outputs, classes, like):
     """Write the outputs for all samples of X to `outputs` or, unless it is empty, their argmax to `classes`.
 
-    Of sparse samples the addresses are given; of X only its length counts then.
+    Of sparse samples Python has written where they are; of X only its length counts then.
     Return a number that is 0, or NaN if X is not finite.
     """
     net = state_at(place)
@@ -332,7 +332,6 @@ def forward_all(place, samples_place, X, values, columns, starts, outputs, class
     samples = pointer(samples_place, np.int64(0))
     samples[SAMPLE.X], samples[SAMPLE.X_is_uint8] = X.ctypes.data, np.int64(X.itemsize == 1)
     samples[SAMPLE.X_stride] = X.strides[0]
-    samples[SAMPLE.values], samples[SAMPLE.columns], samples[SAMPLE.starts] = values, columns, starts
     doubt = 0.0
     for block in range(0, n_samples, FORWARD_ROWS):
         n_rows = min(FORWARD_ROWS, n_samples - block)
