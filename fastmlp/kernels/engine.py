@@ -411,6 +411,7 @@ class Engine:
         sizes = {
             "workspace": (self._workspace_size, dtype),
             "row_losses": (BLOCK_ROWS, "float64"),
+            "doubts": (n_parts * BLOCK_ROWS, "float64"),
             "barrier": (8, "int64"),
             "order": (BLOCK_ROWS, "int64"),
             "squares_of_weights": (n_pieces, "float64"),
@@ -422,7 +423,6 @@ class Engine:
                 "inputs": (BLOCK_ROWS * sum(part.stride for part in self._parts), dtype),
                 "row_places": (n_parts * (BLOCK_ROWS + 1), "int64"),
                 "masks": ((BLOCK_ROWS + MASK_SLACK) * n_words, "uint64"),
-                "doubts": (n_parts * BLOCK_ROWS, "float64"),
                 "indices": (threads * indices_size, "int32"),
                 "turned": (threads * turned_size, "uint8"),
             },
@@ -444,6 +444,7 @@ class Engine:
         """Say where the memory of a part of the inputs is."""
         part, before = self._parts[number], self._parts[:number]
         arrays, itemsize = scratch.arrays, self.dtype.itemsize
+        part = part._replace(doubts=address(arrays["doubts"]) + number * BLOCK_ROWS * 8)
         if "inputs" not in arrays:
             return part
         n_words = sum(each.n_words for each in before)
@@ -451,7 +452,6 @@ class Engine:
             X=address(arrays["inputs"]) + BLOCK_ROWS * sum(each.stride for each in before) * itemsize,
             row_places=address(arrays["row_places"]) + number * (BLOCK_ROWS + 1) * 8,
             masks=address(arrays["masks"]) + (BLOCK_ROWS + MASK_SLACK) * n_words * 8,
-            doubts=address(arrays["doubts"]) + number * BLOCK_ROWS * 8,
         )
 
 

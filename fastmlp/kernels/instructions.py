@@ -144,6 +144,27 @@ def scan_row(typing: Any, row: Any, n_words: Any, masks: Any) -> Any:
 
 
 @intrinsic
+def add_vectors(typing: Any, target: Any, a: Any, b: Any, n: Any) -> Any:
+    """``target[i] = a[i] + b[i]`` for n elements, whole cache lines of them; `target` may be `a`."""
+    lanes = 512 // target.dtype.bitwidth
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        vector = ir.VectorType(context.get_data_type(target.dtype), lanes)
+        with cgutils.for_range(builder, builder.sdiv(arguments[3], I64(lanes))) as loop:
+            offset = builder.mul(loop.index, I64(lanes))
+            to, *terms = (
+                builder.bitcast(builder.gep(base, [offset], source_etype=vector.element), vector.as_pointer())
+                for base in arguments[:3]
+            )
+            align = target.dtype.bitwidth // 8
+            total = builder.fadd(*(builder.load(term, align=align, typ=vector) for term in terms))
+            builder.store(total, to, align=align)
+        return context.get_dummy_value()
+
+    return types.void(target, a, b, types.int64), codegen
+
+
+@intrinsic
 def sum_of_squares(typing: Any, base: Any, n: Any) -> Any:
     """``Σ x²`` over n elements, whole cache lines of them, in float64, lane by lane and then over the lanes."""
     lanes = 512 // base.dtype.bitwidth

@@ -20,7 +20,17 @@ from __future__ import annotations
 import numpy as np
 
 from fastmlp.kernels import elementwise as e
-from fastmlp.kernels.instructions import address_of, advance, atomic_add, atomic_load, call, give_way, pointer, real
+from fastmlp.kernels.instructions import (
+    add_vectors,
+    address_of,
+    advance,
+    atomic_add,
+    atomic_load,
+    call,
+    give_way,
+    pointer,
+    real,
+)
 from fastmlp.kernels.jit import FIRST, inline, kernel
 from fastmlp.kernels.products import ROW_UNIT
 from fastmlp.kernels.records import LAYER_BYTES, PART_BYTES, SAMPLE, layer_at, owns_parts, part_at, samples_at, state_at
@@ -127,24 +137,18 @@ def add_parts(net, begin, end, like):
 
     A NaN or infinity in X makes the row's loss NaN, even where an activation would hide it.
     """
-    workspace, losses = pointer(net.workspace, like), pointer(net.row_losses, 0.0)
     layer, part = layer_at(net.layers), part_at(net.parts)
+    losses, first = pointer(net.row_losses, 0.0), begin * layer.stride
+    Z = advance(pointer(net.workspace, like), layer.Z + first)
+    sums = advance(pointer(net.workspace, like), part.Z + first)
     for row in range(begin, end):
-        losses[row] = 0.0 if part.doubts == 0 else pointer(part.doubts, 0.0)[row]
+        losses[row] = pointer(part.doubts, 0.0)[row]
     for number in range(1, net.n_parts):
-        following = part_at(net.parts + number * PART_BYTES)
-        if part.doubts != 0:
-            for row in range(begin, end):
-                losses[row] += pointer(following.doubts, 0.0)[row]
-        at, n = begin * layer.stride, (end - begin) * layer.stride
-        Z, sums = advance(workspace, layer.Z + at), advance(workspace, following.Z + at)
-        if number == 1 and part.Z != layer.Z:
-            firsts = advance(workspace, part.Z + at)
-            for i in range(n):
-                Z[i] = firsts[i] + sums[i]
-        else:
-            for i in range(n):
-                Z[i] += sums[i]
+        part = part_at(net.parts + number * PART_BYTES)
+        for row in range(begin, end):
+            losses[row] += pointer(part.doubts, 0.0)[row]
+        add_vectors(Z, sums, advance(pointer(net.workspace, like), part.Z + first), (end - begin) * layer.stride)
+        sums = Z
 
 
 @inline

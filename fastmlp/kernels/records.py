@@ -49,8 +49,8 @@ class Part(NamedTuple):
     """Some of the network's inputs: columns of X, rows of the first W, and the part of each sum of Z that is theirs.
 
     `first`, `n_in`: the inputs. `n_words`: of a row's mask. `stride`: between rows of `X`. `X`, `row_places`, `masks`,
-    `doubts`: addresses of the part's own memory, see `State`; of sparse samples 0. `Z`: in the workspace, the sums; in
-    the place of the first layer's Z if there is one part only.
+    `doubts`: addresses of the part's own memory, see `State`; the first three are 0 with sparse samples. `Z`: in the
+    workspace, the sums; in the place of the first layer's Z if there is one part only.
     """
 
     first: int
