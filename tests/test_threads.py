@@ -81,6 +81,22 @@ def test_a_thread_that_cannot_be_started_stops_the_others(monkeypatch):
     assert not started[0].is_alive()
 
 
+def test_an_interruption_of_python_s_own_lock_is_one(monkeypatch):
+    """Thread.start waits for the thread by a condition, and an interruption may leave its lock released already."""
+    from fastmlp.kernels.threads import run_together
+
+    def interrupted(thread):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            threading.Lock().release()
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    monkeypatch.setattr("fastmlp.kernels.threads.START_SECONDS", 0.01)
+    with pytest.raises(KeyboardInterrupt):
+        run_together(lambda t: None, 2)
+
+
 def test_a_thread_that_begins_late_is_waited_for(monkeypatch):
     from fastmlp.kernels import threads
 

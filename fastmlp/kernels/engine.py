@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fastmlp.dropout import step_keys, threshold
 from fastmlp.kernels import elementwise as e
 from fastmlp.kernels import gathering, loop, products, sparse, weights
+from fastmlp.kernels.first_start import compile_together
 from fastmlp.kernels.gathering import MASK_SLACK
 from fastmlp.kernels.jit import Kernel
 from fastmlp.kernels.lists import TURNED_BYTES
@@ -142,14 +143,11 @@ class Engine:
 
     def compile(self, X: Inputs, recipe: Recipe | None = None) -> None:
         """Compile the training loop for this dtype, or load it from the cache."""
-        for activation in map(e.ACTIVATIONS.get, self._activations):
-            if activation is not None:
-                activation.activate.address(self.dtype)
-                activation.multiply_by_slope.address(self.dtype)
-        forward_parts = {**FORWARD_PARTS, **FORWARD_PARTS_BY_KIND[kind_of(X)]}
-        for part in (*forward_parts.values(), *self._training_parts(X, recipe).values()):
-            part.address(self.dtype)
-        loop.train_steps.entry(self.dtype)
+        parts = list(self._training_parts(X, recipe).values())
+        for activation in filter(None, map(e.ACTIVATIONS.get, self._activations)):
+            parts += activation.activate, activation.multiply_by_slope
+        parts += {**FORWARD_PARTS, **FORWARD_PARTS_BY_KIND[kind_of(X)]}.values()
+        compile_together(parts, [loop.train_steps], self.dtype, available_cpus())
 
     def forward(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array:
         """Compute the outputs: without their activation, where it is a part of the loss."""

@@ -212,6 +212,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=compiling.acquire, after_in_parent=compiling.release, after_in_child=compiling.release)
 
 
+KERNELS: dict[str, Kernel] = {}
+"""All kernels by their keys."""
+
+
 class Kernel:
     """A function compiled by itself: once for each dtype, when it is first needed, and kept on disk.
 
@@ -236,6 +240,8 @@ class Kernel:
         self.function = function
         self.signature = signature
         self.name = name or function.__qualname__
+        self.key = f"{function.__module__.rpartition('.')[2]}.{self.name}"
+        KERNELS.setdefault(self.key, self)
         self._entries: dict[Any, Callable[..., Any]] = {}
         self._addresses: dict[Any, int] = {}
         self._results: list[Any] = []  # They own the machine code.
@@ -247,8 +253,7 @@ class Kernel:
         function.__qualname__ = "_".join([self.name, *(str(dtype) for dtype in dtypes)]) + suffix
         dispatcher = numba.njit(nogil=True, error_model="numpy", **options)(function)
         if (folder := cache_folder()) is not None:
-            module = given.__module__.rpartition(".")[2]
-            dispatcher._cache = KernelCache(folder / f"{module}.{function.__qualname__}.kernel")
+            dispatcher._cache = KernelCache(folder / f"{self.key}{function.__qualname__[len(self.name) :]}.kernel")
         signature = self.signature(*map(numba.from_dtype, dtypes))
         dispatcher.compile(signature)
         return dispatcher.overloads[signature]

@@ -29,7 +29,12 @@ class Helper(threading.Thread):
 
     def start(self) -> None:
         """Start it; if nothing interrupts that, the work is done, however late it begins."""
-        super().start()
+        try:
+            super().start()
+        except RuntimeError as error:
+            if error.__context__ is None or "unlocked lock" not in str(error):
+                raise
+            raise error.__context__ from None  # An interruption, where it cost a lock of Python's its balance.
         self.will_begin = True
 
     def run(self) -> None:

@@ -1,0 +1,181 @@
+"""The first start: a second process compiles some of the kernels, and nothing that befalls it matters."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+
+from fastmlp.kernels import elementwise as e
+from fastmlp.kernels import first_start, jit
+from fastmlp.kernels.jit import Kernel
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="its false Pythons are scripts")
+
+FLOAT32 = np.dtype(np.float32)
+ACTIVATIONS = [e.ACTIVATIONS[name] for name in ("relu", "elu")]
+PARTS = [part for activation in ACTIVATIONS for part in (activation.activate, activation.multiply_by_slope)]
+JOBS = [f"{part.key} address" for part in PARTS]
+
+TAKES_THE_LAST = """#!{python}
+import json, os, sys, time
+from pathlib import Path
+path, key, dtype, taken, jobs = json.loads(sys.argv[3])
+Path({told!r}).write_text(str(os.getpid()))
+Path(taken, jobs[-1]).touch()
+{then}
+"""
+"""A second process that takes a job and does not do it."""
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A new cache, here and in children: where its kernels will be."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
+    jit.cache_folder.cache_clear()
+    folder = jit.cache_folder()
+    assert folder is not None
+    yield folder
+    jit.cache_folder.cache_clear()
+
+
+def fresh_parts() -> list[Kernel]:
+    """Kernels that this process has not compiled."""
+    return [Kernel(part.function, part.signature, part.name) for part in PARTS]
+
+
+def compile_parts(cpus: int = 2) -> list[str]:
+    """Compile them, and give the names of those that were compiled here."""
+    here: list[str] = []
+    save = jit.KernelCache.save_overload
+
+    def note(cache: Any, *arguments: Any) -> None:
+        here.append(cache.path.name)
+        save(cache, *arguments)
+
+    parts = fresh_parts()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jit.KernelCache, "save_overload", note)
+        first_start.compile_together(parts, [], FLOAT32, cpus)
+        assert all(part.address(FLOAT32) for part in parts)
+    return here
+
+
+def false_python(folder: Path, then: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put a script in the place of Python; give where it will say its number."""
+    script, told = folder / "python-false", folder / "told"
+    script.write_text(TAKES_THE_LAST.format(python=sys.executable, told=str(told), then=then))
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(sys, "executable", str(script))
+    return told
+
+
+def wait_for(path: Path) -> None:
+    latest = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < latest:
+        time.sleep(0.01)
+
+
+def is_gone(told: Path) -> bool:
+    try:
+        os.kill(int(told.read_text()), 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_the_second_process_compiles_from_the_end_on(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    take = first_start.take
+
+    def take_late(taken: str, job: str) -> bool:
+        wait_for(Path(taken, JOBS[-1]))
+        return take(taken, job)
+
+    monkeypatch.setattr(first_start, "take", take_late)
+    here = compile_parts()
+    files = {f"{part.key}_float32.kernel" for part in PARTS}
+    assert {path.name for path in cache.iterdir()} == files
+    assert f"{PARTS[-1].key}_float32.kernel" not in here
+    assert set(here) < files
+    assert compile_parts() == []
+
+
+def test_one_process_alone_on_one_cpu_or_later(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_start.subprocess, "Popen", lambda *arguments, **options: pytest.fail("was started"))
+    assert len(compile_parts(cpus=1)) == len(PARTS)
+    assert compile_parts(cpus=2) == []  # The cache is there.
+
+
+@pytest.mark.parametrize("then", ["", "sys.exit(3)", "os.abort()", "time.sleep(600)"])
+def test_what_the_second_process_leaves_is_compiled_here(
+    then: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = false_python(tmp_path, then, monkeypatch)
+    monkeypatch.setattr(first_start, "PATIENCE", 3.0)
+    take = first_start.take
+
+    def take_late(taken: str, job: str) -> bool:
+        wait_for(Path(taken, JOBS[-1]))
+        return take(taken, job)
+
+    monkeypatch.setattr(first_start, "take", take_late)
+    assert sorted(compile_parts()) == sorted(f"{part.key}_float32.kernel" for part in PARTS)
+    assert is_gone(told)
+
+
+def test_one_that_cannot_be_started_is_done_without(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python3")
+    assert len(compile_parts()) == len(PARTS)
+
+
+def test_an_interruption_ends_it(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = false_python(tmp_path, "time.sleep(600)", monkeypatch)
+
+    def interrupted(taken: str, job: str) -> bool:
+        wait_for(Path(taken, JOBS[-1]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(first_start, "take", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compile_parts()
+    assert is_gone(told)
+
+
+def test_a_first_start_is_one_that_makes_the_folder(cache: Path) -> None:
+    assert first_start.is_first_start()
+    assert not first_start.is_first_start()
+
+
+@pytest.mark.parametrize("executable", ["", None, "/usr/bin/uwsgi", "/opt/blender"])
+def test_no_program_but_python_is_started(executable: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", executable)
+    assert not first_start.is_first_start()
+    assert not cache.exists()
+
+
+def test_no_frozen_program_is_started(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert not first_start.is_first_start()
+
+
+def test_no_folder_no_first_start(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file in its place")
+    assert not first_start.is_first_start()
+
+
+def test_another_cache_s_process_takes_nothing(tmp_path: Path) -> None:
+    """One with other sources, or another Numba, would compile what nobody loads."""
+    child = os.fork()
+    if child == 0:
+        first_start.help_out("another key", "float32", str(tmp_path), JOBS)
+    assert os.waitpid(child, 0)[1] == 0
+    assert list(tmp_path.iterdir()) == []
