@@ -12,7 +12,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ def is_mapped(array: Any) -> bool:
     return isinstance(array, np.memmap) and array.nbytes > CHUNK_BYTES
 
 
+@final
 @dataclass(frozen=True)
 class MappedRows:
     """The rows of an array that is, or belongs to, a mapped file: copied to memory when they are asked for.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -28,7 +30,7 @@ JOBS = [f"{part.key} address" for part in PARTS]
 TAKES_THE_LAST = """#!{python}
 import json, os, sys, time
 from pathlib import Path
-path, key, dtype, taken, jobs = json.loads(sys.argv[3])
+folder, dtype, taken, jobs = json.loads(sys.argv[3])
 Path({told!r}).write_text(str(os.getpid()))
 Path(taken, jobs[-1]).touch()
 {then}
@@ -120,7 +122,7 @@ def test_what_the_second_process_leaves_is_compiled_here(
     then: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = false_python(tmp_path, then, monkeypatch)
-    monkeypatch.setattr(first_start, "PATIENCE", 3.0)
+    monkeypatch.setattr(first_start, "PATIENCE", 0.5)
     take = first_start.take
 
     def take_late(taken: str, job: str) -> bool:
@@ -173,9 +175,60 @@ def test_no_folder_no_first_start(cache: Path, tmp_path: Path) -> None:
 
 
 def test_another_cache_s_process_takes_nothing(tmp_path: Path) -> None:
-    """One with other sources, or another Numba, would compile what nobody loads."""
-    child = os.fork()
-    if child == 0:
-        first_start.help_out("another key", "float32", str(tmp_path), JOBS)
-    assert os.waitpid(child, 0)[1] == 0
+    """One with other sources, another Numba, or another folder would compile what nobody loads."""
+    first_start.compile_from_the_end("another folder", "float32", str(tmp_path), JOBS)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_imported_from_the_working_directory(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path] + [tmp_path])  # A slip that Python bears.
+    take = first_start.take
+
+    def take_late(taken: str, job: str) -> bool:
+        wait_for(Path(taken, JOBS[-1]))
+        return take(taken, job)
+
+    monkeypatch.setattr(first_start, "take", take_late)
+    assert len(compile_parts()) < len(PARTS)
+    assert not (tmp_path / "imported").exists()
+
+
+def test_no_process_may_be_started(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("no processes here")
+
+    monkeypatch.setattr(first_start.subprocess, "Popen", refuse)
+    assert len(compile_parts()) == len(PARTS)
+
+
+def test_a_slow_one_that_has_taken_nothing_is_not_waited_for(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "python-slow"
+    script.write_text("#!/bin/sh\nexec sleep 600\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    monkeypatch.setattr(first_start, "PATIENCE", 600.0)
+    started = time.monotonic()
+    assert len(compile_parts()) == len(PARTS)
+    assert time.monotonic() - started < 60
+
+
+def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    task = json.dumps(["another folder", "float32", str(tmp_path / "taken"), []])
+    code = f"import os; os._exit = print; from fastmlp.kernels import first_start as f; f.help_out({task!r})"
+    code += "; import time; time.sleep(60)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, env=environment) as child:
+        assert child.stdin is not None
+        child.stdin.close()
+        latest = time.monotonic() + 60
+        while (tmp_path / "taken").exists() and time.monotonic() < latest:
+            time.sleep(0.01)
+        child.kill()
+    assert not (tmp_path / "taken").exists()

@@ -131,7 +131,7 @@ def test_passing_over_zeros_leaves_every_bit(rule: Any, dtype: str, monkeypatch:
     ]
     usual = [trained(X, y, batch_size=size, threads=1) for X, y, size in cases]
     monkeypatch.setattr(jit, "cache_folder", lambda: None)  # These kernels are nobody else's.
-    for table in (engine.TRAINING_PARTS, engine.FORWARD_PARTS_BY_KIND["dense"]):
+    for table in (engine.TRAINING_KERNELS, engine.FORWARD_KERNELS_BY_KIND["dense"]):
         for field, part in table.items():
             monkeypatch.setitem(table, field, parts_with(rule).get(part, part))
     for (X, y, size), result in zip(cases, usual, strict=True):

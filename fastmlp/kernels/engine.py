@@ -29,8 +29,8 @@ from fastmlp.training import Recipe, TrainingState, available_cpus
 
 Array = NDArray[Any]
 
-FORWARD_PARTS = {"forward": loop.forward, "multiply_rows": products.multiply_rows}
-TRAINING_PARTS = {
+FORWARD_KERNELS = {"forward": loop.forward, "multiply_rows": products.multiply_rows}
+TRAINING_KERNELS = {
     "backward_through_layers": loop.backward_through_layers,
     "backward_to_weights": weights.backward_to_weights,
     "update_piece": weights.update_piece,
@@ -40,14 +40,14 @@ TRAINING_PARTS = {
 }
 """The kernels that the loop calls by address, by their fields of `State`."""
 
-FORWARD_PARTS_BY_KIND = {
+FORWARD_KERNELS_BY_KIND = {
     "dense": {
         "gather": gathering.gather, "multiply_inputs": gathering.multiply_inputs,
         "multiply_listed_rows": products.multiply_listed_rows,
     },
     "sparse": {"gather": sparse.gather_sparse, "multiply_inputs": sparse.multiply_entries},
 }  # fmt: skip
-TRAINING_PARTS_BY_KIND = {
+TRAINING_KERNELS_BY_KIND = {
     "dense": {"multiply_listed_columns": products.multiply_listed_columns},
     "sparse": {
         "sort_entries": sparse.sort_entries, "multiply_sorted_entries": sparse.multiply_sorted_entries,
@@ -55,7 +55,7 @@ TRAINING_PARTS_BY_KIND = {
 }  # fmt: skip
 """Those that differ with the kind of samples."""
 
-SINGLE_ROW_PARTS = {"multiply_row": products.multiply_row, "multiply_listed_row": products.multiply_listed_row}
+SINGLE_ROW_KERNELS = {"multiply_row": products.multiply_row, "multiply_listed_row": products.multiply_listed_row}
 """Those for single rows, which not everyone has."""
 
 FORWARD_ALL = Kernel(
@@ -77,8 +77,8 @@ PART_INPUTS = 128
 """Inputs that are worth a part: with fewer, two threads are as fast when they share the rows."""
 
 STEP_WORK = 1_000_000
-"""Multiply-adds of a step that are worth a thread, in float32; in float64 they take twice as long. With two threads, steps
-of twice this take 0.74 to 0.97 of the time; with less, some take longer."""
+"""Multiply-adds of a step that are worth a thread, in float32; in float64 they take twice as long. With two threads,
+steps of twice this take 0.74 to 0.97 of the time; with less, some take longer."""
 FORWARD_WORK = 20_000_000
 """The same for a forward pass, which starts its threads anew."""
 
@@ -144,10 +144,10 @@ class Engine:
 
     def compile(self, X: Inputs, recipe: Recipe | None = None) -> None:
         """Compile the training loop for this dtype, or load it from the cache."""
-        parts = list(self._training_parts(X, recipe).values())
+        parts = list(self._training_kernels(X, recipe).values())
         for activation in filter(None, map(e.ACTIVATIONS.get, self._activations)):
             parts += activation.activate, activation.multiply_by_slope
-        parts += {**FORWARD_PARTS, **FORWARD_PARTS_BY_KIND[kind_of(X)]}.values()
+        parts += {**FORWARD_KERNELS, **FORWARD_KERNELS_BY_KIND[kind_of(X)]}.values()
         compile_together(parts, [loop.train_steps], self.dtype, available_cpus())
 
     def forward(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array:
@@ -203,7 +203,7 @@ class Engine:
             key, rows = DENSE_ALONE, X
             scratch = self._take(key, parameters)
         if len(X) == 1 and not scratch.takes_single_rows:
-            scratch.set(**{name: part.address(self.dtype) for name, part in SINGLE_ROW_PARTS.items()})
+            scratch.set(**{name: part.address(self.dtype) for name, part in SINGLE_ROW_KERNELS.items()})
             scratch.takes_single_rows = True
         doubt: float = entry(scratch.place, scratch.samples_place, rows, outputs, classes, self._like)
         self._spare[key].append(scratch)
@@ -294,14 +294,14 @@ class Engine:
                 layers[number, Layer._fields.index("A")] = self._dropped[number]
         return layers
 
-    def _training_parts(self, X: Inputs, recipe: Recipe | None) -> dict[str, Kernel]:
+    def _training_kernels(self, X: Inputs, recipe: Recipe | None) -> dict[str, Kernel]:
         """The kernels that the loop calls besides the forward pass's: for a recipe, or for gradients alone."""
         is_softmax = self.layout.spec.loss == "softmax_cross_entropy"
-        parts = {**TRAINING_PARTS, **TRAINING_PARTS_BY_KIND[kind_of(X)]}
+        parts = {**TRAINING_KERNELS, **TRAINING_KERNELS_BY_KIND[kind_of(X)]}
         parts["loss_and_output_gradient"] = loop.classes_loss if is_softmax else loop.values_loss
         if recipe is not None:
             if 1 in (recipe.batch_size, len(X) % recipe.batch_size):
-                parts.update(SINGLE_ROW_PARTS)
+                parts.update(SINGLE_ROW_KERNELS)
             parts["update"] = update_of(recipe.optimizer)
             if recipe.clip_norm is not None:
                 parts["update_clipped"] = weights.update_clipped
@@ -352,7 +352,7 @@ class Engine:
         )
         if self.layout.spec.is_classifier:
             scratch.set(loss_high=bits(recipe.loss_cap if recipe else np.inf))
-        scratch.set(**{name: part.address(self.dtype) for name, part in self._training_parts(X, recipe).items()})
+        scratch.set(**{name: part.address(self.dtype) for name, part in self._training_kernels(X, recipe).items()})
 
     def _take(self, key: tuple[str, int], parameters: Array) -> Scratch:
         """Scratch memory for one call on these parameters: what an earlier call has given back, or new."""
@@ -404,7 +404,7 @@ class Engine:
             "n_pieces": n_pieces,
             **{
                 name: part.address(self.dtype)
-                for name, part in {**FORWARD_PARTS, **FORWARD_PARTS_BY_KIND[kind]}.items()
+                for name, part in {**FORWARD_KERNELS, **FORWARD_KERNELS_BY_KIND[kind]}.items()
             },
         }
         sizes = {

@@ -2,63 +2,51 @@
 
 Compiling takes seconds, Numba does it on one core, and the kernels are compiled each by itself. So of the list of those
 that are needed this process takes the first that is left, and the other one the last. To take one is to make a file of
-its name, which only one process can. At the end this process waits for the other, and loads what that has compiled; and
-whatever goes wrong there, it compiles what it does not find.
+its name, which only one process can. At the end this process waits for the other, if that has taken any, and loads what
+it has compiled. Whatever goes wrong there, it compiles what it does not find.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from fastmlp.kernels.jit import KERNELS, Kernel, cache_folder, cache_key
+from fastmlp.kernels.jit import KERNELS, Kernel, cache_folder
 
-PATIENCE = 60.0
-"""Seconds after which the second process is taken to hang: it has had as long as this one, and needs a few."""
+USES = ("address", "entry")
+"""The methods of `Kernel` that compile."""
+
+PATIENCE = 5.0
+"""Seconds that the second process may take when this one is done; or twice what this one took, if that is more."""
 
 PROGRAM = """
-import json, sys
-sys.path[:], *arguments = json.loads(sys.argv[1])
+import sys
+sys.path[:] = sys.argv[2:]  # First of all: nothing is to be imported from the working directory.
 from fastmlp.kernels import first_start
-first_start.help_out(*arguments)
+first_start.help_out(sys.argv[1])
 """
+
+Jobs = dict[str, tuple[Kernel, str]]
 
 
 def compile_together(addresses: Sequence[Kernel], entries: Sequence[Kernel], dtype: np.dtype, cpus: int) -> None:
     """Compile the kernels, or load them: some are called by address, others by Python; on a first start, with help."""
-    jobs = {f"{kernel.key} {use}": (kernel, use) for use in USES for kernel in (addresses, entries)[use == "entry"]}
+    jobs: Jobs = {f"{kernel.key} address": (kernel, "address") for kernel in addresses}
+    jobs |= {f"{kernel.key} entry": (kernel, "entry") for kernel in entries}
     if cpus > 1 and is_first_start():
-        with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as taken:
-            arguments = [sys.path, cache_key(), dtype.name, taken, list(jobs)]
-            second = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, json.dumps(arguments)],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-            )  # fmt: skip
-            try:
-                for job, (kernel, use) in jobs.items():
-                    if take(taken, job):
-                        getattr(kernel, use)(dtype)
-                second.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                pass
-            finally:
-                second.kill()
-                second.wait()
+        compile_with_help(jobs, dtype)
     for kernel, use in jobs.values():
         getattr(kernel, use)(dtype)
-
-
-USES = ("address", "entry")
-"""The methods of `Kernel` that compile."""
 
 
 def is_first_start() -> bool:
@@ -74,22 +62,73 @@ def is_first_start() -> bool:
     return True
 
 
+def compile_with_help(jobs: Jobs, dtype: np.dtype) -> None:
+    """Compile what the second process does not take, and give it time for the rest."""
+    started = time.monotonic()
+    try:
+        folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    except OSError:
+        return
+    with folder as taken:
+        task = json.dumps([str(cache_folder()), dtype.name, taken, list(jobs)])
+        try:
+            second = subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, task, *(path for path in sys.path if isinstance(path, str))],
+                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            )  # fmt: skip
+        except Exception:  # Not all hosts let a library start processes, and what they raise then is theirs.
+            return
+        assert second.stdin is not None
+        try:
+            is_helping = False
+            for job, (kernel, use) in jobs.items():
+                if take(taken, job):
+                    getattr(kernel, use)(dtype)
+                else:
+                    is_helping = True
+            if is_helping:
+                second.wait(max(PATIENCE, 2.0 * (time.monotonic() - started)))
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            second.kill()
+            second.wait()
+            second.stdin.close()
+
+
 def take(taken: str, job: str) -> bool:
     """Take a job, unless the other process has it."""
     try:
         Path(taken, job).touch(exist_ok=False)
     except FileExistsError:
         return False
+    except OSError:  # The folder has gone: compile, as if alone.
+        return True
     return True
 
 
-def help_out(key: str, dtype: str, taken: str, jobs: list[str]) -> None:
-    """Be the second process: compile from the end of the list on, for the same cache only."""
+def help_out(task: str) -> None:
+    """Be the second process, for as long as the first one lives."""
+    folder, dtype, taken, jobs = json.loads(task)
+    threading.Thread(target=end_with_the_other, args=(taken,), daemon=True).start()
+    compile_from_the_end(folder, dtype, taken, jobs)
+    os._exit(0)  # Numba takes a while to go.
+
+
+def end_with_the_other(taken: str) -> None:
+    """Wait for the end of the other process, which holds the other end of this one's input, and clear up after it."""
+    sys.stdin.read()
+    shutil.rmtree(taken, ignore_errors=True)
+    os._exit(0)
+
+
+def compile_from_the_end(folder: str, dtype: str, taken: str, jobs: Sequence[str]) -> None:
+    """Compile what the other process does not take, if its cache is this one's."""
     import fastmlp.kernels  # noqa: F401 - Makes all kernels.
 
-    if cache_key() == key:
+    if str(cache_folder()) == folder:
         for job in reversed(jobs):
             if take(taken, job):
                 name, use = job.split()
                 getattr(KERNELS[name], use)(np.dtype(dtype))
-    os._exit(0)  # Numba takes a while to go.

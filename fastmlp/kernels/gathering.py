@@ -4,8 +4,8 @@ A mask says which inputs of a row are not zero, a bit each. Listed tiles read on
 samples that need no conversion stay where they are, unless so few of their inputs are zero that dense tiles are faster,
 which want all rows in one stride. Not to copy them leaves the level-2 cache to the weights.
 
-Of the memory in `fastmlp.kernels.records.State` this writes the gathered X, the places of its rows, the masks, and the
-beginning of the rows' losses.
+Of the memory in `fastmlp.kernels.records.State` this writes the gathered X, the places of its rows, the masks and
+doubts, and the sums of the parts of the inputs.
 """
 
 from __future__ import annotations

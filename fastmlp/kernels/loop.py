@@ -9,7 +9,7 @@ Most of the memory belongs to the first layer, and what one core writes and anot
 caches. So where there are many inputs, they are cut in two *parts*, and two threads have one each: its columns of X,
 its rows of W, and the sums of ``X W`` over its inputs, for all rows of the batch. A barrier; the sums are added up, and
 the rows are shared as above. The barrier after the update is not needed then: until the next sums are added, a thread
-reads nothing that another writes.
+reads nothing that another writes, and writes nothing that another still reads: these sums have their own memory.
 
 A batch of more than `BLOCK_ROWS` rows is taken in blocks of that many: their gradients add up in the gradient buffer,
 and the update is done with the last. So the buffers stay in the cache whatever the batch size.

@@ -50,7 +50,7 @@ class Part(NamedTuple):
 
     `first`, `n_in`: the inputs. `n_words`: of a row's mask. `stride`: between rows of `X`. `X`, `row_places`, `masks`,
     `doubts`: addresses of the part's own memory, see `State`; the first three are 0 with sparse samples. `Z`: in the
-    workspace, the sums; in the place of the first layer's Z if there is one part only.
+    workspace, the sums; with one part only, or one thread, in the place of the first layer's Z and D.
     """
 
     first: int
@@ -213,5 +213,8 @@ SAMPLE = Samples(*range(len(Samples._fields)))
 
 @inline
 def owns_parts(net, threads):
-    """Whether each thread has parts of the inputs, and what belongs to them, to itself; else it has a share of rows."""
+    """Whether each thread has parts of the inputs, and what belongs to them, to itself; else it has a share of rows.
+
+    One thread always has, with dense samples.
+    """
     return net.n_parts % threads == 0 and net.entry_bounds == 0
