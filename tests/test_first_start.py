@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 import subprocess
 import sys
 import time
@@ -27,7 +26,7 @@ ACTIVATIONS = [e.ACTIVATIONS[name] for name in ("relu", "elu")]
 PARTS = [part for activation in ACTIVATIONS for part in (activation.activate, activation.multiply_by_slope)]
 JOBS = [f"{part.key} address" for part in PARTS]
 
-TAKES_THE_LAST = """#!{python}
+TAKES_THE_LAST = """
 import json, os, sys, time
 from pathlib import Path
 folder, dtype, taken, jobs = json.loads(sys.argv[3])
@@ -74,9 +73,10 @@ def compile_parts(cpus: int = 2) -> list[str]:
 
 def false_python(folder: Path, then: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Put a script in the place of Python; give where it will say its number."""
-    script, told = folder / "python-false", folder / "told"
-    script.write_text(TAKES_THE_LAST.format(python=sys.executable, told=str(told), then=then))
-    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    script, program, told = folder / "python-false", folder / "program.py", folder / "told"
+    program.write_text(TAKES_THE_LAST.format(told=str(told), then=then))
+    script.write_text(f"#!/bin/sh\nexec '{sys.executable}' '{program}' \"$@\"\n")
+    script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
     return told
 
