@@ -87,6 +87,18 @@ def wait_for(path: Path) -> None:
         time.sleep(0.01)
 
 
+@pytest.fixture
+def after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process take nothing before the second one has taken the last."""
+    take = first_start.take
+
+    def take_late(taken: str, job: str) -> bool:
+        wait_for(Path(taken, JOBS[-1]))
+        return take(taken, job)
+
+    monkeypatch.setattr(first_start, "take", take_late)
+
+
 def is_gone(told: Path) -> bool:
     try:
         os.kill(int(told.read_text()), 0)
@@ -95,14 +107,8 @@ def is_gone(told: Path) -> bool:
     return False
 
 
-def test_the_second_process_compiles_from_the_end_on(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    take = first_start.take
-
-    def take_late(taken: str, job: str) -> bool:
-        wait_for(Path(taken, JOBS[-1]))
-        return take(taken, job)
-
-    monkeypatch.setattr(first_start, "take", take_late)
+@pytest.mark.usefixtures("after_the_other")
+def test_the_second_process_compiles_from_the_end_on(cache: Path) -> None:
     here = compile_parts()
     files = {f"{part.key}_float32.kernel" for part in PARTS}
     assert {path.name for path in cache.iterdir()} == files
@@ -117,19 +123,13 @@ def test_one_process_alone_on_one_cpu_or_later(cache: Path, monkeypatch: pytest.
     assert compile_parts(cpus=2) == []  # The cache is there.
 
 
+@pytest.mark.usefixtures("after_the_other")
 @pytest.mark.parametrize("then", ["", "sys.exit(3)", "os.abort()", "time.sleep(600)"])
 def test_what_the_second_process_leaves_is_compiled_here(
     then: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = false_python(tmp_path, then, monkeypatch)
     monkeypatch.setattr(first_start, "PATIENCE", 0.5)
-    take = first_start.take
-
-    def take_late(taken: str, job: str) -> bool:
-        wait_for(Path(taken, JOBS[-1]))
-        return take(taken, job)
-
-    monkeypatch.setattr(first_start, "take", take_late)
     assert sorted(compile_parts()) == sorted(f"{part.key}_float32.kernel" for part in PARTS)
     assert is_gone(told)
 
@@ -180,19 +180,13 @@ def test_another_cache_s_process_takes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("after_the_other")
 def test_nothing_is_imported_from_the_working_directory(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "json.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path] + [tmp_path])  # A slip that Python bears.
-    take = first_start.take
-
-    def take_late(taken: str, job: str) -> bool:
-        wait_for(Path(taken, JOBS[-1]))
-        return take(taken, job)
-
-    monkeypatch.setattr(first_start, "take", take_late)
     assert len(compile_parts()) < len(PARTS)
     assert not (tmp_path / "imported").exists()
 

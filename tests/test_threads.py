@@ -81,6 +81,14 @@ def test_a_thread_that_cannot_be_started_stops_the_others(monkeypatch):
     assert not started[0].is_alive()
 
 
+@pytest.mark.parametrize(
+    ("dtype", "batch_size", "threads"), [("float32", 100, 1), ("float32", 200, 2), ("float64", 100, 2)]
+)
+def test_a_step_has_the_threads_that_it_is_worth(two_cpus, dtype, batch_size, threads):
+    """Two from two million multiply-adds on; of 11,000 a sample, each counts twice in float64."""
+    assert fastmlp.MLP([100, 100, 10], dtype=dtype).threads(batch_size) == threads
+
+
 def test_an_interruption_of_python_s_own_lock_is_one(monkeypatch):
     """Thread.start waits for the thread by a condition, and an interruption may leave its lock released already."""
     from fastmlp.kernels.threads import run_together
