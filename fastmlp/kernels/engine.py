@@ -483,7 +483,7 @@ def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], list[Part], list[i
                 Z=Z,
                 A=place(BLOCK_ROWS * stride) if takes_input else Z,
                 D=place(BLOCK_ROWS * stride),
-                transposed=place(n_out * layout.row_strides[layer - 1]) if layer else 0,
+                transposed=place(padded(n_out, itemsize) * layout.row_strides[layer - 1]) if layer else 0,
                 activate=0,  # Written when memory is allocated, for that is when kernels are compiled.
                 multiply_by_slope=0,
                 takes_input=takes_input,
@@ -508,7 +508,7 @@ def parts_of(n_in: int, itemsize: int) -> list[Part]:
     words = [-(-(end - first) // 64) for first, end in pairwise(edges)]
     return [
         Part(
-            first=first, n_in=end - first, n_words=n_words, stride=padded(n_words * 64, itemsize),
+            first=first, n_in=end - first, n_words=n_words, stride=padded(end - first, itemsize),
             X=0, row_places=0, masks=0, doubts=0, Z=0,
         )
         for (first, end), n_words in zip(pairwise(edges), words, strict=True)

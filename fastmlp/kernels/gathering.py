@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastmlp.kernels.instructions import address_of, advance, call, pointer, prefetch, real, scan_row
+from fastmlp.kernels.instructions import address_of, advance, call, pointer, prefetch, real, scan_row, take_row
 from fastmlp.kernels.jit import inline, kernel
 from fastmlp.kernels.lists import lists_pay
 from fastmlp.kernels.products import LISTED, LISTED_COLUMNS, itemsize_of
@@ -24,6 +24,9 @@ AHEAD = 8
 
 CONFLICTING_STRIDE = 1024
 """Samples that lie a multiple of so many bytes apart fall into few sets of the cache: they are copied."""
+
+IN_PLACE_INPUTS = 64
+"""Inputs of samples that are worth leaving in place: few are copied as fast as they are read."""
 
 MASK_SLACK = 8
 """Rows of masks beyond a block's last row that a tile or a byte of a list may read; they say that nothing is there."""
@@ -40,9 +43,11 @@ def gather(place, samples_place, order_place, first_part, end_part, begin, end, 
     scale = real(net.input_scale, like)
     is_uint8 = samples.X_is_uint8 != 0
     itemsize = 1 if is_uint8 else itemsize_of(like)
+    line, zero = 64 // itemsize_of(like), real(0.0, like)
     in_place = (
         not is_uint8
         and net.input_scale == 1.0
+        and layer_at(net.layers).n_in >= IN_PLACE_INPUTS
         and layer_at(net.layers).n_in % LISTED_COLUMNS.rows == 0  # Else dW's last tile would read beyond the sample.
         and samples.X_stride % CONFLICTING_STRIDE != 0
     )
@@ -58,19 +63,25 @@ def gather(place, samples_place, order_place, first_part, end_part, begin, end, 
         for number in range(first_part, end_part):
             part = part_at(net.parts + number * PART_BYTES)
             address = samples.X + order[row] * samples.X_stride + part.first * itemsize
-            x, values = advance(pointer(part.X, like), row * part.stride), pointer(address, like)
-            whole_words = part.n_in // 64
-            # Of a sample in place, only the last inputs are copied: the scan, of 64 at a time, would pass the end.
-            if is_uint8:
-                pixels = pointer(address, np.uint8(0))
-                for j in range(part.n_in):
-                    x[j] = real(pixels[j], like) * scale
-            else:
-                for j in range(whole_words * 64 if in_place else 0, part.n_in):
-                    x[j] = values[j] * scale
+            x, values, pixels = advance(pointer(part.X, like), row * part.stride), pointer(address, like), pointer(address, np.uint8(0))
             mask = advance(pointer(part.masks, np.uint64(0)), row * part.n_words)
-            is_finite = scan_row(values if in_place else x, whole_words, mask)
-            is_finite &= scan_row(advance(x, whole_words * 64), part.n_words - whole_words, advance(mask, whole_words))
+            n_lines = part.n_in // line
+            if is_uint8:
+                is_finite = take_row(pixels, scale, x, n_lines, mask)
+            elif in_place:
+                is_finite = scan_row(values, n_lines, mask)
+            else:
+                is_finite = take_row(values, scale, x, n_lines, mask)
+            last_mask = 0
+            for j in range(n_lines * line, part.n_in):  # What does not fill a line is copied in any case, one by one.
+                value = real(pixels[j], like) * scale if is_uint8 else values[j] * scale
+                x[j] = value
+                last_mask |= np.int64(value != zero) << (j - n_lines * line)
+                is_finite &= value * zero == zero
+            if n_lines * line < part.n_in:
+                mask_bytes = advance(pointer(address_of(mask), np.uint8(0)), n_lines * line // 8)
+                for k in range(line // 8):
+                    mask_bytes[k] = np.uint8(last_mask >> 8 * k)
             pointer(part.row_places, np.int64(0))[row] = address if in_place else address_of(x)
             pointer(part.doubts, 0.0)[row] = 0.0 if is_finite else np.nan
     for number in range(first_part, end_part):

@@ -18,6 +18,8 @@ from numba.extending import intrinsic
 from fastmlp.kernels.jit import MACHINE
 
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+LINE_BITS = 512
+"""Of a cache line."""
 
 # --- For the builders of other intrinsics -----------------------------------------------------------------------------
 
@@ -118,35 +120,74 @@ def prefetch(typing: Any, base: Any) -> Any:
     return types.void(base), codegen
 
 
-@intrinsic
-def scan_row(typing: Any, row: Any, n_words: Any, masks: Any) -> Any:
-    """Write a mask for each 64 elements, whose bit k says whether the k-th is not zero; say whether all are finite.
+def scan_lines(builder: ir.IRBuilder, element: ir.Type, count: Any, masks: Any, line_at: Callable[..., Any]) -> Any:
+    """Emit a loop over cache lines: a bit for each number of `line_at`, is it not zero? Say whether all are finite.
 
-    A number is finite if 0 times it is 0, and not NaN: the scan adds these products up.
+    A number is finite if 0 times it is 0, and not NaN: the bits of these products are gathered.
     """
-    bits = row.dtype.bitwidth
+    bits = 32 if isinstance(element, ir.FloatType) else 64
+    lanes = LINE_BITS // bits
+    vector, integers = ir.VectorType(element, lanes), ir.VectorType(ir.IntType(bits), lanes)
+    zeros, mask_type = ir.Constant(vector, [0.0] * lanes), ir.IntType(lanes)
+    masks = builder.bitcast(masks, mask_type.as_pointer())
+    products = cgutils.alloca_once_value(builder, ir.Constant(integers, [0] * lanes))
+    with cgutils.for_range(builder, count) as loop:
+        values = line_at(vector, builder.mul(loop.index, I64(lanes)))
+        mask = builder.bitcast(builder.fcmp_unordered("!=", values, zeros), mask_type)
+        builder.store(mask, builder.gep(masks, [loop.index], source_etype=mask_type))
+        product = builder.bitcast(builder.fmul(values, zeros), integers)
+        builder.store(builder.or_(builder.load(products), product), products)
+    without_sign = ir.Constant(integers, [(1 << bits - 1) - 1] * lanes)
+    is_zero = builder.icmp_unsigned("==", builder.and_(builder.load(products), without_sign), integers(None))
+    return builder.icmp_unsigned("==", builder.bitcast(is_zero, mask_type), mask_type(-1))
+
+
+@intrinsic
+def scan_row(typing: Any, row: Any, n_lines: Any, masks: Any) -> Any:
+    """Write the mask of a row of so many cache lines, a bit an element; say whether all are finite."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         base, count, target = arguments
-        vector = ir.VectorType(context.get_data_type(row.dtype), 64)
-        zeros = ir.Constant(vector, [0.0] * 64)
-        products = cgutils.alloca_once_value(builder, zeros)
-        with cgutils.for_range(builder, count) as loop:
-            place = builder.gep(base, [builder.mul(loop.index, I64(64))], source_etype=vector.element)
-            values = builder.load(builder.bitcast(place, vector.as_pointer()), align=bits // 8, typ=vector)
-            mask = builder.bitcast(builder.fcmp_unordered("!=", values, zeros), I64)
-            builder.store(mask, builder.gep(target, [loop.index], source_etype=I64))
-            builder.store(multiply_add(builder, values, zeros, builder.load(products)), products)
-        total = builder.load(products)
-        return builder.icmp_unsigned("==", builder.bitcast(builder.fcmp_ordered("ord", total, total), I64), I64(-1))
+        element = context.get_data_type(row.dtype)
+
+        def line_at(vector: ir.VectorType, first: Any) -> Any:
+            place = builder.bitcast(builder.gep(base, [first], source_etype=element), vector.as_pointer())
+            return builder.load(place, align=row.dtype.bitwidth // 8, typ=vector)
+
+        return scan_lines(builder, element, count, target, line_at)
 
     return types.boolean(row, types.int64, masks), codegen
 
 
 @intrinsic
+def take_row(typing: Any, source: Any, scale: Any, row: Any, n_lines: Any, masks: Any) -> Any:
+    """Write to `row` as many elements of `source` as fill its cache lines, times `scale`; and go on as `scan_row`."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        given, factor, base, count, target = arguments
+        kind, element = context.get_data_type(source.dtype), context.get_data_type(row.dtype)
+        itemsize = row.dtype.bitwidth // 8
+
+        def line_at(vector: ir.VectorType, first: Any) -> Any:
+            raw = ir.VectorType(kind, vector.count)
+            place = builder.bitcast(builder.gep(given, [first], source_etype=kind), raw.as_pointer())
+            values = builder.load(place, align=source.dtype.bitwidth // 8, typ=raw)
+            if source != row:
+                values = builder.uitofp(values, vector)
+            values = builder.fmul(values, splat(builder, factor, vector))
+            place = builder.bitcast(builder.gep(base, [first], source_etype=element), vector.as_pointer())
+            builder.store(values, place, align=itemsize)
+            return values
+
+        return scan_lines(builder, element, count, target, line_at)
+
+    return types.boolean(source, scale, row, types.int64, masks), codegen
+
+
+@intrinsic
 def add_vectors(typing: Any, target: Any, a: Any, b: Any, n: Any) -> Any:
     """``target[i] = a[i] + b[i]`` for n elements, whole cache lines of them; `target` may be `a`."""
-    lanes = 512 // target.dtype.bitwidth
+    lanes = LINE_BITS // target.dtype.bitwidth
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         vector = ir.VectorType(context.get_data_type(target.dtype), lanes)
@@ -165,9 +206,33 @@ def add_vectors(typing: Any, target: Any, a: Any, b: Any, n: Any) -> Any:
 
 
 @intrinsic
+def sum_of_rows(typing: Any, target: Any, rows: Any, n_rows: Any, stride: Any, n: Any) -> Any:
+    """``target = Σ rows``, the first n elements of each, whole vectors of them: each is summed in a register."""
+    lanes = MACHINE.vector_bytes * 8 // target.dtype.bitwidth
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        to, base, count, distance, length = arguments
+        align = target.dtype.bitwidth // 8
+        vector = ir.VectorType(context.get_data_type(target.dtype), lanes)
+        total = cgutils.alloca_once(builder, vector)
+        with cgutils.for_range_slice(builder, I64(0), length, I64(lanes), intp=I64) as (first, _):
+            builder.store(ir.Constant(vector, [0.0] * lanes), total)
+            with cgutils.for_range(builder, count) as loop:
+                offset = builder.add(builder.mul(loop.index, distance), first)
+                place = builder.bitcast(builder.gep(base, [offset], source_etype=vector.element), vector.as_pointer())
+                row = builder.load(place, align=align, typ=vector)
+                builder.store(builder.fadd(builder.load(total), row), total)
+            place = builder.bitcast(builder.gep(to, [first], source_etype=vector.element), vector.as_pointer())
+            builder.store(builder.load(total), place, align=align)
+        return context.get_dummy_value()
+
+    return types.void(target, rows, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
 def sum_of_squares(typing: Any, base: Any, n: Any) -> Any:
     """``Σ x²`` over n elements, whole cache lines of them, in float64, lane by lane and then over the lanes."""
-    lanes = 512 // base.dtype.bitwidth
+    lanes = LINE_BITS // base.dtype.bitwidth
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         vector = ir.VectorType(context.get_data_type(base.dtype), lanes)
@@ -184,6 +249,42 @@ def sum_of_squares(typing: Any, base: Any, n: Any) -> Any:
         return builder.call(reduce, [ir.Constant(ir.DoubleType(), 0.0), builder.load(total)])
 
     return types.float64(base, types.int64), codegen
+
+
+@intrinsic
+def transpose_square(typing: Any, rows: Any, stride: Any, n_rows: Any, zeros: Any, target: Any, distance: Any) -> Any:
+    """Copy a square of as many rows as a vector has lanes to the columns of another; rows from `n_rows` on are zeros.
+
+    A round interleaves row i with row ``i + V / 2``, for all i. That moves each element from place ``V i + j`` to the
+    place whose number has the bits of that one, turned by one; so log2 V rounds, which turn i into the place of j,
+    transpose the square.
+    """
+    lanes = MACHINE.vector_bytes * 8 // rows.dtype.bitwidth
+    align = rows.dtype.bitwidth // 8
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        base, between, count, none, to, apart = arguments
+        vector = ir.VectorType(context.get_data_type(rows.dtype), lanes)
+
+        def vector_at(start: Any, row: int, step: Any) -> Any:
+            place = builder.gep(start, [builder.mul(I64(row), step)], source_etype=vector.element)
+            return builder.bitcast(place, vector.as_pointer())
+
+        square = []
+        for row in range(lanes):
+            inside = builder.icmp_signed("<", I64(row), count)
+            place = builder.select(inside, vector_at(base, row, between), builder.bitcast(none, vector.as_pointer()))
+            square.append(builder.load(place, align=align, typ=vector))
+        indices = [lane // 2 + lane % 2 * lanes for lane in range(2 * lanes)]
+        halves = [ir.Constant(ir.VectorType(I32, lanes), part) for part in (indices[:lanes], indices[lanes:])]
+        for _ in range(lanes.bit_length() - 1):
+            pairs = zip(square[: lanes // 2], square[lanes // 2 :], strict=True)
+            square = [builder.shuffle_vector(a, b, half) for a, b in pairs for half in halves]
+        for row in range(lanes):
+            builder.store(square[row], vector_at(to, row, apart), align=align)
+        return context.get_dummy_value()
+
+    return types.void(rows, types.int64, types.int64, rows, rows, types.int64), codegen
 
 
 @intrinsic

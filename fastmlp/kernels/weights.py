@@ -14,7 +14,7 @@ import numpy as np
 
 from fastmlp.kernels import elementwise as e
 from fastmlp.kernels.gathering import takes_lists
-from fastmlp.kernels.instructions import address_of, advance, call, pointer, prefetch, real, sum_of_squares
+from fastmlp.kernels.instructions import address_of, advance, call, pointer, prefetch, real, sum_of_rows, sum_of_squares, transpose_square
 from fastmlp.kernels.jit import FIRST, inline, kernel
 from fastmlp.kernels.lists import turn_masks
 from fastmlp.kernels.records import LAYER_BYTES, PART_BYTES, layer_at, owns_parts, part_at, state_at
@@ -54,7 +54,7 @@ def backward_to_weights(place, n_rows, first_block, last_block, constants, threa
             clear_columns(dW, n_piece, n_columns, stride, like)
             if piece == n_pieces:
                 # The bias stands in the parameters as one more row of W, and its gradient is a sum over the samples.
-                sum_of_rows(D, n_rows, n_columns, stride, dW, like)
+                sum_of_rows(dW, D, n_rows, stride, n_columns)
             elif number > 0:
                 X = advance(workspace, layer_at(net.layers + (number - 1) * LAYER_BYTES).A + row)
                 if threads > 1:  # The inputs of the next piece: another core's cache has half of them.
@@ -231,9 +231,11 @@ def transpose_weights(place, number, first_row, n_rows, like):
     stride, input_stride = layer.stride, layer.input_stride
     W = advance(pointer(net.parameters, like), layer.weights + first_row * stride)
     T = advance(pointer(net.workspace, like), layer.transposed + first_row)
-    for j in range(layer.n_out):
-        for i in range(n_rows):
-            T[j * input_stride + i] = W[i * stride + j]
+    zeros = pointer(net.workspace, like)
+    for i in range(0, n_rows, lanes(like)):
+        for j in range(0, layer.n_out, lanes(like)):
+            square, turned = advance(W, i * stride + j), advance(T, j * input_stride + i)
+            transpose_square(square, stride, n_rows - i, zeros, turned, input_stride)
     return 0
 
 
@@ -243,13 +245,3 @@ def clear_columns(G, n_rows, first, stride, like):
     for i in range(n_rows):
         for j in range(first, stride):
             G[i * stride + j] = real(0.0, like)
-
-
-@inline
-def sum_of_rows(D, n_rows, n, stride, db, like):
-    """``db = Σ D`` over the rows, for the first n columns: whole vectors. The padding beyond may hold anything."""
-    for j in range(n):
-        db[j] = real(0.0, like)
-    for i in range(n_rows):
-        for j in range(n):
-            db[j] += D[i * stride + j]
