@@ -365,7 +365,7 @@ class MLP:
         schedule : Schedule or str, default "constant"
             Factor of the learning rate over the run, with its defaults if named.
         shuffle : bool, default True
-            Draw a new order of all samples each epoch.
+            Draw a new order of all samples each epoch, unless one batch takes them all.
         validation_data : (X, y), optional
             Evaluated after each epoch.
         threads : int, optional

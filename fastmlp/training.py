@@ -115,12 +115,13 @@ def make_recipe(
     label_smoothing = check_number("label_smoothing", label_smoothing, minimum=0.0, below=1.0)
     if label_smoothing and not spec.is_classifier:
         raise ValueError(f"label_smoothing must be 0 for loss {spec.loss!r}, got {label_smoothing:g}")
+    batch_size = min(check_count("batch_size", batch_size), n_samples)
     return Recipe(
         epochs=check_count("epochs", epochs),
-        batch_size=min(check_count("batch_size", batch_size), n_samples),
+        batch_size=batch_size,
         optimizer=optimizer,
         schedule=check_schedule(schedule),
-        shuffle=check_flag("shuffle", shuffle),
+        shuffle=check_flag("shuffle", shuffle) and batch_size < n_samples,  # In one batch, the order does not matter.
         l2=check_number("l2", l2, minimum=0.0),
         label_smoothing=label_smoothing,
         clip_norm=None if clip_norm is None else check_number("clip_norm", clip_norm, above=0.0),
@@ -330,20 +331,15 @@ def train(
 
             # Share losses and time out among the epochs that these steps belong to.
             steps = position + np.arange(n_steps)
-            sizes = np.where(steps % n_batches == n_batches - 1, last_size, recipe.batch_size)
+            is_last = steps % n_batches == n_batches - 1
+            sizes = np.where(is_last, last_size, recipe.batch_size)
             local_epochs = steps // n_batches - (state.epoch - first_epoch)
             with np.errstate(over="ignore"):  # What diverges is told by an error; a warning would come before it.
                 sums = losses * sizes if mean_reduction else losses
             # The sum so far is the first to be added: the result's last bits do not depend on where a chunk ended.
             loss_sums = np.bincount(np.append(0, local_epochs), weights=np.append(state.loss_sum, sums))
             seconds = np.bincount(local_epochs) * (elapsed / n_steps)
-            for i in range(len(loss_sums)):
-                state.loss_sum = float(loss_sums[i])
-                state.seconds += seconds[i]
-                end = (state.epoch - first_epoch + 1) * n_batches
-                if position + n_steps < end:
-                    break
-                finish_epoch(state, n_samples if mean_reduction else 1, float(factors[end - 1 - position]), recipe)
+            enter_in_history(state, recipe, loss_sums, n_samples if mean_reduction else 1, seconds, factors[is_last])
             state.step += n_steps
             state.batch = (position + n_steps) % n_batches
             if progress is not None:
@@ -436,13 +432,20 @@ def draw_orders(rng: np.random.Generator, n_epochs: int, n_samples: int) -> NDAr
     return rng.permuted(orders, axis=1, out=orders)
 
 
-def finish_epoch(state: TrainingState, divisor: int, factor: float, recipe: Recipe) -> None:
-    """Enter a finished epoch in the history and begin the next."""
-    state.history.train_loss.append(float(state.loss_sum / divisor))
-    state.history.learning_rate.append(recipe.optimizer.learning_rate * factor)
-    state.history.seconds.append(float(state.seconds))
-    state.epoch += 1
-    state.loss_sum = state.seconds = 0.0
+def enter_in_history(
+    state: TrainingState, recipe: Recipe, loss_sums: Array, divisor: int, seconds: Array, factors: Array
+) -> None:
+    """Enter the epochs that are finished, of which `factors` are the last ones of the schedule, and begin the next.
+
+    `loss_sums` and `seconds` are of each epoch that a chunk of steps belonged to.
+    """
+    seconds[0] += state.seconds
+    done, history = len(factors), state.history
+    history.train_loss += (loss_sums[:done] / divisor).tolist()
+    history.learning_rate += (recipe.optimizer.learning_rate * factors).tolist()
+    history.seconds += seconds[:done].tolist()
+    state.epoch += done
+    state.loss_sum, state.seconds = float(sum(loss_sums[done:])), float(sum(seconds[done:]))
 
 
 def describe(state: TrainingState, recipe: Recipe, n_samples: int, n_batches: int, mean_reduction: bool) -> Progress:

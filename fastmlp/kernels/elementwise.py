@@ -14,7 +14,6 @@ import numpy as np
 
 from fastmlp.kernels.instructions import (
     advance,
-    floor,
     fma,
     is_double,
     pointer,
@@ -36,6 +35,8 @@ LOWEST_FLOAT = -87.0  # Below, exp is taken as 0; it is under 2e-38.
 LOWEST_DOUBLE = -708.0
 HIGHEST_FLOAT = 88.37  # Below 127.5 ln 2 (and 1023.5 ln 2), so that n is an exponent.
 HIGHEST_DOUBLE = 709.43
+SHIFT_FLOAT = 1.5 * 2.0**23  # A number added to this is rounded to a whole one, which the last bits of the sum hold.
+SHIFT_DOUBLE = 1.5 * 2.0**52
 
 
 @scalar
@@ -45,7 +46,8 @@ def expm1_parts(x):
     The Taylor polynomial has an error below half a unit in the last place over that range: degree 7 in float32
     (0.35 ** 7 / 8! = 2e-8), 13 in float64.
     """
-    n = floor(fma(x, real(LOG2_E, x), real(0.5, x)))
+    shifted = fma(x, real(LOG2_E, x), real(SHIFT_DOUBLE if is_double(x) else SHIFT_FLOAT, x))
+    n = shifted - real(SHIFT_DOUBLE if is_double(x) else SHIFT_FLOAT, x)
     r = fma(n, real(-LN2_HIGH, x), x)
     r = fma(n, real(-LN2_LOW, x), r)
     if is_double(x):
@@ -64,7 +66,7 @@ def expm1_parts(x):
     p = fma(p, r, real(1.0 / 6.0, x))
     p = fma(p, r, real(0.5, x))
     p = fma(p * r, r, r)
-    return power_of_two(n), p
+    return power_of_two(shifted), p
 
 
 @scalar
@@ -76,29 +78,26 @@ def lowest(x):
 @scalar
 def exp_negative(x):
     """``exp(x)`` for x <= 0."""
-    scale, p = expm1_parts(x if x > lowest(x) else lowest(x))
+    scale, p = expm1_parts(lowest(x) if x < lowest(x) else x)
     y = fma(scale, p, scale)
-    y = y if x > lowest(x) else real(0.0, x)
-    return y if x == x else x  # NaN must survive.
+    return real(0.0, x) if x <= lowest(x) else y  # NaN survives: no comparison with it is true.
 
 
 @scalar
 def exp_value(x):
     """``exp(x)``, infinite where 2 ** n is no exponent of the dtype any more."""
     highest = real(HIGHEST_DOUBLE, x) if is_double(x) else real(HIGHEST_FLOAT, x)
-    scale, p = expm1_parts(highest if x > highest else (x if x > lowest(x) else lowest(x)))
+    scale, p = expm1_parts(highest if x > highest else (lowest(x) if x < lowest(x) else x))
     y = fma(scale, p, scale)
-    y = y if x > lowest(x) else real(0.0, x)
-    y = real(np.inf, x) if x > highest else y
-    return y if x == x else x
+    y = real(0.0, x) if x <= lowest(x) else y
+    return real(np.inf, x) if x > highest else y
 
 
 @scalar
 def expm1_negative(x):
     """``exp(x) - 1`` for x <= 0, without cancellation near zero."""
-    scale, p = expm1_parts(x if x > lowest(x) else lowest(x))
-    y = fma(scale, p, scale - real(1.0, x))
-    return y if x == x else x
+    scale, p = expm1_parts(lowest(x) if x < lowest(x) else x)
+    return fma(scale, p, scale - real(1.0, x))
 
 
 @scalar

@@ -445,26 +445,16 @@ def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 @intrinsic
-def floor(typing: Any, x: Any) -> Any:
-    """The largest whole number that is not above x, as a float (Numba's math.floor gives an int64)."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        return call_intrinsic(builder, "floor", arguments[0])
-
-    return x(x), codegen
-
-
-@intrinsic
-def power_of_two(typing: Any, n: Any) -> Any:
-    """``2 ** n`` for a float `n` that is a whole number in the range of the exponent: n is put into its bits."""
-    bits, mantissa, bias = (32, 23, 127) if n.bitwidth == 32 else (64, 52, 1023)
+def power_of_two(typing: Any, shifted: Any) -> Any:
+    """``2 ** n`` for a whole number n in the range of the exponent, given by the last bits of a float."""
+    bits, mantissa, bias = (32, 23, 127) if shifted.bitwidth == 32 else (64, 52, 1023)
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         integer = ir.IntType(bits)
-        exponent = builder.add(builder.fptosi(arguments[0], integer), integer(bias))
-        return builder.bitcast(builder.shl(exponent, integer(mantissa)), context.get_value_type(n))
+        exponent = builder.add(builder.bitcast(arguments[0], integer), integer(bias))
+        return builder.bitcast(builder.shl(exponent, integer(mantissa)), context.get_value_type(shifted))
 
-    return n(n), codegen
+    return shifted(shifted), codegen
 
 
 # --- Threads ----------------------------------------------------------------------------------------------------------

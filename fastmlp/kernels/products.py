@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fastmlp.kernels.instructions import advance, is_double, pointer
-from fastmlp.kernels.jit import FIRST, Kernel, inline, kernel
+from fastmlp.kernels.jit import FIRST, MACHINE, Kernel, inline, kernel
 from fastmlp.kernels.lists import backward_list, forward_list
 from fastmlp.kernels.tiles import (
     SHAPES,
@@ -40,6 +40,10 @@ assert LISTED_COLUMNS.rows == 2  # What `turn_masks` prepares.
 DEPTH = 1024
 """Rows of the right-hand matrix that a panel takes at a time: with 7 vectors across 448 KiB, which fit a level-2 cache.
 The sums go on from what the rows before have left in C: in the same order, so with the same bits."""
+
+LISTED_VECTORS = 448 // MACHINE.vector_bytes
+"""Vectors across that a list is made once for: one panel or more, whose `DEPTH` rows fit a level-2 cache, too."""
+assert LISTED_VECTORS >= max(LISTED.vectors, LISTED_COLUMNS.vectors)
 
 ROW_UNIT = int(np.lcm(DENSE.rows, LISTED.rows))
 """Threads share the rows of a batch in multiples of this, so that no tile is cut."""
@@ -98,20 +102,24 @@ def product_by_listed_rows(name: str, tile: Any, shape: Shape) -> Kernel:
         rows, B = pointer(rows_place, np.int64(0)), pointer(B_place, like)
         C, initial = pointer(C_place, like), pointer(initial_place, like)
         masks, indices = pointer(masks_place, np.uint64(0)), pointer(indices_place, np.int32(0))
-        n_panels = -(-n_vectors // shape.vectors)
-        for panel in range(n_panels):
-            v = panel_edge(panel, n_panels, n_vectors)
-            count = panel_edge(panel + 1, n_panels, n_vectors) - v
-            column = v * lanes(like)
-            b = advance(B, column)
+        n_groups = -(-n_vectors // LISTED_VECTORS)
+        for group in range(n_groups):
+            first = panel_edge(group, n_groups, n_vectors)
+            n_across = panel_edge(group + 1, n_groups, n_vectors) - first
+            n_panels = -(-n_across // shape.vectors)
             for word in range(0, n_words, DEPTH // 64):
                 end = min(word + DEPTH // 64, n_words)
                 for row in range(first_row, last_row, shape.rows):
-                    a, c = pointer(rows[row], like), advance(C, row * ldc + column)
+                    a = pointer(rows[row], like)
                     lda = (rows[row + 1] - rows[row]) // itemsize_of(like)
-                    start, ldi = (advance(initial, column), 0) if word == 0 else (c, ldc)
                     length = forward_list(masks, n_words, word, end, row, shape.rows, indices)
-                    tile(count, a, lda, b, ldb, start, ldi, c, ldc, indices, length)
+                    for panel in range(n_panels):
+                        v = panel_edge(panel, n_panels, n_across)
+                        count = panel_edge(panel + 1, n_panels, n_across) - v
+                        column = (first + v) * lanes(like)
+                        b, c = advance(B, column), advance(C, row * ldc + column)
+                        start, ldi = (advance(initial, column), 0) if word == 0 else (c, ldc)
+                        tile(count, a, lda, b, ldb, start, ldi, c, ldc, indices, length)
         return 0
 
     return kernel(multiply, name)
@@ -160,16 +168,20 @@ def multiply_listed_columns(
         pointer(initial_place, like),
     )
     turned, indices = pointer(turned_place, np.uint8(0)), pointer(indices_place, np.int32(0))
-    n_panels = -(-n_vectors // LISTED_COLUMNS.vectors)
-    for panel in range(n_panels):
-        v = panel_edge(panel, n_panels, n_vectors)
-        count = panel_edge(panel + 1, n_panels, n_vectors) - v
-        column = v * lanes(like)
+    n_groups = -(-n_vectors // LISTED_VECTORS)
+    for group in range(n_groups):
+        first = panel_edge(group, n_groups, n_vectors)
+        n_across = panel_edge(group + 1, n_groups, n_vectors) - first
+        n_panels = -(-n_across // LISTED_COLUMNS.vectors)
         for row in range(0, n_rows, LISTED_COLUMNS.rows):
-            first = first_column + row
-            length = backward_list(turned, (first & 63) >> 1, n_rows_of_A, indices)
-            listed_columns(
-                count, A, first, advance(B, column), ldb, advance(initial, column), 0,
-                advance(C, row * ldc + column), ldc, indices, length,
-            )  # fmt: skip
+            a = first_column + row
+            length = backward_list(turned, (a & 63) >> 1, n_rows_of_A, indices)
+            for panel in range(n_panels):
+                v = panel_edge(panel, n_panels, n_across)
+                count = panel_edge(panel + 1, n_panels, n_across) - v
+                column = (first + v) * lanes(like)
+                listed_columns(
+                    count, A, a, advance(B, column), ldb, advance(initial, column), 0,
+                    advance(C, row * ldc + column), ldc, indices, length,
+                )  # fmt: skip
     return 0
