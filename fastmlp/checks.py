@@ -208,15 +208,15 @@ def not_finite(what: str, array: Samples, converted: Array | None = None, first_
 
 
 def in_parts(
-    compute: Callable[..., Array], parameters: Array, X: Samples, *arguments: Any, first_row: int = 0
+    compute: Callable[..., Array], parameters: Array, X: Samples, threads: int | None = None, first_row: int = 0
 ) -> Array:
-    """Call ``compute(parameters, X, *arguments)``: if the samples are a file's, for one chunk after the other."""
+    """Call ``compute(parameters, X, threads)``: if the samples are a file's, for one chunk after the other."""
     if type(X) is MappedRows:
         return np.concatenate(
-            [in_parts(compute, parameters, rows, *arguments, first_row=first) for first, rows in X.parts()]
+            [in_parts(compute, parameters, rows, threads, first_row=first) for first, rows in X.parts()]
         )
     try:
-        return compute(parameters, X, *arguments)
+        return compute(parameters, X, threads)
     except NotFiniteError:
         raise not_finite("X", X, first_row=first_row) from None
 

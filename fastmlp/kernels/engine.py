@@ -61,12 +61,13 @@ SINGLE_ROW_KERNELS = {"multiply_row": products.multiply_row, "multiply_listed_ro
 FORWARD_ALL = Kernel(
     loop.forward_all,
     lambda T, X_type: (
-        types.int64, types.int64, types.Array(X_type, 2, "A", readonly=True),
-        types.Array(T, 2, "C"), types.Array(types.int64, 1, "C"), T,
+        types.int64, types.Array(X_type, 2, "A", readonly=True), types.Array(T, 2, "C"),
+        types.Array(types.int64, 1, "C"),
     ),
 )  # fmt: skip
 
-NO_CLASSES = np.empty(0, np.int64)
+INT64 = np.dtype(np.int64)
+NO_CLASSES = np.empty(0, INT64)
 DENSE_ALONE, SPARSE_ALONE = ("dense", 1), ("sparse", 1)
 """The memory of a call without threads, see `Engine._spare`."""
 
@@ -91,10 +92,10 @@ class Scratch:
         self.state = np.zeros(len(State._fields), dtype=np.int64)
         self.place = address(self.state)
         self.parameters: Array | None = None
+        self.spare: list[Scratch] = []  # Where it goes after the call.
         self.takes_single_rows = False  # Whether the state has the kernels for those.
         self.samples = np.zeros(len(Samples._fields), dtype=np.int64)
-        self.samples_place = address(self.samples)
-        self.set(**network)
+        self.set(**network, samples=address(self.samples))
         self.allocate(sizes)
 
     def allocate(self, sizes: dict[str, tuple[int, str]]) -> None:
@@ -130,6 +131,7 @@ class Engine:
         sizes = layout.spec.layer_sizes
         self._n_outputs = sizes[-1]
         self._work = sum(n_in * n_out for n_in, n_out in pairwise(sizes))  # Multiply-adds a sample.
+        self._rows_for_two = 2 * FORWARD_WORK // self._work  # Fewer are one thread's, in a forward pass.
         self._no_outputs = np.empty((0, self._n_outputs), self.dtype)
         self._forward_entries: dict[Any, Any] = {}
         # By the kind of samples and threads: scratch memory that no call is using now.
@@ -158,7 +160,7 @@ class Engine:
 
     def classes(self, parameters: Array, X: Inputs, threads: int | None = None) -> NDArray[np.int64]:
         """Compute the largest output of each sample."""
-        classes = np.empty(len(X), np.int64)
+        classes = np.empty(len(X), INT64)
         self._forward(parameters, X, self._no_outputs, classes, threads)
         return classes
 
@@ -166,13 +168,11 @@ class Engine:
         self, parameters: Array, X: Inputs, outputs: Array, classes: NDArray[np.int64], threads: int | None
     ) -> None:
         n = len(X)
-        worth = n * self._work // FORWARD_WORK
-        if worth > 1 and isinstance(X, SparseRows):
-            worth = self._work_of(X) // FORWARD_WORK
-        if worth <= 1 or threads == 1:
+        if n < self._rows_for_two or threads == 1:
             is_finite = self._forward_part(parameters, X, outputs, classes)
         else:
-            threads = min(worth, threads or available_cpus())
+            work_of_all = self._work_of(X) if isinstance(X, SparseRows) else n * self._work
+            threads = max(1, min(work_of_all // FORWARD_WORK, threads or available_cpus()))
             edges = [n * t // threads for t in range(threads + 1)]
             parts = [(X[a:b], outputs[a:b], classes[a:b]) for a, b in pairwise(edges)]
             are_finite = [False] * threads
@@ -194,19 +194,16 @@ class Engine:
         """Write the outputs, or the classes, of X; say whether X is finite."""
         entry = self._forward_entries.get(X.dtype) or self._forward_entry(X.dtype)
         if type(X) is SparseRows:  # Not `isinstance`, which takes five times as long for an array.
-            key = SPARSE_ALONE
-            scratch = self._take(key, parameters)
+            scratch, rows = self._take(SPARSE_ALONE, parameters), np.empty((len(X), 0), self.dtype)
             self._make_room(scratch, X)
             scratch.samples[SAMPLE.values : SAMPLE.starts + 1] = addresses(X)
-            rows = np.empty((len(X), 0), self.dtype)
         else:
-            key, rows = DENSE_ALONE, X
-            scratch = self._take(key, parameters)
-        if len(X) == 1 and not scratch.takes_single_rows:
+            scratch, rows = self._take(DENSE_ALONE, parameters), X
+        if len(rows) == 1 and not scratch.takes_single_rows:
             scratch.set(**{name: part.address(self.dtype) for name, part in SINGLE_ROW_KERNELS.items()})
             scratch.takes_single_rows = True
-        doubt: float = entry(scratch.place, scratch.samples_place, rows, outputs, classes, self._like)
-        self._spare[key].append(scratch)
+        doubt: float = entry(scratch.place, rows, outputs, classes)
+        scratch.spare.append(scratch)
         return doubt == 0.0
 
     def _forward_entry(self, dtype: Any) -> Any:
@@ -224,10 +221,10 @@ class Engine:
         self._set_up_training(scratch, X, y, orders, sample_weight, None, gradient=address(gradient))
         run = loop.train_steps.entry(self.dtype)
         run(
-            scratch.place, scratch.samples_place, address(constants), len(X), 0, address(losses), 1, 0, 1,
+            scratch.place, address(constants), len(X), 0, address(losses), 1, 0, 1,
             self._like,
         )  # fmt: skip
-        self._spare[kind_of(X), 1].append(scratch)
+        scratch.spare.append(scratch)
         if not np.isfinite(losses[0]):
             gradient[:] = np.nan  # The loop stops before it: zeros would look like a minimum.
         return float(losses[0]), gradient
@@ -268,7 +265,7 @@ class Engine:
         )  # fmt: skip
         run = loop.train_steps.entry(self.dtype)
         arguments = (
-            scratch.place, scratch.samples_place, address(constants), batch_size, first_batch, address(losses),
+            scratch.place, address(constants), batch_size, first_batch, address(losses),
             n_steps,
         )  # fmt: skip
         # A thread that outlives an interrupted call must not find its memory gone: its function holds all of it.
@@ -282,7 +279,7 @@ class Engine:
 
         done = run_together(work, threads, call_off)
         scratch.set(layers=address(self._layers))
-        self._spare[kind_of(X), threads].append(scratch)
+        scratch.spare.append(scratch)
         return losses[:done]
 
     def _layers_with_dropout(self, rates: tuple[float, ...]) -> NDArray[np.int64]:
@@ -355,12 +352,12 @@ class Engine:
         scratch.set(**{name: part.address(self.dtype) for name, part in self._training_kernels(X, recipe).items()})
 
     def _take(self, key: tuple[str, int], parameters: Array) -> Scratch:
-        """Scratch memory for one call on these parameters: what an earlier call has given back, or new."""
+        """Scratch memory for one call on these parameters: what an earlier call has given back to `spare`, or new."""
         try:
             scratch = self._spare[key].pop()
         except (KeyError, IndexError):
-            self._spare.setdefault(key, [])
             scratch = self._allocate(*key)
+            scratch.spare = self._spare.setdefault(key, [])
         if scratch.parameters is not parameters:
             scratch.parameters = parameters
             scratch.set(parameters=address(parameters))

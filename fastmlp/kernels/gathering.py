@@ -33,13 +33,14 @@ MASK_SLACK = 8
 
 
 @kernel
-def gather(place, samples_place, order_place, first_part, end_part, begin, end, n_rows, like):
+def gather(place, order_place, first_part, end_part, begin, end, n_rows, like):
     """Make the samples ``order[begin:end]`` the rows begin ... end: converted and scaled, or in place; with masks.
 
     This is done for the inputs of the parts first_part ... end_part. Whoever does the last of the block's `n_rows`
     clears the masks beyond it.
     """
-    net, samples, order = state_at(place), samples_at(samples_place), pointer(order_place, np.int64(0))
+    net = state_at(place)
+    samples, order = samples_at(net.samples), pointer(order_place, np.int64(0))
     scale = real(net.input_scale, like)
     is_uint8 = samples.X_is_uint8 != 0
     itemsize = 1 if is_uint8 else itemsize_of(like)

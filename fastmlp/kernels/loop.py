@@ -159,13 +159,14 @@ def drop_units(net, layer, number, rows_place, begin, end, key, like):
 
 
 @kernel
-def classes_loss(place, samples_place, order_place, begin, end, scale, like):
+def classes_loss(place, order_place, begin, end, scale, like):
     """The softmax cross-entropy of the rows begin ... end, and its derivative by the last layer's Z.
 
     The derivative is that of the batch's loss: `scale` is the division by the batch size. A sample's weight multiplies
     both.
     """
-    net, samples, order = state_at(place), samples_at(samples_place), pointer(order_place, np.int64(0))
+    net = state_at(place)
+    samples, order = samples_at(net.samples), pointer(order_place, np.int64(0))
     last = layer_at(net.layers + (net.n_layers - 1) * LAYER_BYTES)
     stride, n_out = last.stride, last.n_out
     scale = real(scale, like)
@@ -185,9 +186,10 @@ def classes_loss(place, samples_place, order_place, begin, end, scale, like):
 
 
 @kernel
-def values_loss(place, samples_place, order_place, begin, end, scale, like):
+def values_loss(place, order_place, begin, end, scale, like):
     """The same of a loss with values as targets; the derivative is by Z if the activation is a part of it, or by A."""
-    net, samples, order = state_at(place), samples_at(samples_place), pointer(order_place, np.int64(0))
+    net = state_at(place)
+    samples, order = samples_at(net.samples), pointer(order_place, np.int64(0))
     last = layer_at(net.layers + (net.n_layers - 1) * LAYER_BYTES)
     stride, n_out = last.stride, last.n_out
     scale = real(scale, like)
@@ -243,7 +245,6 @@ def backward_through_layers(place, begin, end, key, thread, like):
 @kernel
 def train_steps(
     place,
-    samples_place,
     constants_place,
     batch_size,
     first_batch,
@@ -257,7 +258,8 @@ def train_steps(
 
     `constants` is float64 (n_steps, N_CONSTANTS), `losses` float64 (n_steps,), written.
     """
-    net, samples = state_at(place), samples_at(samples_place)
+    net = state_at(place)
+    samples = samples_at(net.samples)
     losses = pointer(losses_place, 0.0)
     arrived = np.int64(1)
     n_batches = -(-samples.n_samples // batch_size)
@@ -281,7 +283,7 @@ def train_steps(
             n_rows = min(BLOCK_ROWS, n_batch - block)
             rows = order + block * 8
             first_part, end_part, begin, end = shares(net, n_rows, thread, threads)
-            call(net.gather, (place, samples_place, rows, first_part, end_part, begin, end, n_rows, like))
+            call(net.gather, (place, rows, first_part, end_part, begin, end, n_rows, like))
             if net.entry_bounds != 0:
                 call(net.sort_entries, (place, begin, end, thread, like))
             call(net.multiply_inputs, (place, first_part, end_part, begin, end, thread, like))
@@ -296,7 +298,7 @@ def train_steps(
                 loss *= 0.5 * pointer(constants, 0.0)[e.L2]
             key = pointer(constants, np.int64(0))[e.KEY] + np.int64(e.GOLDEN) * block
             call(net.forward, (place, begin, end, key, thread, like))
-            call(net.loss_and_output_gradient, (place, samples_place, rows, begin, end, scale, like))
+            call(net.loss_and_output_gradient, (place, rows, begin, end, scale, like))
             call(net.backward_through_layers, (place, begin, end, key, thread, like))
             arrived += 1
             if not all_arrived(net.barrier, threads, arrived):
@@ -322,18 +324,18 @@ def train_steps(
     return n_steps
 
 
-def forward_all(place, samples_place, X, outputs, classes, like):
+def forward_all(place, X, outputs, classes):
     """Write the outputs for all samples of X to `outputs` or, unless it is empty, their argmax to `classes`.
 
     Of sparse samples Python has written where they are; of X only its length counts then.
     Return a number that is 0, or NaN if X is not finite.
     """
-    net = state_at(place)
+    net, like = state_at(place), outputs.dtype.type(0)
     last = layer_at(net.layers + (net.n_layers - 1) * LAYER_BYTES)
     n_samples = X.shape[0]
     workspace, order = pointer(net.workspace, like), pointer(net.order, np.int64(0))
     row_losses = pointer(net.row_losses, 0.0)
-    samples = pointer(samples_place, np.int64(0))
+    samples = pointer(net.samples, np.int64(0))
     samples[SAMPLE.X], samples[SAMPLE.X_is_uint8] = X.ctypes.data, np.int64(X.itemsize == 1)
     samples[SAMPLE.X_stride] = X.strides[0]
     doubt = 0.0
@@ -342,7 +344,7 @@ def forward_all(place, samples_place, X, outputs, classes, like):
         for row in range(n_rows):
             order[row] = block + row
         # The rows beyond need not be cleared: what a tile reads there changes nothing but its rows that nobody reads.
-        call(net.gather, (place, samples_place, net.order, FIRST, net.n_parts, FIRST, n_rows, FIRST, like))
+        call(net.gather, (place, net.order, FIRST, net.n_parts, FIRST, n_rows, FIRST, like))
         call(net.multiply_inputs, (place, FIRST, net.n_parts, FIRST, n_rows, FIRST, like))
         call(net.forward, (place, FIRST, n_rows, FIRST, FIRST, like))
         for row in range(n_rows):

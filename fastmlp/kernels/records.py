@@ -95,6 +95,7 @@ class State(NamedTuple):
     column_ends: int  # int32 (n_in + 1,), see `fastmlp.kernels.sparse.sort_entries`
     row_losses: int  # float64 (BLOCK_ROWS,)
     barrier: int  # int64 (2,), see `fastmlp.kernels.loop.all_arrived`
+    samples: int  # `Samples`, of the call.
     order: int  # int64 (BLOCK_ROWS,), for samples in their own order
     weight_rows: int  # Rows of dW, or db, before they are used.
     weight_rows_size: int

@@ -27,9 +27,10 @@ PACKED = SHAPES["packed", "row"]
 
 
 @kernel
-def gather_sparse(place, samples_place, order_place, first_part, end_part, begin, end, n_rows, like):
+def gather_sparse(place, order_place, first_part, end_part, begin, end, n_rows, like):
     """Copy the entries of the samples ``order[begin:end]`` to those of the rows begin ... end, scaled."""
-    net, samples, order = state_at(place), samples_at(samples_place), pointer(order_place, np.int64(0))
+    net = state_at(place)
+    samples, order = samples_at(net.samples), pointer(order_place, np.int64(0))
     starts, bounds = pointer(samples.starts, np.int64(0)), pointer(net.entry_bounds, np.int64(0))
     scale = real(net.input_scale, like)
     place_of_row = 0
