@@ -19,7 +19,7 @@ from fastmlp.kernels.products import LISTED, LISTED_COLUMNS, itemsize_of
 from fastmlp.kernels.records import PART_BYTES, layer_at, part_at, samples_at, state_at
 from fastmlp.kernels.tiles import lanes
 
-AHEAD = 8
+AHEAD = 4
 """Samples between the one that is read and the one that is asked for from memory."""
 
 CONFLICTING_STRIDE = 1024
