@@ -172,3 +172,31 @@ def test_gradients_leave_the_network_alone(engine: str) -> None:
         assert_array_equal(a, b)
     for a, b in zip(first.weights, kept, strict=True):  # The first answer is its caller's own.
         assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
+def test_every_width_is_taken_whole(dtype: str) -> None:
+    """Inputs, hidden units and outputs that do not fill a vector, a cache line or a word of a mask."""
+    rng = np.random.default_rng(0)
+    own = "float64" if dtype == "uint8" else dtype
+    tolerance = 1e-5 if own == "float32" else 1e-12
+    for width in range(1, 67):
+        X = (rng.integers(1, 256, size=(19, width)) * (rng.random((19, width)) < 0.4)).astype(dtype)
+        sizes, y = [width, 67 - width, width, 1 + width % 17], rng.integers(1 + width % 17, size=19)
+        ours, theirs = (
+            MLP(sizes, "tanh", dtype=own, input_scale=1 / 255, seed=1, engine=engine).gradients(X, y)
+            for engine in ("numba", "numpy")
+        )
+        for a, b in zip([*ours.weights, *ours.biases], [*theirs.weights, *theirs.biases], strict=True):
+            assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n_in", [1, 5, 16, 23, 64, 70, 300])
+def test_what_is_not_finite_is_found_wherever_it_stands(n_in: int, dtype: str) -> None:
+    net = MLP([n_in, 3, 2], dtype=dtype)
+    for column in range(n_in):
+        X = np.zeros((3, n_in), dtype)
+        X[1, column] = [np.nan, np.inf, -np.inf][column % 3]
+        with pytest.raises(ValueError, match=rf"X must be finite, got \S+ at \[1, {column}\]"):
+            net.forward(X)

@@ -81,7 +81,7 @@ def test_threads_leave_every_bit(
 ) -> None:
     """Two threads have a part of the inputs each, or a share of the rows; three have a share of the rows."""
     monkeypatch.setattr("fastmlp.network.available_cpus", lambda: 3)
-    monkeypatch.setattr("fastmlp.kernels.engine.PART_INPUTS", 20 // n_parts)
+    monkeypatch.setattr("fastmlp.kernels.memory.PART_INPUTS", 20 // n_parts)
     one, *others = (network("numba", dtype=dtype) for _ in range(3))
     losses = [
         net.fit(X, CLASSES, epochs=2, batch_size=batch_size, threads=threads, **with_optimizer(options)).train_loss

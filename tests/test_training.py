@@ -118,7 +118,7 @@ def test_sum_reduction_steps_by_the_summed_gradient(engine: str) -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 70), min_size=2, max_size=4),
-    n_in=st.sampled_from([1, 3, 64, 65, 200, 256, 301]),
+    n_in=st.sampled_from([1, 3, 8, 15, 17, 64, 65, 200, 256, 301]),
     n_samples=st.sampled_from([1, 7, 8, 9, 50, 263, 264, 265, 550]),
     batch_size=st.sampled_from([1, 5, 16, 100, 265, 550]),
     optimizer=st.sampled_from(
@@ -236,6 +236,19 @@ def test_orders_remix_samples_and_not_batches(evaluate: Any) -> None:
 def test_without_shuffling_the_order_is_the_datas() -> None:
     recorder, _ = record(7, epochs=2, batch_size=3, shuffle=False)
     assert recorder.batches == [[0, 1, 2], [3, 4, 5], [6]] * 2
+
+
+def test_one_batch_has_no_order(engine: str) -> None:
+    """Full-batch learning draws nothing: its sums are in the order of the data, whatever the seed."""
+    X, y = blobs()
+    results, start = [], classifier(engine)
+    for seed, shuffle in ((0, True), (1, True), (0, False)):
+        net = classifier(engine, seed=seed)
+        net.set_parameters(start.weights, start.biases)
+        losses = net.fit(X, y, epochs=5, batch_size=30, shuffle=shuffle).train_loss
+        results.append([*parameters(net), np.array(losses)])
+    assert_same(results[1], results[0])
+    assert_same(results[2], results[0])
 
 
 def test_orders_do_not_depend_on_how_they_are_grouped() -> None:

@@ -308,7 +308,7 @@ def drop(A_place, n_rows, stride, key, layer, threshold, like):
 # --- Losses, row by row -----------------------------------------------------------------------------------------------
 
 SOFTMAX_CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY, POISSON, CLIPPED_ERROR, SLOPED_ERROR = range(5)
-"""The codes by which the loops know the losses; `fastmlp.kernels.engine.loss_constants` says which is which."""
+"""The codes by which the loops know the losses; `fastmlp.kernels.constants.loss_constants` says which is which."""
 
 
 @inline
@@ -434,7 +434,7 @@ def values_loss_row(code, z, n, y, scale, low, high, d):
 
 # --- Optimizer updates ------------------------------------------------------------------------------------------------
 
-# The constants of a step; see `fastmlp.kernels.engine.step_constants`.
+# The constants of a step; see `fastmlp.kernels.constants.step_constants`.
 RATE, DECAY, SHRINK, FIRST, SECOND, EPSILON, ROOT_SCALE, SCALE, LOSS_SCALE, L2, KEEP, KEY = range(12)
 N_CONSTANTS = 12
 

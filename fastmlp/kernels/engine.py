@@ -1,4 +1,4 @@
-"""The Numba engine: Python's side of the minibatch loop. It lays out the memory, starts the threads, and waits."""
+"""The Numba engine: Python's side of the minibatch loop. It says what is to be done, starts the threads, and waits."""
 
 from __future__ import annotations
 
@@ -12,19 +12,16 @@ from numpy.typing import NDArray
 from fastmlp.dropout import step_keys, threshold
 from fastmlp.kernels import elementwise as e
 from fastmlp.kernels import gathering, loop, products, sparse, weights
+from fastmlp.kernels.constants import batch_scales, bits, step_constants, update_of
 from fastmlp.kernels.first_start import compile_together
-from fastmlp.kernels.gathering import MASK_SLACK
 from fastmlp.kernels.jit import Kernel
-from fastmlp.kernels.lists import TURNED_BYTES
 from fastmlp.kernels.loop import BLOCK_ROWS
-from fastmlp.kernels.records import SAMPLE, Layer, Part, Samples, State
+from fastmlp.kernels.memory import Plan, Scratch, address, addresses
+from fastmlp.kernels.records import SAMPLE, Layer, Samples
 from fastmlp.kernels.threads import run_together
-from fastmlp.kernels.weights import WEIGHT_ROWS
-from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
-from fastmlp.parameters import ParameterLayout, aligned_zeros, padded
+from fastmlp.parameters import ParameterLayout
 from fastmlp.shapes import NotFiniteError
 from fastmlp.sparse import Inputs, SparseRows
-from fastmlp.spec import NetworkSpec
 from fastmlp.training import Recipe, TrainingState, available_cpus
 
 Array = NDArray[Any]
@@ -71,43 +68,11 @@ NO_CLASSES = np.empty(0, INT64)
 DENSE_ALONE, SPARSE_ALONE = ("dense", 1), ("sparse", 1)
 """The memory of a call without threads, see `Engine._spare`."""
 
-PARTS = 2
-"""Parts of the inputs, where there are many: so many threads can have one each to themselves. The sums of the first
-layer are made part by part whatever the number of threads, so that the weights have the same bits."""
-PART_INPUTS = 128
-"""Inputs that are worth a part: with fewer, two threads are as fast when they share the rows."""
-
 STEP_WORK = 1_000_000
 """Multiply-adds of a step that are worth a thread, in float32; in float64 they take twice as long. With two threads,
 steps of twice this take 0.74 to 0.97 of the time; with less, some take longer."""
 FORWARD_WORK = 20_000_000
 """The same for a forward pass, which starts its threads anew."""
-
-
-class Scratch:
-    """Memory of one call that means nothing after it, and the `State` that says where it is."""
-
-    def __init__(self, network: dict[str, int], sizes: dict[str, tuple[int, str]]) -> None:
-        self.arrays: dict[str, Array] = {}
-        self.state = np.zeros(len(State._fields), dtype=np.int64)
-        self.place = address(self.state)
-        self.parameters: Array | None = None
-        self.spare: list[Scratch] = []  # Where it goes after the call.
-        self.takes_single_rows = False  # Whether the state has the kernels for those.
-        self.samples = np.zeros(len(Samples._fields), dtype=np.int64)
-        self.set(**network, samples=address(self.samples))
-        self.allocate(sizes)
-
-    def allocate(self, sizes: dict[str, tuple[int, str]]) -> None:
-        """Make arrays of zeros, in the place of those of the same names, and write to the state where they are."""
-        arrays = {name: aligned_zeros(size, dtype) for name, (size, dtype) in sizes.items()}
-        self.arrays.update(arrays)
-        self.set(**{name: address(array) for name, array in arrays.items() if name in State._fields})
-
-    def set(self, **fields: int) -> None:
-        """Write fields of the state."""
-        for name, value in fields.items():
-            self.state[State._fields.index(name)] = value
 
 
 class Engine:
@@ -126,8 +91,7 @@ class Engine:
         self.layout = layout
         self.dtype = np.dtype(layout.spec.dtype)
         self._like = self.dtype.type(0)
-        self._activations = activations_of(layout.spec)
-        self._layers, self._parts, self._dropped, self._workspace_size = plan(layout)
+        self._plan = Plan(layout)
         sizes = layout.spec.layer_sizes
         self._n_outputs = sizes[-1]
         self._work = sum(n_in * n_out for n_in, n_out in pairwise(sizes))  # Multiply-adds a sample.
@@ -147,7 +111,7 @@ class Engine:
     def compile(self, X: Inputs, recipe: Recipe | None = None) -> None:
         """Compile the training loop for this dtype, or load it from the cache."""
         parts = list(self._training_kernels(X, recipe).values())
-        for activation in filter(None, map(e.ACTIVATIONS.get, self._activations)):
+        for activation in filter(None, map(e.ACTIVATIONS.get, self._plan.activations)):
             parts += activation.activate, activation.multiply_by_slope
         parts += {**FORWARD_KERNELS, **FORWARD_KERNELS_BY_KIND[kind_of(X)]}.values()
         compile_together(parts, [loop.train_steps], self.dtype, available_cpus())
@@ -258,7 +222,7 @@ class Engine:
         gradient = self.layout.allocate() if needs_gradient else losses
         slot1, slot2 = [*map(address, slots), 0, 0][:2]
         scratch = self._take((kind_of(X), threads), parameters)
-        layers = self._layers_with_dropout(recipe.dropout) if recipe.dropout else self._layers
+        layers = self._layers_with_dropout(recipe.dropout) if recipe.dropout else self._plan.layers
         self._set_up_training(
             scratch, X, y, orders, sample_weight, recipe, gradient=address(gradient), slot1=slot1, slot2=slot2,
             average=0 if average is None else address(average), layers=address(layers),
@@ -278,17 +242,17 @@ class Engine:
             scratch.arrays["barrier"][1] = 1
 
         done = run_together(work, threads, call_off)
-        scratch.set(layers=address(self._layers))
+        scratch.set(layers=address(self._plan.layers))
         scratch.spare.append(scratch)
         return losses[:done]
 
     def _layers_with_dropout(self, rates: tuple[float, ...]) -> NDArray[np.int64]:
         """The table of layers with dropout's thresholds, and with places of their own for what it leaves."""
-        layers = self._layers.copy()
+        layers = self._plan.layers.copy()
         for number, limit in enumerate(map(threshold, rates)):
             if limit:  # A layer without dropout is not copied to the other place.
                 layers[number, Layer._fields.index("threshold")] = limit
-                layers[number, Layer._fields.index("A")] = self._dropped[number]
+                layers[number, Layer._fields.index("A")] = self._plan.dropped[number]
         return layers
 
     def _training_kernels(self, X: Inputs, recipe: Recipe | None) -> dict[str, Kernel]:
@@ -373,239 +337,16 @@ class Engine:
             )
 
     def _allocate(self, kind: str, threads: int) -> Scratch:
-        spec, dtype = self.layout.spec, self.dtype.name
-        n_parts = len(self._parts)
-        for layer, name in zip(self._layers, self._activations, strict=True):
+        for layer, name in zip(self._plan.layers, self._plan.activations, strict=True):
             if activation := e.ACTIVATIONS.get(name):
                 kernels = activation.activate, activation.multiply_by_slope
                 first = Layer._fields.index("activate")
                 layer[first : first + 2] = [each.address(self.dtype) for each in kernels]
-        rows_size = WEIGHT_ROWS * max(self.layout.row_strides)
-        turned_size = TURNED_BYTES * BLOCK_ROWS
-        n_words = sum(part.n_words for part in self._parts)
-        indices_size = max(n_words * 64, BLOCK_ROWS)
-        loss, low, high = loss_constants(spec.loss, spec.loss_parameter)
-        n_pieces = sum(-(-n_in // WEIGHT_ROWS) + spec.bias for n_in in spec.layer_sizes[:-1])
-        network = {
-            "layers": address(self._layers),
-            "n_layers": len(self._layers),
-            "n_parts": n_parts,
-            "loss": loss,
-            "bias": spec.bias,
-            "input_scale": bits(spec.input_scale),
-            "loss_low": bits(low),
-            "loss_high": bits(high),
-            "weight_rows_size": rows_size,
-            "indices_size": indices_size,
-            "turned_size": turned_size,
-            "n_pieces": n_pieces,
-            **{
-                name: part.address(self.dtype)
-                for name, part in {**FORWARD_KERNELS, **FORWARD_KERNELS_BY_KIND[kind]}.items()
-            },
-        }
-        sizes = {
-            "workspace": (self._workspace_size, dtype),
-            "row_losses": (BLOCK_ROWS, "float64"),
-            "doubts": (n_parts * BLOCK_ROWS, "float64"),
-            "barrier": (8, "int64"),
-            "order": (BLOCK_ROWS, "int64"),
-            "squares_of_weights": (n_pieces, "float64"),
-            "squares_of_gradient": (n_pieces, "float64"),
-            "weight_rows": (threads * rows_size, dtype),
-        }
-        by_kind = {
-            "dense": {
-                "inputs": (BLOCK_ROWS * sum(part.stride for part in self._parts), dtype),
-                "row_places": (n_parts * (BLOCK_ROWS + 1), "int64"),
-                "masks": ((BLOCK_ROWS + MASK_SLACK) * n_words, "uint64"),
-                "indices": (threads * indices_size, "int32"),
-                "turned": (threads * turned_size, "uint8"),
-            },
-            "sparse": {
-                "entry_bounds": (2 * BLOCK_ROWS, "int64"),
-                "entry_values": (0, dtype),  # As many as the samples need, see `_make_room`.
-                "column_ends": (threads * (spec.layer_sizes[0] + 1), "int32"),
-            },
-        }
-        scratch = Scratch(network, sizes | by_kind[kind] | {"parts": (n_parts * len(Part._fields), "int64")})
-        parts = [self._place_part(number, scratch) for number in range(n_parts)]
-        if threads == 1:  # No other thread still reads what these hold from the step before.
-            bottom = Layer(*map(int, self._layers[0]))
-            parts = [part._replace(Z=Z) for part, Z in zip(parts, (bottom.Z, bottom.D), strict=False)]
-        scratch.arrays["parts"][:] = np.ravel(parts)
-        return scratch
-
-    def _place_part(self, number: int, scratch: Scratch) -> Part:
-        """Say where the memory of a part of the inputs is."""
-        part, before = self._parts[number], self._parts[:number]
-        arrays, itemsize = scratch.arrays, self.dtype.itemsize
-        part = part._replace(doubts=address(arrays["doubts"]) + number * BLOCK_ROWS * 8)
-        if "inputs" not in arrays:
-            return part
-        n_words = sum(each.n_words for each in before)
-        return part._replace(
-            X=address(arrays["inputs"]) + BLOCK_ROWS * sum(each.stride for each in before) * itemsize,
-            row_places=address(arrays["row_places"]) + number * (BLOCK_ROWS + 1) * 8,
-            masks=address(arrays["masks"]) + (BLOCK_ROWS + MASK_SLACK) * n_words * 8,
-        )
-
-
-def plan(layout: ParameterLayout) -> tuple[NDArray[np.int64], list[Part], list[int], int]:
-    """Lay out the workspace: give the table of layers, the parts, each layer's `A` with dropout, and the size."""
-    spec = layout.spec
-    itemsize = np.dtype(spec.dtype).itemsize
-    end = max(layout.row_strides)  # Behind a row of zeros as long as any.
-
-    def place(size: int) -> int:
-        nonlocal end
-        start, end = end, end + padded(size, itemsize)
-        return start
-
-    layers = []
-    activations = activations_of(spec)
-    for layer, (n_in, n_out) in enumerate(zip(spec.layer_sizes, spec.layer_sizes[1:], strict=False)):
-        stride = layout.row_strides[layer]
-        name = activations[layer]
-        takes_input = name in e.ACTIVATIONS and e.ACTIVATIONS[name].takes_input
-        Z = place(BLOCK_ROWS * stride)
-        layers.append(
-            Layer(
-                n_in=n_in,
-                n_out=n_out,
-                stride=stride,
-                input_stride=layout.row_strides[layer - 1] if layer else 0,  # See `Part`.
-                weights=layout.weight_offsets[layer],
-                bias=layout.bias_offsets[layer],
-                Z=Z,
-                A=place(BLOCK_ROWS * stride) if takes_input else Z,
-                D=place(BLOCK_ROWS * stride),
-                transposed=place(padded(n_out, itemsize) * layout.row_strides[layer - 1]) if layer else 0,
-                activate=0,  # Written when memory is allocated, for that is when kernels are compiled.
-                multiply_by_slope=0,
-                takes_input=takes_input,
-                threshold=0,
-            )
-        )
-    # Behind all else: memory that is never touched without dropout.
-    dropped = [place(BLOCK_ROWS * layer.stride) if layer.Z == layer.A else layer.A for layer in layers]
-    parts = parts_of(spec.layer_sizes[0], itemsize)
-    if len(parts) == 1:
-        parts = [parts[0]._replace(Z=layers[0].Z)]
-    else:
-        parts = [part._replace(Z=place(BLOCK_ROWS * layers[0].stride)) for part in parts]
-    return np.array(layers, dtype=np.int64), parts, dropped, end
-
-
-def parts_of(n_in: int, itemsize: int) -> list[Part]:
-    """Cut the inputs into parts: as many pieces of the weights in each."""
-    n_pieces = -(-n_in // WEIGHT_ROWS)
-    count = PARTS if n_in >= PARTS * PART_INPUTS else 1
-    edges = [min(n_pieces * number // count * WEIGHT_ROWS, n_in) for number in range(count + 1)]
-    words = [-(-(end - first) // 64) for first, end in pairwise(edges)]
-    return [
-        Part(
-            first=first, n_in=end - first, n_words=n_words, stride=padded(end - first, itemsize),
-            X=0, row_places=0, masks=0, doubts=0, Z=0,
-        )
-        for (first, end), n_words in zip(pairwise(edges), words, strict=True)
-    ]  # fmt: skip
-
-
-def activations_of(spec: NetworkSpec) -> tuple[str, ...]:
-    """Each layer's activation; of the last one only if it is not a part of the loss."""
-    return (*spec.activations, "identity" if spec.loss_takes_logits else spec.output_activation)
+        kernels_of_kind = {**FORWARD_KERNELS, **FORWARD_KERNELS_BY_KIND[kind]}
+        addresses_of_them = {name: part.address(self.dtype) for name, part in kernels_of_kind.items()}
+        return self._plan.allocate(kind, threads, addresses_of_them)
 
 
 def kind_of(X: Inputs) -> str:
     """Whether samples are dense or sparse."""
     return "sparse" if isinstance(X, SparseRows) else "dense"
-
-
-def address(array: Array) -> int:
-    """Where an array's memory begins; the caller keeps it alive."""
-    return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
-
-
-def addresses(X: SparseRows) -> tuple[int, int, int]:
-    """Where the parts of sparse samples are; the caller keeps them alive."""
-    return address(X.values), address(X.columns), address(X.starts)
-
-
-def bits(value: float) -> int:
-    """The bits of a float64, as an integer."""
-    return int(np.float64(value).view(np.int64))
-
-
-def loss_constants(loss: str, parameter: float | None) -> tuple[int, float, float]:
-    """Give a loss's code and the two constants that `fastmlp.kernels.elementwise.values_loss_row` takes."""
-    value = parameter or 0.0
-    constants: dict[str, tuple[int, float, float]] = {
-        "softmax_cross_entropy": (e.SOFTMAX_CROSS_ENTROPY, 0.0, np.inf),  # The cap, see `Recipe.loss_cap`.
-        "sigmoid_cross_entropy": (e.SIGMOID_CROSS_ENTROPY, 0.0, np.inf),
-        "poisson": (e.POISSON, 0.0, 0.0),
-        "squared_error": (e.CLIPPED_ERROR, -np.inf, np.inf),
-        "huber": (e.CLIPPED_ERROR, -value, value),
-        "absolute_error": (e.SLOPED_ERROR, -1.0, 1.0),
-        "quantile": (e.SLOPED_ERROR, -value, 1.0 - value),
-    }
-    return constants[loss]
-
-
-def update_of(optimizer: Optimizer) -> Kernel:
-    """Give the kernel of an optimizer's update."""
-    if isinstance(optimizer, SGD):
-        if not optimizer.momentum:
-            return e.sgd
-        return e.sgd_nesterov if optimizer.nesterov else e.sgd_momentum
-    return e.adam if isinstance(optimizer, Adam) else e.rmsprop
-
-
-def step_constants(optimizer: Optimizer, first_step: int, learning_rates: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give, for each step, the constants that the kernel of the optimizer's update takes."""
-    constants = np.zeros((len(learning_rates), e.N_CONSTANTS))
-    constants[:, e.RATE] = learning_rates
-    constants[:, e.SHRINK] = 1.0
-    if isinstance(optimizer, SGD):
-        constants[:, e.DECAY] = optimizer.weight_decay
-        constants[:, e.FIRST] = optimizer.momentum
-    elif isinstance(optimizer, Adam):
-        t = np.arange(first_step + 1, first_step + len(learning_rates) + 1, dtype=np.float64)
-        constants[:, e.RATE] = learning_rates / (1.0 - optimizer.beta1**t)
-        constants[:, e.ROOT_SCALE] = 1.0 / np.sqrt(1.0 - optimizer.beta2**t)
-        constants[:, e.FIRST], constants[:, e.SECOND] = optimizer.beta1, optimizer.beta2
-        constants[:, e.EPSILON] = optimizer.epsilon
-        if optimizer.epsilon_hat:
-            constants[:, e.EPSILON] *= constants[:, e.ROOT_SCALE]
-        if optimizer.name == "adamw":
-            constants[:, e.SHRINK] = 1.0 - learning_rates * optimizer.weight_decay
-        else:
-            constants[:, e.DECAY] = optimizer.weight_decay
-    else:
-        assert isinstance(optimizer, RMSprop)
-        constants[:, e.DECAY] = optimizer.weight_decay
-        constants[:, e.SECOND] = optimizer.rho
-        constants[:, e.EPSILON] = optimizer.epsilon
-    return constants
-
-
-def batch_scales(
-    spec: NetworkSpec,
-    sample_weight: NDArray[np.float64] | None,
-    orders: NDArray[np.int64],
-    batch_size: int,
-    first_batch: int,
-    n_steps: int,
-) -> NDArray[np.float64]:
-    """Give what multiplies the sum of a batch's losses, for each step; 0 if the batch has no weight."""
-    n_samples = orders.shape[1]
-    firsts = np.arange(0, n_samples, batch_size)
-    epochs, batches = np.divmod(np.arange(first_batch, first_batch + n_steps), len(firsts))
-    if sample_weight is None:
-        totals = np.minimum(batch_size, n_samples - firsts)[batches]
-    else:
-        rows = [orders[epoch % len(orders)] for epoch in range(epochs[0], epochs[-1] + 1)]
-        totals = np.array([np.add.reduceat(sample_weight[row], firsts) for row in rows])[epochs - epochs[0], batches]
-    numerator = totals.astype(np.float64) if spec.reduction == "sum" else 1.0
-    scales: NDArray[np.float64] = np.divide(numerator, totals, out=np.zeros(n_steps), where=totals > 0)
-    return scales

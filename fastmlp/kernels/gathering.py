@@ -43,8 +43,7 @@ def gather(place, order_place, first_part, end_part, begin, end, n_rows, like):
     samples, order = samples_at(net.samples), pointer(order_place, np.int64(0))
     scale = real(net.input_scale, like)
     is_uint8 = samples.X_is_uint8 != 0
-    itemsize = 1 if is_uint8 else itemsize_of(like)
-    line, zero = 64 // itemsize_of(like), real(0.0, like)
+    itemsize, line = 1 if is_uint8 else itemsize_of(like), 64 // itemsize_of(like)
     in_place = (
         not is_uint8
         and net.input_scale == 1.0
@@ -64,25 +63,16 @@ def gather(place, order_place, first_part, end_part, begin, end, n_rows, like):
         for number in range(first_part, end_part):
             part = part_at(net.parts + number * PART_BYTES)
             address = samples.X + order[row] * samples.X_stride + part.first * itemsize
-            x, values, pixels = advance(pointer(part.X, like), row * part.stride), pointer(address, like), pointer(address, np.uint8(0))
+            x = advance(pointer(part.X, like), row * part.stride)
             mask = advance(pointer(part.masks, np.uint64(0)), row * part.n_words)
             n_lines = part.n_in // line
             if is_uint8:
-                is_finite = take_row(pixels, scale, x, n_lines, mask)
-            elif in_place:
-                is_finite = scan_row(values, n_lines, mask)
+                pixels = pointer(address, np.uint8(0))
+                is_finite = take_row(pixels, scale, x, n_lines, mask) & take_rest(pixels, scale, x, part.n_in, mask)
             else:
-                is_finite = take_row(values, scale, x, n_lines, mask)
-            last_mask = 0
-            for j in range(n_lines * line, part.n_in):  # What does not fill a line is copied in any case, one by one.
-                value = real(pixels[j], like) * scale if is_uint8 else values[j] * scale
-                x[j] = value
-                last_mask |= np.int64(value != zero) << (j - n_lines * line)
-                is_finite &= value * zero == zero
-            if n_lines * line < part.n_in:
-                mask_bytes = advance(pointer(address_of(mask), np.uint8(0)), n_lines * line // 8)
-                for k in range(line // 8):
-                    mask_bytes[k] = np.uint8(last_mask >> 8 * k)
+                values = pointer(address, like)
+                is_finite = scan_row(values, n_lines, mask) if in_place else take_row(values, scale, x, n_lines, mask)
+                is_finite &= take_rest(values, scale, x, part.n_in, mask)
             pointer(part.row_places, np.int64(0))[row] = address if in_place else address_of(x)
             pointer(part.doubts, 0.0)[row] = 0.0 if is_finite else np.nan
     for number in range(first_part, end_part):
@@ -100,6 +90,27 @@ def gather(place, order_place, first_part, end_part, begin, end, n_rows, like):
         if end % LISTED.rows != 0:  # The last of an odd number of rows is its own neighbour in the tile.
             places[end] = places[end - 1]
     return 0
+
+
+@inline
+def take_rest(values, scale, x, n, mask):
+    """Do what `take_row` does with those of a sample's n values that do not fill a cache line, one by one.
+
+    To scan them when they have been copied would be simpler, but slower: a vector that is read where smaller pieces
+    have just been written has to wait for them.
+    """
+    line, zero = 64 // itemsize_of(scale), real(0.0, scale)
+    first, bits, is_finite = n // line * line, 0, True
+    if first < n:
+        for j in range(first, n):
+            value = real(values[j], scale) * scale
+            x[j] = value
+            bits |= np.int64(value != zero) << (j - first)
+            is_finite &= value * zero == zero
+        bytes_of_mask = advance(pointer(address_of(mask), np.uint8(0)), first // 8)
+        for k in range(line // 8):
+            bytes_of_mask[k] = np.uint8(bits >> 8 * k)
+    return is_finite
 
 
 @inline

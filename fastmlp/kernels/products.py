@@ -43,7 +43,7 @@ The sums go on from what the rows before have left in C: in the same order, so w
 
 LISTED_VECTORS = 448 // MACHINE.vector_bytes
 """Vectors across that a list is made once for: one panel or more, whose `DEPTH` rows fit a level-2 cache, too."""
-assert LISTED_VECTORS >= max(LISTED.vectors, LISTED_COLUMNS.vectors)
+assert max(LISTED.vectors, LISTED_COLUMNS.vectors) <= LISTED_VECTORS
 
 ROW_UNIT = int(np.lcm(DENSE.rows, LISTED.rows))
 """Threads share the rows of a batch in multiples of this, so that no tile is cut."""

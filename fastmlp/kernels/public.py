@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from fastmlp import reference
 from fastmlp.kernels import elementwise as e
-from fastmlp.kernels.engine import address, loss_constants, step_constants, update_of
+from fastmlp.kernels.constants import loss_constants, step_constants, update_of
 from fastmlp.kernels.instructions import advance, pointer, real
 from fastmlp.kernels.jit import FIRST, kernel
+from fastmlp.kernels.memory import address
 from fastmlp.kernels.products import DENSE as DENSE_ROWS
 from fastmlp.kernels.products import DENSE_COLUMNS, multiply_columns, multiply_rows
 from fastmlp.kernels.tiles import lanes_of

@@ -14,7 +14,17 @@ import numpy as np
 
 from fastmlp.kernels import elementwise as e
 from fastmlp.kernels.gathering import takes_lists
-from fastmlp.kernels.instructions import address_of, advance, call, pointer, prefetch, real, sum_of_rows, sum_of_squares, transpose_square
+from fastmlp.kernels.instructions import (
+    address_of,
+    advance,
+    call,
+    pointer,
+    prefetch,
+    real,
+    sum_of_rows,
+    sum_of_squares,
+    transpose_square,
+)
 from fastmlp.kernels.jit import FIRST, inline, kernel
 from fastmlp.kernels.lists import turn_masks
 from fastmlp.kernels.records import LAYER_BYTES, PART_BYTES, layer_at, owns_parts, part_at, state_at

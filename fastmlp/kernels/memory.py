@@ -1,0 +1,221 @@
+"""The memory of the loop: how a network's workspace is laid out, and what a call needs, ready for the kernels."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.kernels import elementwise as e
+from fastmlp.kernels.constants import bits, loss_constants
+from fastmlp.kernels.gathering import MASK_SLACK
+from fastmlp.kernels.lists import TURNED_BYTES
+from fastmlp.kernels.loop import BLOCK_ROWS
+from fastmlp.kernels.records import Layer, Part, Samples, State
+from fastmlp.kernels.weights import WEIGHT_ROWS
+from fastmlp.parameters import ParameterLayout, aligned_zeros, padded
+from fastmlp.sparse import SparseRows
+from fastmlp.spec import NetworkSpec
+
+Array = NDArray[Any]
+
+PARTS = 2
+"""Parts of the inputs, where there are many: so many threads can have one each to themselves. The sums of the first
+layer are made part by part whatever the number of threads, so that the weights have the same bits."""
+PART_INPUTS = 128
+"""Inputs that are worth a part: with fewer, two threads are as fast when they share the rows."""
+
+
+class Scratch:
+    """Memory of one call that means nothing after it, and the `State` that says where it is."""
+
+    def __init__(self, network: dict[str, int], sizes: dict[str, tuple[int, str]]) -> None:
+        self.arrays: dict[str, Array] = {}
+        self.state = np.zeros(len(State._fields), dtype=np.int64)
+        self.place = address(self.state)
+        self.parameters: Array | None = None
+        self.spare: list[Scratch] = []  # Where it goes after the call.
+        self.takes_single_rows = False  # Whether the state has the kernels for those.
+        self.samples = np.zeros(len(Samples._fields), dtype=np.int64)
+        self.set(**network, samples=address(self.samples))
+        self.allocate(sizes)
+
+    def allocate(self, sizes: dict[str, tuple[int, str]]) -> None:
+        """Make arrays of zeros, in the place of those of the same names, and write to the state where they are."""
+        arrays = {name: aligned_zeros(size, dtype) for name, (size, dtype) in sizes.items()}
+        self.arrays.update(arrays)
+        self.set(**{name: address(array) for name, array in arrays.items() if name in State._fields})
+
+    def set(self, **fields: int) -> None:
+        """Write fields of the state."""
+        for name, value in fields.items():
+            self.state[State._fields.index(name)] = value
+
+
+class Plan:
+    """Where everything of a network is: the table of its layers, the parts of its inputs, the workspace.
+
+    Parameters
+    ----------
+    layout : ParameterLayout
+        The network and where its parameters stand.
+
+    Attributes
+    ----------
+    layers : ndarray (n_layers, fields of `Layer`)
+        The table that kernels read.
+    parts : list of Part
+        Without the addresses, which every `Scratch` has of its own.
+    dropped : list of int
+        Each layer's `A` with dropout.
+    activations : tuple of str
+        Each layer's; of the last one only if it is not a part of the loss.
+    """
+
+    def __init__(self, layout: ParameterLayout) -> None:
+        self.layout, self.activations = layout, activations_of(layout.spec)
+        spec = layout.spec
+        itemsize = np.dtype(spec.dtype).itemsize
+        end = max(layout.row_strides)  # Behind a row of zeros as long as any.
+
+        def place(size: int) -> int:
+            nonlocal end
+            start, end = end, end + padded(size, itemsize)
+            return start
+
+        layers = []
+        for layer, (n_in, n_out) in enumerate(zip(spec.layer_sizes, spec.layer_sizes[1:], strict=False)):
+            stride = layout.row_strides[layer]
+            name = self.activations[layer]
+            takes_input = name in e.ACTIVATIONS and e.ACTIVATIONS[name].takes_input
+            Z = place(BLOCK_ROWS * stride)
+            layers.append(
+                Layer(
+                    n_in=n_in,
+                    n_out=n_out,
+                    stride=stride,
+                    input_stride=layout.row_strides[layer - 1] if layer else 0,  # See `Part`.
+                    weights=layout.weight_offsets[layer],
+                    bias=layout.bias_offsets[layer],
+                    Z=Z,
+                    A=place(BLOCK_ROWS * stride) if takes_input else Z,
+                    D=place(BLOCK_ROWS * stride),
+                    transposed=place(padded(n_out, itemsize) * layout.row_strides[layer - 1]) if layer else 0,
+                    activate=0,  # Written when memory is allocated, for that is when kernels are compiled.
+                    multiply_by_slope=0,
+                    takes_input=takes_input,
+                    threshold=0,
+                )
+            )
+        # Behind all else: memory that is never touched without dropout.
+        dropped = [place(BLOCK_ROWS * layer.stride) if layer.Z == layer.A else layer.A for layer in layers]
+        parts = parts_of(spec.layer_sizes[0], itemsize)
+        if len(parts) == 1:
+            parts = [parts[0]._replace(Z=layers[0].Z)]
+        else:
+            parts = [part._replace(Z=place(BLOCK_ROWS * layers[0].stride)) for part in parts]
+        self.layers, self.parts, self.dropped = np.array(layers, dtype=np.int64), parts, dropped
+        self._workspace_size = end
+
+    def allocate(self, kind: str, threads: int, kernels: dict[str, int]) -> Scratch:
+        """Make the memory of a call on samples of a kind; `kernels` are the addresses of those that it always takes."""
+        spec, n_parts = self.layout.spec, len(self.parts)
+        dtype = spec.dtype
+        rows_size = WEIGHT_ROWS * max(self.layout.row_strides)
+        turned_size = TURNED_BYTES * BLOCK_ROWS
+        n_words = sum(part.n_words for part in self.parts)
+        indices_size = max(n_words * 64, BLOCK_ROWS)
+        loss, low, high = loss_constants(spec.loss, spec.loss_parameter)
+        n_pieces = sum(-(-n_in // WEIGHT_ROWS) + spec.bias for n_in in spec.layer_sizes[:-1])
+        network = {
+            "layers": address(self.layers),
+            "n_layers": len(self.layers),
+            "n_parts": n_parts,
+            "loss": loss,
+            "bias": spec.bias,
+            "input_scale": bits(spec.input_scale),
+            "loss_low": bits(low),
+            "loss_high": bits(high),
+            "weight_rows_size": rows_size,
+            "indices_size": indices_size,
+            "turned_size": turned_size,
+            "n_pieces": n_pieces,
+            **kernels,
+        }
+        sizes = {
+            "workspace": (self._workspace_size, dtype),
+            "row_losses": (BLOCK_ROWS, "float64"),
+            "doubts": (n_parts * BLOCK_ROWS, "float64"),
+            "barrier": (8, "int64"),
+            "order": (BLOCK_ROWS, "int64"),
+            "squares_of_weights": (n_pieces, "float64"),
+            "squares_of_gradient": (n_pieces, "float64"),
+            "weight_rows": (threads * rows_size, dtype),
+        }
+        by_kind = {
+            "dense": {
+                "inputs": (BLOCK_ROWS * sum(part.stride for part in self.parts), dtype),
+                "row_places": (n_parts * (BLOCK_ROWS + 1), "int64"),
+                "masks": ((BLOCK_ROWS + MASK_SLACK) * n_words, "uint64"),
+                "indices": (threads * indices_size, "int32"),
+                "turned": (threads * turned_size, "uint8"),
+            },
+            "sparse": {
+                "entry_bounds": (2 * BLOCK_ROWS, "int64"),
+                "entry_values": (0, dtype),  # As many as the samples need, see `_make_room`.
+                "column_ends": (threads * (spec.layer_sizes[0] + 1), "int32"),
+            },
+        }
+        scratch = Scratch(network, sizes | by_kind[kind] | {"parts": (n_parts * len(Part._fields), "int64")})
+        parts = [self._place_part(number, scratch) for number in range(n_parts)]
+        if threads == 1:  # No other thread still reads what these hold from the step before.
+            bottom = Layer(*map(int, self.layers[0]))
+            parts = [part._replace(Z=Z) for part, Z in zip(parts, (bottom.Z, bottom.D), strict=False)]
+        scratch.arrays["parts"][:] = np.ravel(parts)
+        return scratch
+
+    def _place_part(self, number: int, scratch: Scratch) -> Part:
+        """Say where the memory of a part of the inputs is."""
+        part, before = self.parts[number], self.parts[:number]
+        arrays, itemsize = scratch.arrays, np.dtype(self.layout.spec.dtype).itemsize
+        part = part._replace(doubts=address(arrays["doubts"]) + number * BLOCK_ROWS * 8)
+        if "inputs" not in arrays:
+            return part
+        n_words = sum(each.n_words for each in before)
+        return part._replace(
+            X=address(arrays["inputs"]) + BLOCK_ROWS * sum(each.stride for each in before) * itemsize,
+            row_places=address(arrays["row_places"]) + number * (BLOCK_ROWS + 1) * 8,
+            masks=address(arrays["masks"]) + (BLOCK_ROWS + MASK_SLACK) * n_words * 8,
+        )
+
+
+def parts_of(n_in: int, itemsize: int) -> list[Part]:
+    """Cut the inputs into parts: as many pieces of the weights in each."""
+    n_pieces = -(-n_in // WEIGHT_ROWS)
+    count = PARTS if n_in >= PARTS * PART_INPUTS else 1
+    edges = [min(n_pieces * number // count * WEIGHT_ROWS, n_in) for number in range(count + 1)]
+    words = [-(-(end - first) // 64) for first, end in pairwise(edges)]
+    return [
+        Part(
+            first=first, n_in=end - first, n_words=n_words, stride=padded(end - first, itemsize),
+            X=0, row_places=0, masks=0, doubts=0, Z=0,
+        )
+        for (first, end), n_words in zip(pairwise(edges), words, strict=True)
+    ]  # fmt: skip
+
+
+def activations_of(spec: NetworkSpec) -> tuple[str, ...]:
+    """Each layer's activation; of the last one only if it is not a part of the loss."""
+    return (*spec.activations, "identity" if spec.loss_takes_logits else spec.output_activation)
+
+
+def address(array: Array) -> int:
+    """Where an array's memory begins; the caller keeps it alive."""
+    return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
+
+
+def addresses(X: SparseRows) -> tuple[int, int, int]:
+    """Where the parts of sparse samples are; the caller keeps them alive."""
+    return address(X.values), address(X.columns), address(X.starts)
