@@ -1,5 +1,6 @@
 """What threads must never do: run on after an interruption, lose their memory, or change a bit of the result."""
 
+import _thread
 import os
 import signal
 import subprocess
@@ -18,8 +19,8 @@ y = rng.integers(0, 5, 2000)
 
 
 def living_threads():
-    """Count the threads that run. Python's own count has one too many, for ever, if one was interrupted in `start`."""
-    return sum(thread.is_alive() for thread in threading.enumerate())
+    """Count the threads that run, those that `threading` does not know included."""
+    return _thread._count()
 
 
 @pytest.fixture
@@ -63,22 +64,23 @@ def test_an_interrupted_fit_leaves_no_thread_behind(two_cpus):
 
 
 def test_a_thread_that_cannot_be_started_stops_the_others(monkeypatch):
-    from fastmlp.kernels.threads import run_together
+    from fastmlp.kernels import threads
 
-    start, started = threading.Thread.start, []
+    start, ended = _thread.start_new_thread, []
 
-    def fail_at_the_second(thread):
-        started.append(thread)
-        if len(started) == 2:
+    def fail_at_the_second(run, arguments):
+        if started.is_set():
             raise RuntimeError("can't start new thread")
-        start(thread)
+        started.set()
+        start(lambda: (run(), ended.append(True)), arguments)
 
-    called_off = threading.Event()
-    monkeypatch.setattr(threading.Thread, "start", fail_at_the_second)
+    started, called_off = threading.Event(), threading.Event()
+    monkeypatch.setattr(threads._thread, "start_new_thread", fail_at_the_second)
     with pytest.raises(RuntimeError, match="can't start"):
-        run_together(lambda t: called_off.wait(20), 3, called_off.set)
+        threads.run_together(lambda t: called_off.wait(20), 3, called_off.set)
     assert called_off.is_set()
-    assert not started[0].is_alive()
+    time.sleep(0.1)
+    assert ended == [True]
 
 
 @pytest.mark.parametrize(
@@ -89,20 +91,23 @@ def test_a_step_has_the_threads_that_it_is_worth(two_cpus, dtype, batch_size, th
     assert fastmlp.MLP([100, 100, 10], dtype=dtype).threads(batch_size) == threads
 
 
-def test_an_interruption_of_python_s_own_lock_is_one(monkeypatch):
-    """Thread.start waits for the thread by a condition, and an interruption may leave its lock released already."""
-    from fastmlp.kernels.threads import run_together
+@pytest.mark.parametrize("begins", [False, True])
+def test_an_interruption_of_the_start_is_one(begins, monkeypatch):
+    """Whether the thread has been made by then or not, and so will begin or not."""
+    from fastmlp.kernels import threads
 
-    def interrupted(thread):
-        try:
-            raise KeyboardInterrupt
-        finally:
-            threading.Lock().release()
+    start, done = _thread.start_new_thread, []
 
-    monkeypatch.setattr(threading.Thread, "start", interrupted)
-    monkeypatch.setattr("fastmlp.kernels.threads.START_SECONDS", 0.01)
+    def interrupted(run, arguments):
+        if begins:
+            start(run, arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threads._thread, "start_new_thread", interrupted)
+    monkeypatch.setattr(threads, "START_SECONDS", 0.2)
     with pytest.raises(KeyboardInterrupt):
-        run_together(lambda t: None, 2)
+        threads.run_together(done.append, 2)
+    assert done == [1] * begins
 
 
 def test_a_thread_that_begins_late_is_waited_for(monkeypatch):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import _thread
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,35 +13,31 @@ START_SECONDS = 1.0
 """How long a thread may take to begin, once it was made, if its start was interrupted: it may never do."""
 
 
-class Helper(threading.Thread):
+class Helper:
     """A thread whose work can be waited for, however often its start and the waiting are interrupted.
 
-    `join` cannot do that: until Python 3.13, when it is interrupted it takes the thread for stopped ever after.
+    It is started with what `threading.Thread` is made of. That class waits until the thread has begun, for 0.1 ms that
+    this thread could work in; and an interruption leaves its waiting in disorder: an error about a lock that is not
+    locked or, until Python 3.13, a `join` that takes the thread for stopped ever after.
     """
 
     will_begin = begun = ended = False
     error: BaseException | None = None
 
     def __init__(self, work: Callable[[int], Any], number: int, call_off: Callable[[], None]) -> None:
-        super().__init__(target=work, args=(number,))
-        self.call_off = call_off
+        self.work, self.number, self.call_off = work, number, call_off
         self.latest_start = time.monotonic() + START_SECONDS
 
     def start(self) -> None:
         """Start it; if nothing interrupts that, the work is done, however late it begins."""
-        try:
-            super().start()
-        except RuntimeError as error:
-            if error.__context__ is None or "unlocked lock" not in str(error):
-                raise
-            raise error.__context__ from None  # An interruption, where it cost a lock of Python's its balance.
+        _thread.start_new_thread(self.run, ())
         self.will_begin = True
 
     def run(self) -> None:
         """Do the work; if it fails, nobody must wait for this thread at a barrier."""
         self.begun = True
         try:
-            super().run()
+            self.work(self.number)
         except BaseException as error:
             self.error = error
             self.call_off()
