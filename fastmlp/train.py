@@ -25,7 +25,9 @@ try:
     from collections.abc import Sequence
     from contextlib import suppress
     from dataclasses import asdict, replace
+    from importlib import import_module
     from pathlib import Path
+    from threading import Thread
     from typing import TYPE_CHECKING, Any
 
     import numpy as np
@@ -162,10 +164,18 @@ def run(options: Options) -> None:
 
 
 def load_data(options: Options) -> Dataset:
-    """Read the data set, its pixels as bytes."""
+    """Read the data set, its pixels as bytes; and import the engine meanwhile: both take some tenths of a second."""
     from fastmlp.datasets import load_dataset
 
+    if options.engine == "numba":
+        Thread(target=import_numba).start()
     return load_dataset(options.dataset, raw=True, target=options.target, seed=options.seed, data_dir=options.data_dir)
+
+
+def import_numba() -> None:
+    """Import the Numba engine. What is wrong with it is told when it is asked for."""
+    with suppress(Exception):
+        import_module("fastmlp.kernels")
 
 
 def choose_loss(loss: str | None, data: Dataset) -> str:
