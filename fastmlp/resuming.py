@@ -162,12 +162,13 @@ def describe_run(
     engine: str, recipe: Recipe, n_samples: int, is_mapped: bool, is_weighted: bool, is_validated: bool
 ) -> dict[str, Any]:
     """Give what a run is, besides its network, as JSON holds it: what must not change when it goes on."""
-    described = {"engine": engine, **fields_of(recipe)}
+    described = {"engine": engine, "n_samples": n_samples, **fields_of(recipe)}
     for name in ("loss_factor", "loss_cap"):  # Of the estimators; `fit` never sets them.
         del described[name]
+    if recipe.batch_size == n_samples:
+        del described["shuffle"]  # Nothing is drawn for one batch.
     for name, chosen in (("optimizer", recipe.optimizer), ("schedule", recipe.schedule)):
         described[name] = {"kind": type(chosen).__name__, **fields_of(chosen)}
-    described["n_samples"] = n_samples
     described["X"] = "mapped" if is_mapped else "in memory"  # It is shuffled in another way.
     described["sample_weight"] = "given" if is_weighted else None
     described["validation_data"] = "given" if is_validated else None

@@ -339,6 +339,7 @@ def train(
             # The sum so far is the first to be added: the result's last bits do not depend on where a chunk ended.
             loss_sums = np.bincount(np.append(0, local_epochs), weights=np.append(state.loss_sum, sums))
             seconds = np.bincount(local_epochs) * (elapsed / n_steps)
+            seconds[0] += state.seconds
             enter_in_history(state, recipe, loss_sums, n_samples if mean_reduction else 1, seconds, factors[is_last])
             state.step += n_steps
             state.batch = (position + n_steps) % n_batches
@@ -435,17 +436,17 @@ def draw_orders(rng: np.random.Generator, n_epochs: int, n_samples: int) -> NDAr
 def enter_in_history(
     state: TrainingState, recipe: Recipe, loss_sums: Array, divisor: int, seconds: Array, factors: Array
 ) -> None:
-    """Enter the epochs that are finished, of which `factors` are the last ones of the schedule, and begin the next.
+    """Enter the finished epochs, and begin the next.
 
-    `loss_sums` and `seconds` are of each epoch that a chunk of steps belonged to.
+    `loss_sums` and `seconds` are of each epoch that a chunk of steps belonged to; `factors` are the schedule's at the
+    last step of each finished one.
     """
-    seconds[0] += state.seconds
     done, history = len(factors), state.history
     history.train_loss += (loss_sums[:done] / divisor).tolist()
     history.learning_rate += (recipe.optimizer.learning_rate * factors).tolist()
     history.seconds += seconds[:done].tolist()
     state.epoch += done
-    state.loss_sum, state.seconds = float(sum(loss_sums[done:])), float(sum(seconds[done:]))
+    state.loss_sum, state.seconds = float(loss_sums[done:].sum()), float(seconds[done:].sum())
 
 
 def describe(state: TrainingState, recipe: Recipe, n_samples: int, n_batches: int, mean_reduction: bool) -> Progress:

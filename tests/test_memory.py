@@ -13,7 +13,7 @@ import ctypes, mmap
 import numpy as np
 import fastmlp
 from fastmlp import network, parameters
-from fastmlp.kernels import engine, public
+from fastmlp.kernels import memory, public
 
 libc, page = ctypes.CDLL(None), mmap.PAGESIZE
 regions = []  # Kept for the life of the process.
@@ -31,9 +31,10 @@ def copied(array):
     copy[...] = array
     return copy
 
-for module in (parameters, engine, public):
+for module in (parameters, memory, public):
+    assert hasattr(module, "aligned_zeros")
     module.aligned_zeros = at_the_edge
-network.available_cpus = lambda: 2
+network.available_cpus = lambda: 3
 rng = np.random.default_rng(0)
 for dtype in ("float32", "float64"):
     for sizes in ([1, 1], [3, 17, 2], [64, 33, 16, 10], [130, 257, 5], [256, 9, 4], [1100, 7, 65]):
@@ -43,19 +44,23 @@ for dtype in ("float32", "float64"):
                 y = copied(rng.integers(sizes[-1], size=n))
                 net = fastmlp.MLP(sizes, dtype=dtype, activation="gelu")
                 options = {"optimizer": "adam", "l2": 0.1, "clip_norm": 1.0, "average": 0.9, "dropout": 0.2}
-                for threads in (1, 2):
+                for threads in (1, 2, 3):
                     net.fit(X, y, epochs=1, batch_size=batch_size, threads=threads)
                     net.fit(X, y, epochs=1, batch_size=batch_size, threads=threads, **options)
                 net.forward(X), net.predict(X[:1]), net.gradients(X, y)
+            pixels = copied(rng.integers(256, size=(n, sizes[0])).astype(np.uint8))
+            net.fit(pixels, y, epochs=1, batch_size=batch_size)
+            net.forward(pixels), net.predict(pixels[-1:])
     A = rng.normal(size=(7, 19)).astype(dtype)
     fastmlp.kernels.affine_backward(A, A.T.copy(), A @ A.T)
     fastmlp.kernels.affine_forward(A, A.T.copy())
 """
 
-NARROWER = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+NARROW = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+NARROWER = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2,+popcnt,+sse4.2"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect")
-@pytest.mark.parametrize("environment", [{}, NARROWER], ids=["this machine's vectors", "narrow vectors"])
+@pytest.mark.parametrize("environment", [{}, NARROWER, NARROW], ids=["this machine's", "AVX2", "SSE2"])
 def test_nothing_is_touched_beyond_a_buffer(environment: dict[str, str]) -> None:
     subprocess.run([sys.executable, "-c", CODE], env={**os.environ, **environment}, check=True, timeout=300)

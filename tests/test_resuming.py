@@ -354,6 +354,14 @@ def test_another_run_is_not_gone_on_with(change: dict[str, Any], message: str, e
     assert (tmp_path / CHECKPOINT).read_bytes() == before
 
 
+def test_what_changed_is_told_where_one_batch_took_all(engine: str, tmp_path: Path) -> None:
+    """Nothing was shuffled then: that is no difference between the runs, the number of samples is."""
+    arguments = {**ARGUMENTS, "batch_size": N, "checkpoint": tmp_path}
+    network(engine).fit(X[:40], Y[:40], **arguments)
+    with pytest.raises(ValueError, match="n_samples must stay 40"):
+        network(engine).fit(X, Y, **arguments, resume=True)
+
+
 def test_another_engine_is_refused(tmp_path: Path) -> None:
     """Its last bits are others. With `state` a run may go on there."""
     network("numpy").fit(X, Y, **ARGUMENTS, checkpoint=tmp_path)

@@ -79,7 +79,9 @@ def test_a_thread_that_cannot_be_started_stops_the_others(monkeypatch):
     with pytest.raises(RuntimeError, match="can't start"):
         threads.run_together(lambda t: called_off.wait(20), 3, called_off.set)
     assert called_off.is_set()
-    time.sleep(0.1)
+    latest = time.monotonic() + 10.0
+    while not ended and time.monotonic() < latest:
+        time.sleep(0.001)
     assert ended == [True]
 
 

@@ -31,7 +31,7 @@ from fastmlp.kernels.jit import Kernel, inline, kernel, scalar
 LOG2_E = math.log2(math.e)
 LN2_HIGH = 0.693145751953125  # The first 16 bits of ln 2: n * LN2_HIGH is exact.
 LN2_LOW = 1.42860682030941723212e-6  # The rest.
-LOWEST_FLOAT = -87.0  # Below, exp is taken as 0; it is under 2e-38.
+LOWEST_FLOAT = -87.0  # From here down, exp is taken as 0; it is under 2e-38.
 LOWEST_DOUBLE = -708.0
 HIGHEST_FLOAT = 88.37  # Below 127.5 ln 2 (and 1023.5 ln 2), so that n is an exponent.
 HIGHEST_DOUBLE = 709.43

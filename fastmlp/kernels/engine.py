@@ -184,10 +184,7 @@ class Engine:
         scratch = self._take((kind_of(X), 1), parameters)
         self._set_up_training(scratch, X, y, orders, sample_weight, None, gradient=address(gradient))
         run = loop.train_steps.entry(self.dtype)
-        run(
-            scratch.place, address(constants), len(X), 0, address(losses), 1, 0, 1,
-            self._like,
-        )  # fmt: skip
+        run(scratch.place, address(constants), len(X), 0, address(losses), 1, 0, 1, self._like)
         scratch.spare.append(scratch)
         if not np.isfinite(losses[0]):
             gradient[:] = np.nan  # The loop stops before it: zeros would look like a minimum.
@@ -228,10 +225,7 @@ class Engine:
             average=0 if average is None else address(average), layers=address(layers),
         )  # fmt: skip
         run = loop.train_steps.entry(self.dtype)
-        arguments = (
-            scratch.place, address(constants), batch_size, first_batch, address(losses),
-            n_steps,
-        )  # fmt: skip
+        arguments = scratch.place, address(constants), batch_size, first_batch, address(losses), n_steps
         # A thread that outlives an interrupted call must not find its memory gone: its function holds all of it.
         memory = (scratch, layers, parameters, slots, X, y, orders, sample_weight, average, constants, gradient, losses)
 

@@ -1,8 +1,8 @@
 """Gathering: the samples of a batch, found wherever they lie, with masks, and copied to the workspace if need be.
 
 A mask says which inputs of a row are not zero, a bit each. Listed tiles read only those, from wherever the row lies: so
-samples that need no conversion stay where they are, unless so few of their inputs are zero that dense tiles are faster,
-which want all rows in one stride. Not to copy them leaves the level-2 cache to the weights.
+samples that need no conversion stay where they are, unless they have few inputs, or so few zeros that dense tiles are
+faster, which want all rows in one stride. Not to copy them leaves the level-2 cache to the weights.
 
 Of the memory in `fastmlp.kernels.records.State` this writes the gathered X, the places of its rows, the masks and
 doubts, and the sums of the parts of the inputs.
@@ -12,7 +12,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastmlp.kernels.instructions import address_of, advance, call, pointer, prefetch, real, scan_row, take_row
+from fastmlp.kernels.instructions import (
+    LINE_BYTES,
+    address_of,
+    advance,
+    call,
+    pointer,
+    prefetch,
+    real,
+    scan_row,
+    take_row,
+)
 from fastmlp.kernels.jit import inline, kernel
 from fastmlp.kernels.lists import lists_pay
 from fastmlp.kernels.products import LISTED, LISTED_COLUMNS, itemsize_of
@@ -20,7 +30,8 @@ from fastmlp.kernels.records import PART_BYTES, layer_at, part_at, samples_at, s
 from fastmlp.kernels.tiles import lanes
 
 AHEAD = 4
-"""Samples between the one that is read and the one that is asked for from memory."""
+"""Samples between the one that is read and the one that is asked for from memory. (Sparse ones, too: with 8, fit and
+predict of 20,000 × 10,000 at 0.5 % took as long.)"""
 
 CONFLICTING_STRIDE = 1024
 """Samples that lie a multiple of so many bytes apart fall into few sets of the cache: they are copied."""
@@ -43,7 +54,7 @@ def gather(place, order_place, first_part, end_part, begin, end, n_rows, like):
     samples, order = samples_at(net.samples), pointer(order_place, np.int64(0))
     scale = real(net.input_scale, like)
     is_uint8 = samples.X_is_uint8 != 0
-    itemsize, line = 1 if is_uint8 else itemsize_of(like), 64 // itemsize_of(like)
+    itemsize, line = 1 if is_uint8 else itemsize_of(like), LINE_BYTES // itemsize_of(like)
     in_place = (
         not is_uint8
         and net.input_scale == 1.0
@@ -96,10 +107,11 @@ def gather(place, order_place, first_part, end_part, begin, end, n_rows, like):
 def take_rest(values, scale, x, n, mask):
     """Do what `take_row` does with those of a sample's n values that do not fill a cache line, one by one.
 
+    They are copied even if the sample stays in place: then nobody reads the copy.
     To scan them when they have been copied would be simpler, but slower: a vector that is read where smaller pieces
     have just been written has to wait for them.
     """
-    line, zero = 64 // itemsize_of(scale), real(0.0, scale)
+    line, zero = LINE_BYTES // itemsize_of(scale), real(0.0, scale)
     first, bits, is_finite = n // line * line, 0, True
     if first < n:
         for j in range(first, n):

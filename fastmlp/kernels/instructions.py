@@ -1,7 +1,7 @@
 """Single instructions that Numba has no name for: pointers, fused multiply-add, bit masks, prefetch, atomics.
 
-Each is an ``@intrinsic`` of a few lines of LLVM; those over a row go through it vector by vector. What they are for is
-said in the rooms that use them.
+Each is an ``@intrinsic`` of a few lines of LLVM; those over a row, or a square, go through it vector by vector. What
+they are for is said in the rooms that use them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from numba.extending import intrinsic
 from fastmlp.kernels.jit import MACHINE
 
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
-LINE_BITS = 512
-"""Of a cache line."""
+LINE_BYTES = 64
+"""Of a cache line: rows are padded to whole ones. (Not imported: what is compiled in must be in these sources.)"""
+LINE_BITS = 8 * LINE_BYTES
 
 # --- For the builders of other intrinsics -----------------------------------------------------------------------------
 
@@ -121,9 +122,10 @@ def prefetch(typing: Any, base: Any) -> Any:
 
 
 def scan_lines(builder: ir.IRBuilder, element: ir.Type, count: Any, masks: Any, line_at: Callable[..., Any]) -> Any:
-    """Emit a loop over cache lines: a bit for each number of `line_at`, is it not zero? Say whether all are finite.
+    """Emit a loop over cache lines that writes a bit for each number, is it not zero? Say whether all are finite.
 
-    A number is finite if 0 times it is 0, and not NaN: the bits of these products are gathered.
+    `line_at` gives a line's numbers as they are to be looked at, and does with them what else is to be done. A number
+    is finite if 0 times it is 0, and not NaN: the bits of these products are gathered.
     """
     bits = 32 if isinstance(element, ir.FloatType) else 64
     lanes = LINE_BITS // bits

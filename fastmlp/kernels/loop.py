@@ -243,17 +243,7 @@ def backward_through_layers(place, begin, end, key, thread, like):
 
 
 @kernel
-def train_steps(
-    place,
-    constants_place,
-    batch_size,
-    first_batch,
-    losses_place,
-    n_steps,
-    thread,
-    threads,
-    like,
-):
+def train_steps(place, constants_place, batch_size, first_batch, losses_place, n_steps, thread, threads, like):
     """Take the steps; return how many were taken. Every one of `threads` threads calls this once, with its own number.
 
     `constants` is float64 (n_steps, N_CONSTANTS), `losses` float64 (n_steps,), written.

@@ -102,7 +102,7 @@ class Plan:
                     Z=Z,
                     A=place(BLOCK_ROWS * stride) if takes_input else Z,
                     D=place(BLOCK_ROWS * stride),
-                    transposed=place(padded(n_out, itemsize) * layout.row_strides[layer - 1]) if layer else 0,
+                    transposed=place(stride * layout.row_strides[layer - 1]) if layer else 0,
                     activate=0,  # Written when memory is allocated, for that is when kernels are compiled.
                     multiply_by_slope=0,
                     takes_input=takes_input,

@@ -2,7 +2,8 @@
 
 Columns are cut into *panels* as wide as a tile; the panels of a matrix are as equal as can be. A panel is the outer
 loop, `DEPTH` rows of it at a time, so that this slice of the right-hand matrix stays in the cache while all rows of the
-left-hand one pass over it.
+left-hand one pass over it. Listed products take several panels as one *group*, where tiles are narrow: a group is the
+outer loop, and the list of some rows is made once for all its panels.
 
 Rows come in whole tiles: buffers have room for the rows that the last tile computes beyond the end, and nobody reads
 them. Sums are over ascending p always, so a row's result does not depend on the tile or the thread that computed it.
@@ -42,8 +43,8 @@ DEPTH = 1024
 The sums go on from what the rows before have left in C: in the same order, so with the same bits."""
 
 LISTED_VECTORS = 448 // MACHINE.vector_bytes
-"""Vectors across that a list is made once for: one panel or more, whose `DEPTH` rows fit a level-2 cache, too."""
-assert max(LISTED.vectors, LISTED_COLUMNS.vectors) <= LISTED_VECTORS
+"""Vectors across that a list is made once for (or a panel's, if it has more): `DEPTH` rows of them fit that cache."""
+assert LISTED_COLUMNS.vectors <= LISTED_VECTORS
 
 ROW_UNIT = int(np.lcm(DENSE.rows, LISTED.rows))
 """Threads share the rows of a batch in multiples of this, so that no tile is cut."""
@@ -102,7 +103,7 @@ def product_by_listed_rows(name: str, tile: Any, shape: Shape) -> Kernel:
         rows, B = pointer(rows_place, np.int64(0)), pointer(B_place, like)
         C, initial = pointer(C_place, like), pointer(initial_place, like)
         masks, indices = pointer(masks_place, np.uint64(0)), pointer(indices_place, np.int32(0))
-        n_groups = -(-n_vectors // LISTED_VECTORS)
+        n_groups = -(-n_vectors // max(LISTED_VECTORS, shape.vectors))
         for group in range(n_groups):
             first = panel_edge(group, n_groups, n_vectors)
             n_across = panel_edge(group + 1, n_groups, n_vectors) - first

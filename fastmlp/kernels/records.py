@@ -24,9 +24,10 @@ class Layer(NamedTuple):
 
     `weights`, `bias`: in the parameters. `Z`, `A`, `D`: in the workspace, what tells the activation's slope, the
     outputs (in one place unless the slope is told by the input, or dropout comes between), and their derivative.
-    `transposed`: in the workspace, ``Wᵀ``; 0 for the first layer, without use. `stride` and `input_stride`: between
-    rows of W, Z, A, D, and of the layer's input and Wᵀ. `activate`, `multiply_by_slope`, `takes_input`: of the
-    activation; the first two are addresses, 0 for identity. `threshold`: of dropout, 0 without.
+    `transposed`: in the workspace, ``Wᵀ``, which has `stride` rows; 0 for the first layer, without use. `stride` and
+    `input_stride`: between rows of W, Z, A, D, and of the layer's input and Wᵀ; of X, `Part` tells. `activate`,
+    `multiply_by_slope`, `takes_input`: of the activation; the first two are addresses, 0 for identity. `threshold`: of
+    dropout, 0 without.
     """
 
     n_in: int
@@ -82,7 +83,7 @@ class State(NamedTuple):
     loss_high: float
     label_smoothing: float
     clip_norm: float
-    workspace: int  # A row of zeros at 0; Z, A, D of the layers; transposed weights.
+    workspace: int  # A row of zeros at 0; Z, A, D of the layers; Wᵀ; the sums of the parts of the inputs.
     inputs: int  # The gathered X, dense, part by part.
     row_places: int  # int64 (BLOCK_ROWS + 1,) a part: the addresses of its rows: in `inputs`, or where the sample lies.
     masks: int  # uint64 (BLOCK_ROWS + MASK_SLACK, n_words), part by part.
@@ -95,7 +96,7 @@ class State(NamedTuple):
     column_ends: int  # int32 (n_in + 1,), see `fastmlp.kernels.sparse.sort_entries`
     row_losses: int  # float64 (BLOCK_ROWS,)
     barrier: int  # int64 (2,), see `fastmlp.kernels.loop.all_arrived`
-    samples: int  # `Samples`, of the call.
+    samples: int  # `Samples`, which Python writes, or `forward_all`, before any other kernel reads it.
     order: int  # int64 (BLOCK_ROWS,), for samples in their own order
     weight_rows: int  # Rows of dW, or db, before they are used.
     weight_rows_size: int

@@ -28,13 +28,14 @@ from fastmlp.kernels.instructions import (
 from fastmlp.kernels.jit import FIRST, inline, kernel
 from fastmlp.kernels.lists import turn_masks
 from fastmlp.kernels.records import LAYER_BYTES, PART_BYTES, layer_at, owns_parts, part_at, state_at
-from fastmlp.kernels.tiles import SHAPES, lanes
+from fastmlp.kernels.tiles import SHAPES, lanes, lanes_of
 
 WEIGHT_ROWS = 16
 """Rows of a weight matrix in a piece: enough that the update is one long loop, few enough that they stay in the cache
 for it. It divides 64, so that a word of the masks serves a whole number of pieces, and is whole tiles."""
 assert 64 % WEIGHT_ROWS == 0
 assert WEIGHT_ROWS % SHAPES["dense", "columns"].rows == 0
+assert WEIGHT_ROWS % lanes_of(32) == 0  # For `transpose_weights`.
 
 
 @kernel
@@ -235,7 +236,11 @@ def prepare_weights(place, like):
 
 @kernel
 def transpose_weights(place, number, first_row, n_rows, like):
-    """Copy rows of a layer's W to columns of its Wᵀ in the workspace."""
+    """Copy rows of a layer's W to columns of its Wᵀ in the workspace.
+
+    Whole squares are written. So beyond the rows there are zeros, up to the next multiple of the lanes: a piece that is
+    not the last has no rows beyond. And beyond `n_out`, Wᵀ has rows of the padding of W.
+    """
     net = state_at(place)
     layer = layer_at(net.layers + number * LAYER_BYTES)
     stride, input_stride = layer.stride, layer.input_stride
