@@ -23,13 +23,10 @@ from typing import Any
 
 import estimators
 from contenders import CONTENDERS
-from results import Result, caption, markdown, report, write_readme
+from results import SETTLE_SECONDS, Result, caption, markdown, report, write_readme
 from workloads import WORKLOADS, Workload
 
 ROOT = Path(__file__).resolve().parent.parent
-
-SETTLE_SECONDS = 0.05
-"""Pause before each turn: threads of the other contender may spin for a while after its last one."""
 
 SWEEP_SIZES = (1, 4, 16, 64, 256, 1024, 4096)
 QUICK_SWEEP_SIZES = (1, 16, 256, 4096)

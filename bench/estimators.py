@@ -24,7 +24,6 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 LIBRARIES = ("fastmlp", "sklearn.neural_network")
-SETTLE_SECONDS = 0.05
 PREDICT_CALLS = 300
 
 TO_THE_END = {"tol": 0.0, "n_iter_no_change": np.inf}
@@ -170,6 +169,8 @@ def start(library: str, threads: int) -> subprocess.Popen[str]:
 
 def ask(process: subprocess.Popen[str], **question: Any) -> dict[str, float]:
     """Let a process take a turn."""
+    from results import SETTLE_SECONDS
+
     assert process.stdin is not None
     assert process.stdout is not None
     time.sleep(SETTLE_SECONDS)
