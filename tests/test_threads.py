@@ -72,7 +72,7 @@ def test_a_thread_that_cannot_be_started_stops_the_others(monkeypatch):
         if started.is_set():
             raise RuntimeError("can't start new thread")
         started.set()
-        start(lambda: (run(), ended.append(True)), arguments)
+        return start(lambda: (run(), ended.append(True)), arguments)
 
     started, called_off = threading.Event(), threading.Event()
     monkeypatch.setattr(threads._thread, "start_new_thread", fail_at_the_second)
@@ -110,6 +110,31 @@ def test_an_interruption_of_the_start_is_one(begins, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         threads.run_together(done.append, 2)
     assert done == [1] * begins
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
+def test_a_helper_is_kept_off_the_cpu_of_its_maker_and_nothing_else_is():
+    from fastmlp.kernels import threads
+
+    running_on, _ = threads.functions_of_c()
+    allowed, before = os.sched_getaffinity(0), running_on()
+    for _ in range(50):
+        helpers = []
+        threads.run_together(lambda t: t and helpers.append(os.sched_getaffinity(0)), 2)  # noqa: B023
+        assert helpers[0] < allowed if len(allowed) > 1 else helpers[0] == allowed
+        if running_on() == before:  # This thread may have been moved.
+            assert before not in helpers[0] or len(allowed) == 1
+        before = running_on()
+    assert os.sched_getaffinity(0) == allowed
+
+
+def test_threads_where_none_can_be_placed(monkeypatch):
+    from fastmlp.kernels import threads
+
+    done = []
+    monkeypatch.setattr(threads, "functions_of_c", lambda: None)
+    threads.run_together(done.append, 3)
+    assert sorted(done) == [0, 1, 2]
 
 
 def test_a_thread_that_begins_late_is_waited_for(monkeypatch):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import _thread
+import ctypes
+import functools
+import os
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -26,17 +30,22 @@ class Helper:
 
     def __init__(self, work: Callable[[int], Any], number: int, call_off: Callable[[], None]) -> None:
         self.work, self.number, self.call_off = work, number, call_off
+        self.placing = _thread.allocate_lock()
         self.latest_start = time.monotonic() + START_SECONDS
 
     def start(self) -> None:
         """Start it; if nothing interrupts that, the work is done, however late it begins."""
-        _thread.start_new_thread(self.run, ())
-        self.will_begin = True
+        with self.placing:  # It must not end before it is placed.
+            thread = _thread.start_new_thread(self.run, ())
+            self.will_begin = True
+            place_elsewhere(thread)
 
     def run(self) -> None:
         """Do the work; if it fails, nobody must wait for this thread at a barrier."""
         self.begun = True
         try:
+            with self.placing:
+                pass
             self.work(self.number)
         except BaseException as error:
             self.error = error
@@ -48,6 +57,33 @@ class Helper:
         """Wait for the end of the work; not for one that has not begun, and will not, its start being interrupted."""
         while not self.ended and (self.will_begin or self.begun or time.monotonic() < self.latest_start):
             time.sleep(0)
+
+
+@functools.cache
+def functions_of_c() -> tuple[Any, Any] | None:
+    """Give C's functions that tell the CPU that this thread runs on, and set those of a thread; None without them."""
+    try:
+        c = ctypes.PyDLL(None)
+        c.pthread_setaffinity_np.argtypes = ctypes.c_ulong, ctypes.c_size_t, ctypes.c_char_p
+        return c.sched_getcpu, c.pthread_setaffinity_np
+    except (OSError, TypeError, AttributeError):  # Not Linux.
+        return None
+
+
+def place_elsewhere(thread: int) -> None:
+    """Keep a new thread off the CPU that this one runs on, if the process may use others.
+
+    Linux may begin a thread on its maker's CPU, and move it some milliseconds later, when it is seen to wait. Until then
+    the two take turns, or wait for each other at a barrier.
+    """
+    functions = functions_of_c()
+    if functions is not None:
+        running_on, may_run_on = functions
+        others = os.sched_getaffinity(0) - {running_on()}
+        if others:
+            mask = sum(1 << cpu for cpu in others)
+            n_bytes = -(-mask.bit_length() // 64) * 8
+            may_run_on(thread, n_bytes, mask.to_bytes(n_bytes, sys.byteorder))
 
 
 def run_together(work: Callable[[int], T], threads: int, call_off: Callable[[], None] = lambda: None) -> T:
