@@ -73,7 +73,7 @@ def functions_of_c() -> tuple[Any, Any] | None:
 def place_elsewhere(thread: int) -> None:
     """Keep a new thread off the CPU that this one runs on, if the process may use others.
 
-    Linux may begin a thread on its maker's CPU, and move it some milliseconds later, when it is seen to wait. Until then
+    Linux may begin a thread on its maker's CPU, and move it some milliseconds later when it is seen to wait. Until then
     the two take turns, or wait for each other at a barrier.
     """
     functions = functions_of_c()
