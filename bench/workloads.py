@@ -86,7 +86,7 @@ WORKLOADS = {
             "wide", "784-1024-1024-10, batch 128, 12,800 rows", layer_sizes=(784, 1024, 1024, 10), batch_size=128,
             rows=12_800, quick_rows=3_840,
         ),
-        Workload("predict1", "predict, one row", kind="predict", rows=1, calls=5000, quick_calls=1000),
+        Workload("predict1", "predict, one row", kind="predict", rows=1, calls=5000),
         Workload("predict10k", "predict, 10,000 rows", kind="predict", rows=10_000, calls=10, quick_calls=5),
         Workload(
             "start", "process start to 98.2 % on MNIST", kind="start", schedule="one_cycle", epochs=10,
