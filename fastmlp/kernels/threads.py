@@ -62,11 +62,13 @@ class Helper:
 @functools.cache
 def functions_of_c() -> tuple[Any, Any] | None:
     """Give C's functions that tell the CPU that this thread runs on, and set those of a thread; None without them."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None
     try:
         c = ctypes.PyDLL(None)
         c.pthread_setaffinity_np.argtypes = ctypes.c_ulong, ctypes.c_size_t, ctypes.c_char_p
         return c.sched_getcpu, c.pthread_setaffinity_np
-    except (OSError, TypeError, AttributeError):  # Not Linux.
+    except (OSError, AttributeError):
         return None
 
 
