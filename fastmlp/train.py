@@ -22,6 +22,7 @@ try:
     import io
     import json
     import os
+    import signal
     from collections.abc import Sequence
     from contextlib import suppress
     from dataclasses import asdict, replace
@@ -168,7 +169,8 @@ def load_data(options: Options) -> Dataset:
     from fastmlp.datasets import load_dataset
 
     if options.engine == "numba":
-        Thread(target=import_numba).start()
+        with suppress(RuntimeError):  # No thread can be started: then it is imported later.
+            Thread(target=import_numba).start()
     return load_dataset(options.dataset, raw=True, target=options.target, seed=options.seed, data_dir=options.data_dir)
 
 
@@ -365,4 +367,7 @@ def find_mistakes(net: MLP, data: Dataset) -> dict[str, Any] | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if status == 130:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python waits for the thread that imports: the answer is given.
+    sys.exit(status)

@@ -137,6 +137,26 @@ def test_threads_where_none_can_be_placed(monkeypatch):
     assert sorted(done) == [0, 1, 2]
 
 
+def test_the_work_is_called_off_even_if_that_is_interrupted():
+    from fastmlp.kernels import threads
+
+    def work(t):
+        if t == 0:
+            raise KeyboardInterrupt
+        assert called_off.wait(20)
+
+    def call_off():
+        calls.append(True)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        called_off.set()
+
+    called_off, calls = threading.Event(), []
+    with pytest.raises(KeyboardInterrupt):
+        threads.run_together(work, 3, call_off)
+    assert called_off.is_set()
+
+
 def test_a_thread_that_begins_late_is_waited_for(monkeypatch):
     from fastmlp.kernels import threads
 

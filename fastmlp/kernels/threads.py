@@ -31,10 +31,11 @@ class Helper:
     def __init__(self, work: Callable[[int], Any], number: int, call_off: Callable[[], None]) -> None:
         self.work, self.number, self.call_off = work, number, call_off
         self.placing = _thread.allocate_lock()
-        self.latest_start = time.monotonic() + START_SECONDS
+        self.latest_start = 0.0
 
     def start(self) -> None:
         """Start it; if nothing interrupts that, the work is done, however late it begins."""
+        self.latest_start = time.monotonic() + START_SECONDS
         with self.placing:  # It must not end before it is placed.
             thread = _thread.start_new_thread(self.run, ())
             self.will_begin = True
@@ -42,10 +43,9 @@ class Helper:
 
     def run(self) -> None:
         """Do the work; if it fails, nobody must wait for this thread at a barrier."""
-        self.begun = True
         try:
             with self.placing:
-                pass
+                self.begun = True
             self.work(self.number)
         except BaseException as error:
             self.error = error
@@ -81,7 +81,10 @@ def place_elsewhere(thread: int) -> None:
     functions = functions_of_c()
     if functions is not None:
         running_on, may_run_on = functions
-        others = os.sched_getaffinity(0) - {running_on()}
+        try:
+            others = os.sched_getaffinity(0) - {running_on()}
+        except OSError:
+            return
         if others:
             mask = sum(1 << cpu for cpu in others)
             n_bytes = -(-mask.bit_length() // 64) * 8
@@ -92,15 +95,19 @@ def run_together(work: Callable[[int], T], threads: int, call_off: Callable[[], 
     """Run ``work(t)`` on `threads` threads, ``work(0)`` on this one, and give what that returns.
 
     Whatever happens here or there meanwhile (Ctrl-C, no more threads to be had, or memory), no thread runs on when this
-    returns, and the error is raised here: `call_off` makes the others give up waiting.
+    returns, and the error is raised here: `call_off` makes the others give up waiting. (Of interruptions that follow
+    each other within microseconds, one may fall between two of Python's instructions that wait: then a thread may run
+    on for the rest of its work, in memory that it holds itself.)
     """
     helpers: list[Helper] = []
+    failed = False
     try:
         for t in range(1, threads):
             helpers.append(Helper(work, t, call_off))
             helpers[-1].start()
         result = work(0)
     except BaseException:
+        failed = True
         call_off()
         raise
     finally:
@@ -109,6 +116,8 @@ def run_together(work: Callable[[int], T], threads: int, call_off: Callable[[], 
             waiting = True
             while waiting:
                 try:
+                    if failed:
+                        call_off()  # Again: the first time may have been interrupted, too.
                     helper.wait()
                     waiting = False
                 except BaseException as error:  # noqa: PERF203 - Another Ctrl-C: first the thread, then the error.
