@@ -22,13 +22,10 @@ try:
     import io
     import json
     import os
-    import signal
     from collections.abc import Sequence
     from contextlib import suppress
     from dataclasses import asdict, replace
-    from importlib import import_module
     from pathlib import Path
-    from threading import Thread
     from typing import TYPE_CHECKING, Any
 
     import numpy as np
@@ -165,19 +162,10 @@ def run(options: Options) -> None:
 
 
 def load_data(options: Options) -> Dataset:
-    """Read the data set, its pixels as bytes; and import the engine meanwhile: both take some tenths of a second."""
+    """Read the data set, its pixels as bytes."""
     from fastmlp.datasets import load_dataset
 
-    if options.engine == "numba":
-        with suppress(RuntimeError):  # No thread can be started: then it is imported later.
-            Thread(target=import_numba).start()
     return load_dataset(options.dataset, raw=True, target=options.target, seed=options.seed, data_dir=options.data_dir)
-
-
-def import_numba() -> None:
-    """Import the Numba engine. What is wrong with it is told when it is asked for."""
-    with suppress(Exception):
-        import_module("fastmlp.kernels")
 
 
 def choose_loss(loss: str | None, data: Dataset) -> str:
@@ -367,7 +355,4 @@ def find_mistakes(net: MLP, data: Dataset) -> dict[str, Any] | None:
 
 
 if __name__ == "__main__":
-    status = main()
-    if status == 130:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python waits for the thread that imports: the answer is given.
-    sys.exit(status)
+    sys.exit(main())
