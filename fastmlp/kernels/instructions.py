@@ -232,6 +232,111 @@ def sum_of_rows(typing: Any, target: Any, rows: Any, n_rows: Any, stride: Any, n
 
 
 @intrinsic
+def dots_of_rows(
+    typing: Any, target: Any, stride: Any, rows: Any, distance: Any, begin: Any, end: Any, b: Any, n: Any, start: Any
+) -> Any:
+    """``target[r] = start + rows[r] . b``, then zeros up to a whole vector, for the rows begin ... end.
+
+    Rows and b have n elements, and zeros in b up to a whole vector. Four rows share the loads of b; a row's sum is made
+    lane by lane and then over the lanes, in an order that depends on nothing else.
+    """
+    lanes = MACHINE.vector_bytes * 8 // target.dtype.bitwidth
+    align = target.dtype.bitwidth // 8
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        to, apart, base, between, first_row, end_row, right, length, initial = arguments
+        vector = ir.VectorType(context.get_data_type(target.dtype), lanes)
+        zeros = ir.Constant(vector, [0.0] * lanes)
+        totals = [cgutils.alloca_once(builder, vector) for _ in range(ROWS_AT_ONCE)]
+
+        def vector_at(start: Any, offset: Any) -> Any:
+            place = builder.gep(start, [offset], source_etype=vector.element)
+            return builder.bitcast(place, vector.as_pointer())
+
+        with cgutils.for_range_slice(builder, first_row, end_row, I64(ROWS_AT_ONCE), intp=I64) as (row, _):
+            numbers = rows_at_once(builder, row, end_row)
+            for total in totals:
+                builder.store(zeros, total)
+            with cgutils.for_range_slice(builder, I64(0), length, I64(lanes), intp=I64) as (j, _):
+                shared = builder.load(vector_at(right, j), align=align, typ=vector)
+                for number, total in zip(numbers, totals, strict=True):
+                    place = vector_at(base, builder.add(builder.mul(number, between), j))
+                    values = builder.load(place, align=align, typ=vector)
+                    builder.store(multiply_add(builder, values, shared, builder.load(total)), total)
+            for number, total in zip(numbers, totals, strict=True):
+                dot = builder.fadd(initial, sum_of_lanes(builder, builder.load(total)))
+                row_of_target = builder.insert_element(zeros, dot, I32(0))
+                builder.store(row_of_target, vector_at(to, builder.mul(number, apart)), align=align)
+        return context.get_dummy_value()
+
+    whole = types.int64
+    return types.void(target, whole, rows, whole, whole, whole, b, whole, target.dtype), codegen
+
+
+@intrinsic
+def weighted_sum_of_rows(
+    typing: Any, target: Any, stride: Any, rows: Any, distance: Any, n_rows: Any, weights: Any, step: Any, n: Any
+) -> Any:
+    """``target[j] = Σ weights[step * r] rows[r, j]``, then zeros up to a whole vector, for n rows j of `target`.
+
+    Those that fill the last vector of `rows` are written, too.
+    The sums of every fourth row are made apart, so that no multiply-add waits for the one before.
+    """
+    lanes = MACHINE.vector_bytes * 8 // target.dtype.bitwidth
+    align = target.dtype.bitwidth // 8
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        to, apart, base, between, count, factors, factors_apart, length = arguments
+        vector = ir.VectorType(context.get_data_type(target.dtype), lanes)
+        zeros = ir.Constant(vector, [0.0] * lanes)
+        totals = [cgutils.alloca_once(builder, vector) for _ in range(ROWS_AT_ONCE)]
+        with cgutils.for_range_slice(builder, I64(0), length, I64(lanes), intp=I64) as (j, _):
+            for total in totals:
+                builder.store(zeros, total)
+            with cgutils.for_range_slice(builder, I64(0), count, I64(ROWS_AT_ONCE), intp=I64) as (row, _):
+                for k, (number, total) in enumerate(zip(rows_at_once(builder, row, count), totals, strict=True)):
+                    place = builder.gep(factors, [builder.mul(number, factors_apart)], source_etype=vector.element)
+                    factor = builder.load(place, align=align, typ=vector.element)
+                    inside = builder.icmp_signed("<", builder.add(row, I64(k)), count)
+                    factor = builder.select(inside, factor, vector.element(0.0))
+                    offset = builder.add(builder.mul(number, between), j)
+                    place = builder.gep(base, [offset], source_etype=vector.element)
+                    values = builder.load(builder.bitcast(place, vector.as_pointer()), align=align, typ=vector)
+                    products = multiply_add(builder, splat(builder, factor, vector), values, builder.load(total))
+                    builder.store(products, total)
+            a, b, c, d = (builder.load(total) for total in totals)
+            result = builder.fadd(builder.fadd(a, b), builder.fadd(c, d))
+            for lane in range(lanes):
+                row_of_target = builder.insert_element(zeros, builder.extract_element(result, I32(lane)), I32(0))
+                place = builder.gep(to, [builder.mul(builder.add(j, I64(lane)), apart)], source_etype=vector.element)
+                builder.store(row_of_target, builder.bitcast(place, vector.as_pointer()), align=align)
+        return context.get_dummy_value()
+
+    whole = types.int64
+    return types.void(target, whole, rows, whole, whole, weights, whole, whole), codegen
+
+
+ROWS_AT_ONCE = 4
+"""Of the two above: as many sums as hide the latency of a multiply-add."""
+
+
+def rows_at_once(builder: ir.IRBuilder, row: Any, end: Any) -> list[Any]:
+    """Give the numbers of so many rows from `row` on: instead of those from `end` on, the last one."""
+    last = builder.sub(end, I64(1))
+    numbers = [builder.add(row, I64(k)) for k in range(ROWS_AT_ONCE)]
+    return [builder.select(builder.icmp_signed("<", number, end), number, last) for number in numbers]
+
+
+def sum_of_lanes(builder: ir.IRBuilder, values: Any) -> Any:
+    """Add up the lanes of a vector: in pairs, the results in pairs, and so on."""
+    vector = values.type
+    bits = 32 if isinstance(vector.element, ir.FloatType) else 64
+    kind = ir.FunctionType(vector.element, [vector.element, vector])
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.v{vector.count}f{bits}")
+    return builder.call(function, [vector.element(0.0), values], fastmath=["reassoc"])
+
+
+@intrinsic
 def sum_of_squares(typing: Any, base: Any, n: Any) -> Any:
     """``Σ x²`` over n elements, whole cache lines of them, in float64, lane by lane and then over the lanes."""
     lanes = LINE_BITS // base.dtype.bitwidth

@@ -27,13 +27,24 @@ from fastmlp.kernels.instructions import (
     atomic_add,
     atomic_load,
     call,
+    dots_of_rows,
     give_way,
     pointer,
     real,
 )
 from fastmlp.kernels.jit import FIRST, inline, kernel
 from fastmlp.kernels.products import ROW_UNIT
-from fastmlp.kernels.records import LAYER_BYTES, PART_BYTES, SAMPLE, layer_at, owns_parts, part_at, samples_at, state_at
+from fastmlp.kernels.records import (
+    LAYER_BYTES,
+    PART_BYTES,
+    SAMPLE,
+    has_one_output,
+    layer_at,
+    owns_parts,
+    part_at,
+    samples_at,
+    state_at,
+)
 from fastmlp.kernels.tiles import lanes
 
 BLOCK_ROWS = 264
@@ -104,14 +115,16 @@ def forward(place, begin, end, key, thread, like):
     for number in range(net.n_layers):
         layer = layer_at(net.layers + number * LAYER_BYTES)
         Z, A = advance(workspace, layer.Z), advance(workspace, layer.A)
-        if number > 0:
-            W = address_of(advance(parameters, layer.weights))
-            b = address_of(advance(parameters, layer.bias))
+        W, b = advance(parameters, layer.weights), advance(parameters, layer.bias)
+        if has_one_output(layer):
+            w = advance(workspace, layer.transposed)
+            dots_of_rows(Z, layer.stride, X, layer.input_stride, begin, end, w, layer.n_in, b[0])
+        elif number > 0:
             call(
                 multiply_rows,
                 (
-                    address_of(X), layer.input_stride, W, layer.stride, b, address_of(Z), layer.stride, begin, end,
-                    layer.n_in, -(-layer.n_out // width), like,
+                    address_of(X), layer.input_stride, address_of(W), layer.stride, address_of(b), address_of(Z),
+                    layer.stride, begin, end, layer.n_in, -(-layer.n_out // width), like,
                 ),
             )  # fmt: skip
         at, n = begin * layer.stride, (end - begin) * layer.stride
@@ -328,6 +341,13 @@ def forward_all(place, X, outputs, classes):
     samples = pointer(net.samples, np.int64(0))
     samples[SAMPLE.X], samples[SAMPLE.X_is_uint8] = X.ctypes.data, np.int64(X.itemsize == 1)
     samples[SAMPLE.X_stride] = X.strides[0]
+    for number in range(net.n_layers):
+        layer = layer_at(net.layers + number * LAYER_BYTES)
+        if has_one_output(layer):
+            W = advance(pointer(net.parameters, like), layer.weights)
+            w = advance(workspace, layer.transposed)
+            for i in range(layer.n_in):
+                w[i] = W[i * layer.stride]
     doubt = 0.0
     for block in range(0, n_samples, FORWARD_ROWS):
         n_rows = min(FORWARD_ROWS, n_samples - block)

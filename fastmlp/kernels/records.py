@@ -220,3 +220,12 @@ def owns_parts(net, threads):
     One thread always has, with dense samples.
     """
     return net.n_parts % threads == 0 and net.entry_bounds == 0
+
+
+@inline
+def has_one_output(layer):
+    """Whether a layer, not the first, has a single output.
+
+    Its products are then made along the inputs, with the one row of Wᵀ: a tile would compute a whole vector of columns.
+    """
+    return layer.n_out == 1 and layer.transposed > 0

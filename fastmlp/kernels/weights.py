@@ -24,10 +24,11 @@ from fastmlp.kernels.instructions import (
     sum_of_rows,
     sum_of_squares,
     transpose_square,
+    weighted_sum_of_rows,
 )
 from fastmlp.kernels.jit import FIRST, inline, kernel
 from fastmlp.kernels.lists import turn_masks
-from fastmlp.kernels.records import LAYER_BYTES, PART_BYTES, layer_at, owns_parts, part_at, state_at
+from fastmlp.kernels.records import LAYER_BYTES, PART_BYTES, has_one_output, layer_at, owns_parts, part_at, state_at
 from fastmlp.kernels.tiles import SHAPES, lanes, lanes_of
 
 WEIGHT_ROWS = 16
@@ -71,13 +72,16 @@ def backward_to_weights(place, n_rows, first_block, last_block, constants, threa
                 if threads > 1:  # The inputs of the next piece: another core's cache has half of them.
                     for i in range(n_rows):
                         prefetch(advance(X, i * input_stride + min(threads * WEIGHT_ROWS, n_in - 1 - row)))
-                call(
-                    net.multiply_columns,
-                    (
-                        address_of(X), input_stride, D_place, stride, net.workspace, dW_place, stride, n_piece, n_rows,
-                        n_vectors, like,
-                    ),
-                )  # fmt: skip
+                if has_one_output(layer):
+                    weighted_sum_of_rows(dW, stride, X, input_stride, n_rows, D, stride, n_piece)
+                else:
+                    call(
+                        net.multiply_columns,
+                        (
+                            address_of(X), input_stride, D_place, stride, net.workspace, dW_place, stride, n_piece,
+                            n_rows, n_vectors, like,
+                        ),
+                    )  # fmt: skip
             elif net.entry_bounds != 0:
                 call(net.multiply_sorted_entries, (place, row, n_piece, threads, dW_place, like))
             else:
