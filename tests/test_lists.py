@@ -38,9 +38,9 @@ def listed_rows(masks: Array, word: int, n_rows: int, pair: int, turned: Array, 
 
 
 def masks_of(inputs: Array) -> Array:
-    """Pack booleans (n_rows, 64 n_words) as the gathering does, with empty rows behind them."""
+    """Pack booleans (n_rows, 64 n_words) as the gathering does, with rows behind them that are not to be seen."""
     packed = np.packbits(inputs, axis=1, bitorder="little").view("<u8").astype(np.uint64)
-    return np.vstack([packed, np.zeros((8, packed.shape[1]), np.uint64)])
+    return np.vstack([packed, np.full((8, packed.shape[1]), np.uint64(2**64 - 1))])
 
 
 @pytest.mark.parametrize("density", [0.0, 0.02, 0.5, 1.0])
@@ -120,10 +120,17 @@ def trained(X: Array, y: Array, engine: str = "numba", **options: Any) -> Array:
     return np.concatenate([loss, *(array.ravel() for array in arrays)])
 
 
+@pytest.mark.parametrize("in_halves", [False, True])
 @pytest.mark.parametrize("rule", [always, never, by_turns], ids=["always", "never", "by turns"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_passing_over_zeros_leaves_every_bit(rule: Any, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passing_over_zeros_leaves_every_bit(
+    rule: Any, dtype: str, in_halves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two parts of the inputs; or of one, whose dW is summed over each half of a block's rows by itself."""
     monkeypatch.setattr("fastmlp.network.available_cpus", lambda: 3)
+    if in_halves:
+        monkeypatch.setattr("fastmlp.kernels.memory.PART_INPUTS", 1000)
+        monkeypatch.setattr("fastmlp.kernels.engine.STEP_WORK_FOR_TWO", 0)
     cases = [
         (*samples(density, dtype), batch_size)
         for density in (0.0, 0.2, lists.LISTS_PAY_BELOW, 1.0)

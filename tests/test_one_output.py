@@ -24,10 +24,14 @@ def trained(dtype: str, sizes: list[int], engine: str = "numba", **options: Any)
     return net, np.concatenate([losses, *(array.ravel() for array in (*net.weights, *net.biases))])
 
 
+@pytest.mark.parametrize("in_halves", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 3, 50, 310])  # 310 are two blocks.
 @pytest.mark.parametrize("width", [1, 2, 15, 16, 17, 100])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_training_with_one_output_is_numpys(dtype: str, width: int, batch_size: int) -> None:
+def test_training_with_one_output_is_numpys(
+    dtype: str, width: int, batch_size: int, in_halves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastmlp.kernels.engine.STEP_WORK_FOR_TWO", 0 if in_halves else np.inf)
     net, result = trained(dtype, [5, width, 1], batch_size=batch_size)
     plain, expected = trained(dtype, [5, width, 1], engine="numpy", batch_size=batch_size)
     assert_allclose(result, expected, rtol=0, atol=TOLERANCE[dtype])

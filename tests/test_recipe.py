@@ -72,15 +72,25 @@ def test_every_option_does_something(engine: str, options: dict[str, Any]) -> No
     assert all(np.abs(a - b).max() > 1e-6 for a, b in zip(parameters(plain), parameters(other), strict=True))
 
 
+@pytest.mark.parametrize("in_halves", [False, True])
 @pytest.mark.parametrize("n_parts", [1, 2])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("batch_size", [50, 270])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_threads_leave_every_bit(
-    options: dict[str, Any], batch_size: int, dtype: str, n_parts: int, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any],
+    batch_size: int,
+    dtype: str,
+    n_parts: int,
+    in_halves: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Two threads have a part of the inputs each, or a share of the rows; three have a share of the rows."""
+    """Two threads have a part of the inputs each, or a share of the rows; three have a share of the rows.
+
+    And two sum the gradient of half of the rows each, where a step is worth them.
+    """
     monkeypatch.setattr("fastmlp.network.available_cpus", lambda: 3)
+    monkeypatch.setattr("fastmlp.kernels.engine.STEP_WORK_FOR_TWO", 0 if in_halves else np.inf)
     monkeypatch.setattr("fastmlp.kernels.memory.PART_INPUTS", 20 // n_parts)
     one, *others = (network("numba", dtype=dtype) for _ in range(3))
     losses = [

@@ -86,10 +86,12 @@ def test_a_thread_that_cannot_be_started_stops_the_others(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "batch_size", "threads"), [("float32", 100, 1), ("float32", 200, 2), ("float64", 100, 2)]
+    ("dtype", "batch_size", "threads"),
+    [("float32", 40, 1), ("float32", 50, 2), ("float64", 25, 2), ("float32", 200, 2), ("float32", 300, 3)],
 )
-def test_a_step_has_the_threads_that_it_is_worth(two_cpus, dtype, batch_size, threads):
-    """Two from two million multiply-adds on; of 11,000 a sample, each counts twice in float64."""
+def test_a_step_has_the_threads_that_it_is_worth(monkeypatch, dtype, batch_size, threads):
+    """Two from half a million multiply-adds on, one more for each million; of 11,000 a sample; float64 counts twice."""
+    monkeypatch.setattr("fastmlp.network.available_cpus", lambda: 3)
     assert fastmlp.MLP([100, 100, 10], dtype=dtype).threads(batch_size) == threads
 
 

@@ -69,8 +69,10 @@ DENSE_ALONE, SPARSE_ALONE = ("dense", 1), ("sparse", 1)
 """The memory of a call without threads, see `Engine._spare`."""
 
 STEP_WORK = 1_000_000
-"""Multiply-adds of a step that are worth a thread, in float32; in float64 they take twice as long. With two threads,
-steps of twice this take 0.74 to 0.97 of the time; with less, some take longer."""
+"""Multiply-adds of a step that are worth one of three threads or more, in float32; in float64 they take twice as long.
+"""
+STEP_WORK_FOR_TWO = 500_000
+"""Those of a step that is worth two threads, which then takes 0.6 to 0.96 of the time; with less, some take longer."""
 FORWARD_WORK = 20_000_000
 """The same for a forward pass, which starts its threads anew."""
 
@@ -106,7 +108,8 @@ class Engine:
 
     def choose_threads(self, batch_size: int, limit: int) -> int:
         """As many as have enough to do in a step."""
-        return max(1, min(limit, batch_size * self._work * self.dtype.itemsize // (4 * STEP_WORK)))
+        work = batch_size * self._work * self.dtype.itemsize // 4
+        return max(1, min(limit, max(work // STEP_WORK, 2 if work >= STEP_WORK_FOR_TWO else 1)))
 
     def compile(self, X: Inputs, recipe: Recipe | None = None) -> None:
         """Compile the training loop for this dtype, or load it from the cache."""
@@ -182,7 +185,7 @@ class Engine:
         scales = batch_scales(self.layout.spec, sample_weight, orders[None], len(X), 0, 1)
         constants[:, e.SCALE] = constants[:, e.LOSS_SCALE] = scales[0]
         scratch = self._take((kind_of(X), 1), parameters)
-        self._set_up_training(scratch, X, y, orders, sample_weight, None, gradient=address(gradient))
+        self._set_up_training(scratch, X, y, orders, sample_weight, None, gradient=address(gradient), halves=0)
         run = loop.train_steps.entry(self.dtype)
         run(scratch.place, address(constants), len(X), 0, address(losses), 1, 0, 1, self._like)
         scratch.spare.append(scratch)
@@ -223,6 +226,7 @@ class Engine:
         self._set_up_training(
             scratch, X, y, orders, sample_weight, recipe, gradient=address(gradient), slot1=slot1, slot2=slot2,
             average=0 if average is None else address(average), layers=address(layers),
+            halves=self.choose_threads(batch_size, 2) == 2,
         )  # fmt: skip
         run = loop.train_steps.entry(self.dtype)
         arguments = scratch.place, address(constants), batch_size, first_batch, address(losses), n_steps

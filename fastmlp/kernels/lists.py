@@ -34,6 +34,8 @@ ONES = np.uint64(0x5555555555555555)
 TWOS = np.uint64(0x3333333333333333)
 FOURS = np.uint64(0x0F0F0F0F0F0F0F0F)
 """Every other field of one, two or four bits."""
+EIGHTHS = np.uint64(0x0101010101010101)
+"""The first bit of every byte."""
 
 TURNED_BYTES = 4
 """Bytes of turned masks for each row: 32 for eight rows."""
@@ -78,8 +80,8 @@ def forward_list(masks, n_words, first_word, last_word, first_row, n_rows, indic
 def turn_masks(masks, n_words, w, n_rows, turned):
     """Turn word `w` of the masks of `n_rows` rows into bytes; bit r of one: row ``8 r8 + r`` has one of two inputs.
 
-    The byte of the inputs ``64 w + 2 g`` and ``64 w + 2 g + 1`` is ``turned[32 r8 + place_of(g)]``. `masks` must be
-    zero up to the next multiple of eight rows.
+    The byte of the inputs ``64 w + 2 g`` and ``64 w + 2 g + 1`` is ``turned[32 r8 + place_of(g)]``. `masks` must have
+    memory up to the next multiple of eight rows; what is there does not matter.
 
     Two bits of each word, one for each pair of inputs, have room for two rows. So four words take the eight rows, and
     are then dealt out twice: fields of two bits to fields of four, those to bytes.
@@ -91,6 +93,10 @@ def turn_masks(masks, n_words, w, n_rows, turned):
         even_47, odd_47 = deal(rows_of_pairs(rows, n_words, 4), rows_of_pairs(rows, n_words, 6), TWOS, 2)
         turned_words[4 * r8], turned_words[4 * r8 + 2] = deal(even_03, even_47, FOURS, 4)
         turned_words[4 * r8 + 1], turned_words[4 * r8 + 3] = deal(odd_03, odd_47, FOURS, 4)
+    if n_rows & 7 != 0:
+        rows_of_last = np.uint64((1 << (n_rows & 7)) - 1) * EIGHTHS
+        for k in range(4 * (n_rows >> 3), 4 * (n_rows >> 3) + 4):
+            turned_words[k] &= rows_of_last
 
 
 @inline

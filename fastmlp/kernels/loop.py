@@ -33,7 +33,7 @@ from fastmlp.kernels.instructions import (
     real,
 )
 from fastmlp.kernels.jit import FIRST, inline, kernel
-from fastmlp.kernels.products import ROW_UNIT
+from fastmlp.kernels.products import ROW_UNIT, share_of_rows
 from fastmlp.kernels.records import (
     LAYER_BYTES,
     PART_BYTES,
@@ -46,6 +46,7 @@ from fastmlp.kernels.records import (
     state_at,
 )
 from fastmlp.kernels.tiles import lanes
+from fastmlp.kernels.weights import USE
 
 BLOCK_ROWS = 264
 """Rows of a batch that are worked on at once: a multiple of `ROW_UNIT` and of 8."""
@@ -79,15 +80,6 @@ def all_arrived(barrier, threads, arrived):
             if spins > SPINS:
                 give_way()
     return True
-
-
-@inline
-def share_of_rows(n_rows, thread, threads):
-    """The rows of a block that are a thread's: first, end."""
-    units = -(-n_rows // ROW_UNIT)
-    first = (units * thread // threads) * ROW_UNIT
-    end = (units * (thread + 1) // threads) * ROW_UNIT
-    return first, min(end, n_rows)
 
 
 @inline
@@ -303,6 +295,13 @@ def train_steps(place, constants_place, batch_size, first_batch, losses_place, n
             call(net.forward, (place, begin, end, key, thread, like))
             call(net.loss_and_output_gradient, (place, rows, begin, end, scale, like))
             call(net.backward_through_layers, (place, begin, end, key, thread, like))
+            is_first, is_last = np.int64(block == 0), np.int64(block + n_rows == n_batch)
+            if net.halves != 0 and threads <= 2:
+                for half in range(2 * thread // threads, 2 * (thread + 1) // threads):
+                    call(
+                        net.backward_to_weights,
+                        (place, n_rows, half, is_first, is_last, constants, thread, threads, like),
+                    )
             arrived += 1
             if not all_arrived(net.barrier, threads, arrived):
                 return step
@@ -311,8 +310,10 @@ def train_steps(place, constants_place, batch_size, first_batch, losses_place, n
             if not np.isfinite(loss):
                 losses[step] = loss
                 return step + 1
-            is_first, is_last = np.int64(block == 0), np.int64(block + n_rows == n_batch)
-            call(net.backward_to_weights, (place, n_rows, is_first, is_last, constants, thread, threads, like))
+            for half in range(0 if net.halves != 0 and threads > 2 else USE, USE + 1):
+                call(
+                    net.backward_to_weights, (place, n_rows, half, is_first, is_last, constants, thread, threads, like)
+                )
             if net.gradient_squares != 0 or not owns_parts(net, threads):
                 arrived += 1
                 if not all_arrived(net.barrier, threads, arrived):

@@ -14,7 +14,7 @@ from fastmlp.kernels.gathering import MASK_SLACK
 from fastmlp.kernels.lists import TURNED_BYTES
 from fastmlp.kernels.loop import BLOCK_ROWS
 from fastmlp.kernels.records import Layer, Part, Samples, State
-from fastmlp.kernels.weights import WEIGHT_ROWS
+from fastmlp.kernels.weights import HALVES_PAY, WEIGHT_ROWS
 from fastmlp.parameters import ParameterLayout, aligned_zeros, padded
 from fastmlp.sparse import SparseRows
 from fastmlp.spec import NetworkSpec
@@ -86,6 +86,7 @@ class Plan:
             return start
 
         layers = []
+        self._sums_size = 0
         for layer, (n_in, n_out) in enumerate(zip(spec.layer_sizes, spec.layer_sizes[1:], strict=False)):
             stride = layout.row_strides[layer]
             name = self.activations[layer]
@@ -107,8 +108,11 @@ class Plan:
                     multiply_by_slope=0,
                     takes_input=takes_input,
                     threshold=0,
+                    sums=self._sums_size,
                 )
             )
+            if HALVES_PAY * n_in * n_out < BLOCK_ROWS * (n_in + n_out):  # Of another layer there are none.
+                self._sums_size += (-(-n_in // WEIGHT_ROWS) * WEIGHT_ROWS + 1) * stride  # Whole pieces, and the bias.
         # Behind all else: memory that is never touched without dropout.
         dropped = [place(BLOCK_ROWS * layer.stride) if layer.Z == layer.A else layer.A for layer in layers]
         parts = parts_of(spec.layer_sizes[0], itemsize)
@@ -139,6 +143,7 @@ class Plan:
             "loss_low": bits(low),
             "loss_high": bits(high),
             "weight_rows_size": rows_size,
+            "sums_size": self._sums_size,
             "indices_size": indices_size,
             "turned_size": turned_size,
             "n_pieces": n_pieces,
@@ -153,6 +158,7 @@ class Plan:
             "squares_of_weights": (n_pieces, "float64"),
             "squares_of_gradient": (n_pieces, "float64"),
             "weight_rows": (threads * rows_size, dtype),
+            "sums": (2 * self._sums_size, dtype),
         }
         by_kind = {
             "dense": {

@@ -51,6 +51,15 @@ ROW_UNIT = int(np.lcm(DENSE.rows, LISTED.rows))
 
 
 @inline
+def share_of_rows(n_rows, thread, threads):
+    """The rows of a block that are a thread's: first, end."""
+    units = -(-n_rows // ROW_UNIT)
+    first = (units * thread // threads) * ROW_UNIT
+    end = (units * (thread + 1) // threads) * ROW_UNIT
+    return first, min(end, n_rows)
+
+
+@inline
 def panel_edge(panel, n_panels, n_vectors):
     """First vector of a panel (or, for ``panel = n_panels``, the end)."""
     return panel * n_vectors // n_panels

@@ -27,7 +27,7 @@ class Layer(NamedTuple):
     `transposed`: in the workspace, ``Wᵀ``, which has `stride` rows; 0 for the first layer, without use. `stride` and
     `input_stride`: between rows of W, Z, A, D, and of the layer's input and Wᵀ; of X, `Part` tells. `activate`,
     `multiply_by_slope`, `takes_input`: of the activation; the first two are addresses, 0 for identity. `threshold`: of
-    dropout, 0 without.
+    dropout, 0 without. `sums`: among the sums over half of the rows, where those of dW are.
     """
 
     n_in: int
@@ -44,6 +44,7 @@ class Layer(NamedTuple):
     multiply_by_slope: int
     takes_input: int
     threshold: int
+    sums: int
 
 
 class Part(NamedTuple):
@@ -100,6 +101,9 @@ class State(NamedTuple):
     order: int  # int64 (BLOCK_ROWS,), for samples in their own order
     weight_rows: int  # Rows of dW, or db, before they are used.
     weight_rows_size: int
+    halves: int  # Whether dW is summed over each half of the rows of a block by itself, see `fastmlp.kernels.weights`.
+    sums: int  # These sums, of the first half and then of the second.
+    sums_size: int  # Of a half's.
     indices: int  # int32, a list.
     indices_size: int
     turned: int  # uint8, the masks of 64 inputs, turned.

@@ -15,6 +15,7 @@ import numpy as np
 from fastmlp.kernels import elementwise as e
 from fastmlp.kernels.gathering import takes_lists
 from fastmlp.kernels.instructions import (
+    add_vectors,
     address_of,
     advance,
     call,
@@ -28,6 +29,7 @@ from fastmlp.kernels.instructions import (
 )
 from fastmlp.kernels.jit import FIRST, inline, kernel
 from fastmlp.kernels.lists import turn_masks
+from fastmlp.kernels.products import share_of_rows
 from fastmlp.kernels.records import LAYER_BYTES, PART_BYTES, has_one_output, layer_at, owns_parts, part_at, state_at
 from fastmlp.kernels.tiles import SHAPES, lanes, lanes_of
 
@@ -39,86 +41,128 @@ assert WEIGHT_ROWS % SHAPES["dense", "columns"].rows == 0
 assert WEIGHT_ROWS % lanes_of(32) == 0  # For `transpose_weights`.
 
 
+HALVES_PAY = 4
+"""How much less: of so many times smaller weights, two threads exchange sums faster than rows of X and dY."""
+USE = 2
+"""In place of the number of a half of the rows: see `backward_to_weights`."""
+
+
 @kernel
-def backward_to_weights(place, n_rows, first_block, last_block, constants, thread, threads, like):
-    """``dW = Xᵀ dY`` and ``db = Σ dY`` of every layer over `n_rows` rows, and their use, for this thread's share."""
+def backward_to_weights(place, n_rows, half, first_block, last_block, constants, thread, threads, like):
+    """``dW = Xᵀ dY`` and ``db = Σ dY`` of every layer over `n_rows` rows, and their use, for this thread's share.
+
+    With `half` 0 or 1: no more than the sums over this half of the rows, in the layers that are summed in halves, and
+    of all pieces if there are no more than two threads. With `half` = `USE`: the rest.
+    """
     net = state_at(place)
     workspace = pointer(net.workspace, like)
     dW = advance(pointer(net.weight_rows, like), thread * net.weight_rows_size)
     indices = net.indices + thread * net.indices_size * 4
     turned = advance(pointer(net.turned, np.uint8(0)), thread * net.turned_size)
     part, end_of_part, listed, turned_word = part_at(net.parts), 0, False, -1
+    owns_rows = half != USE and threads <= 2
     unit = -1  # Counts the pieces of all layers.
     for number in range(net.n_layers - 1, -1, -1):
         layer = layer_at(net.layers + number * LAYER_BYTES)
         n_in, stride, input_stride = layer.n_in, layer.stride, layer.input_stride
-        D = advance(workspace, layer.D)
-        D_place, dW_place = address_of(D), address_of(dW)
         n_vectors = -(-layer.n_out // lanes(like))
         n_columns = n_vectors * lanes(like)
         n_pieces = -(-n_in // WEIGHT_ROWS)
+        middle = middle_of(net, layer, number, n_rows)
+        if half != USE and middle == 0:
+            unit += n_pieces + net.bias
+            continue
+        first = middle if half == 1 else np.int64(0)
+        n_summed = (middle if half == 0 else n_rows) - first
+        D = advance(workspace, layer.D + first * stride)
+        D_place = address_of(D)
+        halves = advance(pointer(net.sums, like), layer.sums)
         for piece in range(n_pieces + net.bias):
             unit += 1
-            if not is_mine(net, number, unit, piece, n_pieces, thread, threads):
+            if not (owns_rows or is_mine(net, number, unit, piece, n_pieces, thread, threads)):
                 continue
             row = min(piece * WEIGHT_ROWS, n_in)
             n_piece = max(1, min(WEIGHT_ROWS, n_in - row))
-            clear_columns(dW, n_piece, n_columns, stride, like)
+            if half == USE and middle > 0:
+                sums = advance(halves, piece * WEIGHT_ROWS * stride)
+                add_vectors(dW, sums, advance(sums, net.sums_size), n_piece * stride)
+                use_gradient(
+                    net, layer, place, number, unit, row, n_piece, dW, first_block, last_block, constants, like
+                )  # fmt: skip
+                continue
+            g = dW if half == USE else advance(halves, half * net.sums_size + piece * WEIGHT_ROWS * stride)
+            g_place = address_of(g)
+            clear_columns(g, n_piece, n_columns, stride, like)
             if piece == n_pieces:
                 # The bias stands in the parameters as one more row of W, and its gradient is a sum over the samples.
-                sum_of_rows(dW, D, n_rows, stride, n_columns)
+                sum_of_rows(g, D, n_summed, stride, n_columns)
             elif number > 0:
-                X = advance(workspace, layer_at(net.layers + (number - 1) * LAYER_BYTES).A + row)
-                if threads > 1:  # The inputs of the next piece: another core's cache has half of them.
-                    for i in range(n_rows):
+                X = advance(workspace, layer_at(net.layers + (number - 1) * LAYER_BYTES).A + first * input_stride + row)
+                if threads > 1 and not owns_rows:  # The inputs of the next piece: another core's cache has half of them.
+                    for i in range(n_summed):
                         prefetch(advance(X, i * input_stride + min(threads * WEIGHT_ROWS, n_in - 1 - row)))
                 if has_one_output(layer):
-                    weighted_sum_of_rows(dW, stride, X, input_stride, n_rows, D, stride, n_piece)
+                    weighted_sum_of_rows(g, stride, X, input_stride, n_summed, D, stride, n_piece)
                 else:
                     call(
                         net.multiply_columns,
                         (
-                            address_of(X), input_stride, D_place, stride, net.workspace, dW_place, stride, n_piece,
-                            n_rows, n_vectors, like,
+                            address_of(X), input_stride, D_place, stride, net.workspace, g_place, stride, n_piece,
+                            n_summed, n_vectors, like,
                         ),
                     )  # fmt: skip
             elif net.entry_bounds != 0:
-                call(net.multiply_sorted_entries, (place, row, n_piece, threads, dW_place, like))
+                call(net.multiply_sorted_entries, (place, row, n_piece, threads, g_place, like))
             else:
                 if row >= end_of_part:
                     part = part_of(net, row)
                     end_of_part = part.first + part.n_in
-                    listed = takes_lists(part, FIRST, n_rows, like)
+                    listed = takes_lists(part, first, first + n_summed, like)
                     turned_word = -1
                 row_of_part = row - part.first
-                if not owns_parts(net, threads):  # As above.
-                    places = pointer(part.row_places, np.int64(0))
-                    for i in range(n_rows):
-                        prefetch(advance(pointer(places[i], like), min(row_of_part + WEIGHT_ROWS, part.n_in - 1)))
+                places = part.row_places + first * 8
+                if not (owns_rows or owns_parts(net, threads)):  # As above.
+                    for i in range(n_summed):
+                        x = pointer(pointer(places, np.int64(0))[i], like)
+                        prefetch(advance(x, min(row_of_part + WEIGHT_ROWS, part.n_in - 1)))
                 if listed:
                     if row_of_part >> 6 != turned_word:
                         turned_word = row_of_part >> 6
-                        turn_masks(pointer(part.masks, np.uint64(0)), part.n_words, turned_word, n_rows, turned)
+                        masks = advance(pointer(part.masks, np.uint64(0)), first * part.n_words)
+                        turn_masks(masks, part.n_words, turned_word, n_summed, turned)
                     call(
                         net.multiply_listed_columns,
                         (
-                            part.row_places, row_of_part, address_of(turned), n_rows, D_place, stride, net.workspace,
-                            dW_place, stride, n_piece, n_vectors, indices, like,
+                            places, row_of_part, address_of(turned), n_summed, D_place, stride, net.workspace,
+                            g_place, stride, n_piece, n_vectors, indices, like,
                         ),
                     )  # fmt: skip
                 else:
-                    X_place = address_of(advance(pointer(part.X, like), row_of_part))
+                    X_place = address_of(advance(pointer(part.X, like), first * part.stride + row_of_part))
                     call(
                         net.multiply_columns,
                         (
-                            X_place, part.stride, D_place, stride, net.workspace, dW_place, stride, n_piece, n_rows,
+                            X_place, part.stride, D_place, stride, net.workspace, g_place, stride, n_piece, n_summed,
                             n_vectors, like,
                         ),
                     )  # fmt: skip
-            use_gradient(
-                net, layer, place, number, unit, row, n_piece, dW, first_block, last_block, constants, like
-            )  # fmt: skip
+            if half == USE:
+                use_gradient(
+                    net, layer, place, number, unit, row, n_piece, dW, first_block, last_block, constants, like
+                )  # fmt: skip
     return 0
+
+
+@inline
+def middle_of(net, layer, number, n_rows):
+    """The first row of the second half of a block, where a layer's dW is summed in halves; else 0.
+
+    It is where that moves less memory between two cores than half of X and of dY would be.
+    """
+    if net.halves != 0 and (number > 0 or (net.n_parts == 1 and net.entry_bounds == 0)):
+        if HALVES_PAY * layer.n_in * layer.n_out < n_rows * (layer.n_in + layer.n_out):
+            return share_of_rows(n_rows, np.int64(1), np.int64(2))[0]
+    return np.int64(0)
 
 
 @inline
