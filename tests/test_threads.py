@@ -198,7 +198,7 @@ def test_predict_of_threads_that_find_no_memory(two_cpus, monkeypatch):
     many_X = rng.normal(size=(20_000, 50)).astype(np.float32)
     expected = net.predict(many_X)
     with monkeypatch.context() as without_memory:
-        without_memory.setattr(Engine, "_forward_part", fail)
+        without_memory.setattr(Engine, "_take", fail)
         with pytest.raises(MemoryError, match="no room"):
             net.predict(many_X)
     np.testing.assert_array_equal(net.predict(many_X), expected)

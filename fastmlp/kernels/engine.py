@@ -132,33 +132,11 @@ class Engine:
         return classes
 
     def _forward(
-        self, parameters: Array, X: Inputs, outputs: Array, classes: NDArray[np.int64], threads: int | None
+        self, parameters: Array, X: Inputs, outputs: Array, classes: NDArray[np.int64], threads: int | None = 1
     ) -> None:
-        n = len(X)
-        if n < self._rows_for_two or threads == 1:
-            is_finite = self._forward_part(parameters, X, outputs, classes)
-        else:
-            work_of_all = self._work_of(X) if isinstance(X, SparseRows) else n * self._work
-            threads = max(1, min(work_of_all // FORWARD_WORK, threads or available_cpus()))
-            edges = [n * t // threads for t in range(threads + 1)]
-            parts = [(X[a:b], outputs[a:b], classes[a:b]) for a, b in pairwise(edges)]
-            are_finite = [False] * threads
-
-            def work(t: int) -> None:
-                are_finite[t] = self._forward_part(parameters, *parts[t])
-
-            run_together(work, threads)
-            is_finite = all(are_finite)
-        if not is_finite:
-            raise NotFiniteError
-
-    def _work_of(self, X: SparseRows) -> int:
-        """Multiply-adds of a forward pass of sparse samples."""
-        n_in, width, *_ = self.layout.spec.layer_sizes
-        return X.n_entries * width + len(X) * (self._work - n_in * width)
-
-    def _forward_part(self, parameters: Array, X: Inputs, outputs: Array, classes: NDArray[np.int64]) -> bool:
-        """Write the outputs, or the classes, of X; say whether X is finite."""
+        """Write the outputs, or the classes, of X; raise if X is not finite."""
+        if threads != 1 and len(X) >= self._rows_for_two:
+            return self._forward_together(parameters, X, outputs, classes, threads)
         entry = self._forward_entries.get(X.dtype) or self._forward_entry(X.dtype)
         if type(X) is SparseRows:  # Not `isinstance`, which takes five times as long for an array.
             scratch, rows = self._take(SPARSE_ALONE, parameters), np.empty((len(X), 0), self.dtype)
@@ -166,12 +144,29 @@ class Engine:
             scratch.samples[SAMPLE.values : SAMPLE.starts + 1] = addresses(X)
         else:
             scratch, rows = self._take(DENSE_ALONE, parameters), X
-        if len(rows) == 1 and not scratch.takes_single_rows:
+        if not scratch.takes_single_rows and len(rows) == 1:
             scratch.set(**{name: part.address(self.dtype) for name, part in SINGLE_ROW_KERNELS.items()})
             scratch.takes_single_rows = True
-        doubt: float = entry(scratch.place, rows, outputs, classes)
+        doubt = entry(scratch.place, rows, outputs, classes)
         scratch.spare.append(scratch)
-        return doubt == 0.0
+        if doubt != 0.0:
+            raise NotFiniteError
+        return None
+
+    def _forward_together(
+        self, parameters: Array, X: Inputs, outputs: Array, classes: NDArray[np.int64], limit: int | None
+    ) -> None:
+        """Do the same on as many threads as have enough to do."""
+        n, work = len(X), self._work_of(X) if isinstance(X, SparseRows) else len(X) * self._work
+        threads = max(1, min(work // FORWARD_WORK, limit or available_cpus()))
+        edges = [n * t // threads for t in range(threads + 1)]
+        parts = [(X[a:b], outputs[a:b], classes[a:b]) for a, b in pairwise(edges)]
+        run_together(lambda t: self._forward(parameters, *parts[t]), threads)
+
+    def _work_of(self, X: SparseRows) -> int:
+        """Multiply-adds of a forward pass of sparse samples."""
+        n_in, width, *_ = self.layout.spec.layer_sizes
+        return X.n_entries * width + len(X) * (self._work - n_in * width)
 
     def _forward_entry(self, dtype: Any) -> Any:
         return self._forward_entries.setdefault(dtype, FORWARD_ALL.entry(self.dtype, dtype))
