@@ -98,7 +98,7 @@ def backward_to_weights(place, n_rows, half, first_block, last_block, constants,
                 sum_of_rows(g, D, n_summed, stride, n_columns)
             elif number > 0:
                 X = advance(workspace, layer_at(net.layers + (number - 1) * LAYER_BYTES).A + first * input_stride + row)
-                if threads > 1 and not owns_rows:  # The inputs of the next piece: another core's cache has half of them.
+                if threads > 1 and not owns_rows:  # Another core's cache has half of the inputs of the next piece.
                     for i in range(n_summed):
                         prefetch(advance(X, i * input_stride + min(threads * WEIGHT_ROWS, n_in - 1 - row)))
                 if has_one_output(layer):
@@ -159,10 +159,9 @@ def middle_of(net, layer, number, n_rows):
 
     It is where that moves less memory between two cores than half of X and of dY would be.
     """
-    if net.halves != 0 and (number > 0 or (net.n_parts == 1 and net.entry_bounds == 0)):
-        if HALVES_PAY * layer.n_in * layer.n_out < n_rows * (layer.n_in + layer.n_out):
-            return share_of_rows(n_rows, np.int64(1), np.int64(2))[0]
-    return np.int64(0)
+    is_whole = number > 0 or (net.n_parts == 1 and net.entry_bounds == 0)
+    pays = HALVES_PAY * layer.n_in * layer.n_out < n_rows * (layer.n_in + layer.n_out)
+    return share_of_rows(n_rows, np.int64(1), np.int64(2))[0] if net.halves != 0 and is_whole and pays else np.int64(0)
 
 
 @inline
