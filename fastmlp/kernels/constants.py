@@ -17,7 +17,7 @@ def bits(value: float) -> int:
 
 
 def loss_constants(loss: str, parameter: float | None) -> tuple[int, float, float]:
-    """Give a loss's code and the two constants that `fastmlp.kernels.elementwise.values_loss_row` takes."""
+    """Give a loss's code and the two constants that `fastmlp.kernels.elementwise.values_loss_rows` takes."""
     value = parameter or 0.0
     constants: dict[str, tuple[int, float, float]] = {
         "softmax_cross_entropy": (e.SOFTMAX_CROSS_ENTROPY, 0.0, np.inf),  # The cap, see `Recipe.loss_cap`.

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmlp.kernels.instructions import (
+    address_of,
     advance,
     fma,
     is_double,
@@ -361,75 +362,109 @@ def smoothing_row(z, n, y, scale, smoothing, d):
     return smoothing * (np.float64(z[y]) - total / n)
 
 
-@inline
-def sigmoid_cross_entropy_row(z, n, y, scale, cap, d):
-    """The loss ``Σ max(z, 0) - y z + log(1 + exp(-|z|))`` of a row, and ``d = scale (sigmoid(z) - y)``.
+# The losses of values: n outputs a and targets y give the loss of each, in float64, and its derivative times `scale`.
+# The last three columns of names in the signatures are written. No loop adds up anything, so all are vector code.
 
-    No term of the loss counts more than `cap`; d is as without.
+
+@inline
+def sigmoid_cross_entropy_values(z, y, n, scale, cap, d, losses):
+    """``max(z, 0) - y z + log(1 + exp(-|z|))``, and ``d = scale (sigmoid(z) - y)``.
+
+    No loss counts more than `cap`; d is as without.
     """
-    loss = 0.0
-    for j in range(n):
-        positive = relu_value(z[j])
-        term = positive - y[j] * z[j] + log1p_of_fraction(exp_negative(-abs(z[j])))
-        loss += np.float64(cap if term > cap else term)
-        d[j] = scale * (sigmoid_value(z[j]) - y[j])
-    return loss
+    for i in range(n):
+        loss = relu_value(z[i]) - y[i] * z[i] + log1p_of_fraction(exp_negative(-abs(z[i])))
+        losses[i] = np.float64(cap if loss > cap else loss)
+        d[i] = scale * (sigmoid_value(z[i]) - y[i])
 
 
 @inline
-def poisson_row(z, n, y, scale, d):
-    """The loss ``Σ y log(y / exp(z)) - y + exp(z)`` of a row, and ``d = scale (exp(z) - y)``."""
-    loss = 0.0
-    for j in range(n):
-        mean = exp_value(z[j])
-        log_y = math.log(np.float64(y[j])) if y[j] > real(0.0, scale) else 0.0
-        loss += np.float64(y[j]) * (log_y - np.float64(z[j])) - np.float64(y[j]) + np.float64(mean)
-        d[j] = scale * (mean - y[j])
-    return loss
+def poisson_values(z, y, n, scale, d, losses):
+    """``y log(y / exp(z)) - y + exp(z)``, and ``d = scale (exp(z) - y)``."""
+    for i in range(n):
+        mean = exp_value(z[i])
+        log_y = math.log(np.float64(y[i])) if y[i] > real(0.0, scale) else 0.0
+        losses[i] = np.float64(y[i]) * (log_y - np.float64(z[i])) - np.float64(y[i]) + np.float64(mean)
+        d[i] = scale * (mean - y[i])
 
 
 @inline
-def clipped_error_row(a, n, y, scale, low, high, d):
-    """The loss ``Σ c (r - ½ c)`` of a row, ``r = a - y`` and c that clipped to [low, high], and ``d = scale c``.
+def clipped_error_values(a, y, n, scale, low, high, d, losses):
+    """``c (r - ½ c)``, ``r = a - y`` and c that clipped to [low, high], and ``d = scale c``.
 
     Huber's loss; with infinite bounds, half the squared error.
     """
-    loss = 0.0
-    for j in range(n):
-        r = a[j] - y[j]
+    for i in range(n):
+        r = a[i] - y[i]
         c = high if r > high else (low if r < low else r)
-        loss += np.float64(c) * (np.float64(r) - 0.5 * np.float64(c))
-        d[j] = scale * c
-    return loss
+        losses[i] = np.float64(c) * (np.float64(r) - 0.5 * np.float64(c))
+        d[i] = scale * c
 
 
 @inline
-def sloped_error_row(a, n, y, scale, low, high, d):
-    """The loss ``Σ s r`` of a row, ``r = a - y``, s being `high` above 0, `low` below, and ``d = scale s``.
+def sloped_error_values(a, y, n, scale, low, high, d, losses):
+    """``s r``, ``r = a - y``, s being `high` above 0, `low` below, and ``d = scale s``.
 
     The absolute error and the pinball loss.
     """
-    loss = 0.0
     zero = real(0.0, scale)
-    for j in range(n):
-        r = a[j] - y[j]
+    for i in range(n):
+        r = a[i] - y[i]
         s = high if r > zero else (low if r < zero else r)  # NaN must survive.
-        loss += np.float64(s) * np.float64(r)
-        d[j] = scale * s
-    return loss
+        losses[i] = np.float64(s) * np.float64(r)
+        d[i] = scale * s
 
 
 @inline
-def values_loss_row(code, z, n, y, scale, low, high, d):
-    """The loss of a row, by its code: all but softmax_cross_entropy, whose targets are classes."""
-    low, high = real(low, scale), real(high, scale)
+def values_loss(code, a, y, n, scale, low, high, d, losses):
+    """The loss of each value, by its code: all but softmax_cross_entropy, whose targets are classes."""
     if code == SIGMOID_CROSS_ENTROPY:
-        return sigmoid_cross_entropy_row(z, n, y, scale, high, d)
-    if code == POISSON:
-        return poisson_row(z, n, y, scale, d)
-    if code == CLIPPED_ERROR:
-        return clipped_error_row(z, n, y, scale, low, high, d)
-    return sloped_error_row(z, n, y, scale, low, high, d)
+        sigmoid_cross_entropy_values(a, y, n, scale, high, d, losses)
+    elif code == POISSON:
+        poisson_values(a, y, n, scale, d, losses)
+    elif code == CLIPPED_ERROR:
+        clipped_error_values(a, y, n, scale, low, high, d, losses)
+    else:
+        sloped_error_values(a, y, n, scale, low, high, d, losses)
+
+
+VALUES_AT_ONCE = 512
+"""Outputs that `values_loss_rows` takes at once."""
+SHORT_ROW = 8
+"""Outputs of a sample that make a loop long enough."""
+LOSS_MEMORY = 4 * VALUES_AT_ONCE
+"""The float64 of memory that it needs, whatever the dtype."""
+
+
+@inline
+def values_loss_rows(code, A, stride, n, targets, order, scale, low, high, D, losses, begin, end, memory):
+    """Add to `losses` those of the rows begin ... end of n outputs, and write their derivatives, times `scale`, to D.
+
+    A row's targets are the n from ``targets[n * order[row]]`` on. Rows of A and D are `stride` apart. Short rows are
+    taken many at once, output by output: all rows' first, all rows' second.
+    """
+    low, high = real(low, scale), real(high, scale)
+    rest = pointer(address_of(advance(memory, VALUES_AT_ONCE)), scale)
+    a, y, d = rest, advance(rest, VALUES_AT_ONCE), advance(rest, 2 * VALUES_AT_ONCE)
+    if n >= SHORT_ROW:
+        for row in range(begin, end):
+            for first in range(0, n, VALUES_AT_ONCE):
+                count, place = min(VALUES_AT_ONCE, n - first), row * stride + first
+                of_row = advance(targets, order[row] * n + first)
+                values_loss(code, advance(A, place), of_row, count, scale, low, high, advance(D, place), memory)
+                losses[row] += row_sum(memory, count)
+    else:
+        for first in range(begin, end, VALUES_AT_ONCE // n):
+            n_rows = min(VALUES_AT_ONCE // n, end - first)
+            for j in range(n):
+                for i in range(n_rows):
+                    a[j * n_rows + i] = A[(first + i) * stride + j]
+                    y[j * n_rows + i] = targets[order[first + i] * n + j]
+            values_loss(code, a, y, n_rows * n, scale, low, high, d, memory)
+            for j in range(n):
+                for i in range(n_rows):
+                    D[(first + i) * stride + j] = d[j * n_rows + i]
+                    losses[first + i] += memory[j * n_rows + i]
 
 
 # --- Optimizer updates ------------------------------------------------------------------------------------------------

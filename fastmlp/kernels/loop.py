@@ -164,7 +164,7 @@ def drop_units(net, layer, number, rows_place, begin, end, key, like):
 
 
 @kernel
-def classes_loss(place, order_place, begin, end, scale, like):
+def classes_loss(place, order_place, begin, end, scale, thread, like):
     """The softmax cross-entropy of the rows begin ... end, and its derivative by the last layer's Z.
 
     The derivative is that of the batch's loss: `scale` is the division by the batch size. A sample's weight multiplies
@@ -191,7 +191,7 @@ def classes_loss(place, order_place, begin, end, scale, like):
 
 
 @kernel
-def values_loss(place, order_place, begin, end, scale, like):
+def values_loss(place, order_place, begin, end, scale, thread, like):
     """The same of a loss with values as targets; the derivative is by Z if the activation is a part of it, or by A."""
     net = state_at(place)
     samples, order = samples_at(net.samples), pointer(order_place, np.int64(0))
@@ -200,10 +200,11 @@ def values_loss(place, order_place, begin, end, scale, like):
     scale = real(scale, like)
     workspace, losses = pointer(net.workspace, like), pointer(net.row_losses, 0.0)
     A, D = advance(workspace, last.A), advance(workspace, last.D)
-    for row in range(begin, end):
-        a, d = advance(A, row * stride), advance(D, row * stride)
-        y = advance(pointer(samples.y, like), order[row] * n_out)
-        losses[row] += e.values_loss_row(net.loss, a, n_out, y, scale, net.loss_low, net.loss_high, d)
+    memory = advance(pointer(net.loss_memory, 0.0), thread * e.LOSS_MEMORY)
+    e.values_loss_rows(
+        net.loss, A, stride, n_out, pointer(samples.y, like), order, scale, net.loss_low, net.loss_high, D, losses,
+        begin, end, memory,
+    )  # fmt: skip
     weigh_samples(samples, order, begin, end, losses, D, n_out, stride, like)
     return 0
 
@@ -293,7 +294,7 @@ def train_steps(place, constants_place, batch_size, first_batch, losses_place, n
                 loss *= 0.5 * pointer(constants, 0.0)[e.L2]
             key = pointer(constants, np.int64(0))[e.KEY] + np.int64(e.GOLDEN) * block
             call(net.forward, (place, begin, end, key, thread, like))
-            call(net.loss_and_output_gradient, (place, rows, begin, end, scale, like))
+            call(net.loss_and_output_gradient, (place, rows, begin, end, scale, thread, like))
             call(net.backward_through_layers, (place, begin, end, key, thread, like))
             is_first, is_last = np.int64(block == 0), np.int64(block + n_rows == n_batch)
             if net.halves != 0 and threads <= 2:

@@ -152,6 +152,7 @@ class Plan:
         sizes = {
             "workspace": (self._workspace_size, dtype),
             "row_losses": (BLOCK_ROWS, "float64"),
+            "loss_memory": (threads * e.LOSS_MEMORY, "float64"),
             "doubts": (n_parts * BLOCK_ROWS, "float64"),
             "barrier": (8, "int64"),
             "order": (BLOCK_ROWS, "int64"),

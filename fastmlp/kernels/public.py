@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fastmlp import reference
 from fastmlp.kernels import elementwise as e
 from fastmlp.kernels.constants import loss_constants, step_constants, update_of
-from fastmlp.kernels.instructions import advance, pointer, real
+from fastmlp.kernels.instructions import pointer, real
 from fastmlp.kernels.jit import FIRST, kernel
 from fastmlp.kernels.memory import address
 from fastmlp.kernels.products import DENSE as DENSE_ROWS
@@ -277,7 +277,7 @@ def softmax(Z: Array, out: Array | None = None) -> Array:
 
 @kernel
 def loss_rows(  # type: ignore[no-untyped-def]
-    loss, low, high, Z_place, order, classes, Y, scale, D_place, losses_place, n_rows, n, stride, like
+    loss, low, high, Z_place, order, classes, Y, scale, D_place, losses_place, memory, n_rows, n, stride, like
 ):
     """The losses of rows of n elements; their derivatives, times `scale`, go to D. Rows are `stride` apart."""
     factor = real(scale, like)
@@ -286,9 +286,10 @@ def loss_rows(  # type: ignore[no-untyped-def]
         classes_, order_ = pointer(classes, np.int64(0)), pointer(order, np.int64(0))
         e.softmax_cross_entropy_rows(Z, n, classes_, order_, factor, D, stride, losses, FIRST, n_rows)
     else:
-        for row in range(n_rows):
-            z, d, y = advance(Z, row * stride), advance(D, row * stride), advance(pointer(Y, like), row * n)
-            losses[row] = e.values_loss_row(loss, z, n, y, factor, low, high, d)
+        e.values_loss_rows(
+            loss, Z, stride, n, pointer(Y, like), pointer(order, np.int64(0)), factor, low, high, D, losses, FIRST,
+            n_rows, pointer(memory, 0.0),
+        )  # fmt: skip
 
 
 NO_CLASSES = np.zeros(0, dtype=np.int64)
@@ -301,8 +302,8 @@ def run_loss(
     scale = reduction_factor(reduction, len(Z))
     (n_rows, n), dtype = Z.shape, Z.dtype
     Z, Y = in_whole_tiles(Z, dtype), flat_copy(Y).astype(dtype, copy=False).reshape(Y.shape)
-    D, losses, order = np.empty_like(Z), np.zeros(n_rows), np.arange(n_rows)
-    places = address(Z), address(order), address(classes), address(Y), scale, address(D), address(losses)
+    D, losses, order, memory = np.empty_like(Z), np.zeros(n_rows), np.arange(n_rows), np.empty(e.LOSS_MEMORY)
+    places = *map(address, (Z, order, classes, Y)), scale, *map(address, (D, losses, memory))
     loss_rows.entry(dtype)(*loss_constants(name, parameter), *places, n_rows, n, Z.shape[1], dtype.type(0))
     return float(losses.sum()) * scale, np.ascontiguousarray(D[:, :n])
 

@@ -69,7 +69,8 @@ class Part(NamedTuple):
 class State(NamedTuple):
     """What the loop knows of a network, and the memory that it writes, given by its address here and below.
 
-    Threads share the memory, but for `weight_rows`, `indices`, `turned` and `column_ends`, of which each has a part.
+    Threads share the memory, but for `weight_rows`, `loss_memory`, `indices`, `turned` and `column_ends`, of which each
+    has a part.
     What dense samples need is not there with sparse ones (0), and the other way round.
     """
 
@@ -96,6 +97,7 @@ class State(NamedTuple):
     sorted_rows: int  # int32, as many.
     column_ends: int  # int32 (n_in + 1,), see `fastmlp.kernels.sparse.sort_entries`
     row_losses: int  # float64 (BLOCK_ROWS,)
+    loss_memory: int  # float64 (LOSS_MEMORY,), see `fastmlp.kernels.elementwise.values_loss_rows`.
     barrier: int  # int64 (2,), see `fastmlp.kernels.loop.all_arrived`
     samples: int  # `Samples`, which Python writes, or `forward_all`, before any other kernel reads it.
     order: int  # int64 (BLOCK_ROWS,), for samples in their own order
