@@ -35,6 +35,8 @@ SIZES: dict[str, Sizes] = {
     "even": (16, 32, 64),
     "remainders": (33, 65, 67),
     "wide": (10, 150, 10),
+    "many short rows": (300, 2, 5),
+    "long rows": (3, 2, 1100),
 }
 
 
