@@ -223,6 +223,7 @@ def test_published_values(kernels: ModuleType) -> None:
     one = np.array([1.0])
     assert kernels.gelu(one)[0] == pytest.approx(0.8413447460685429, rel=1e-14)  # The normal distribution's table.
     assert kernels.gelu(-one)[0] == pytest.approx(-0.15865525393145707, rel=1e-13)
+    assert kernels.gelu(-30 * one)[0] == pytest.approx(-30 * 4.906713927148187e-198, rel=1e-12)
     assert kernels.sigmoid(one)[0] == pytest.approx(0.7310585786300049, rel=1e-14)
     assert kernels.tanh(one)[0] == pytest.approx(0.7615941559557649, rel=1e-14)
     assert kernels.elu(-one)[0] == pytest.approx(1 / math.e - 1, rel=1e-14)

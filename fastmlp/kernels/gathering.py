@@ -12,21 +12,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastmlp.kernels.instructions import (
-    LINE_BYTES,
-    address_of,
-    advance,
-    call,
-    pointer,
-    prefetch,
-    real,
-    scan_row,
-    take_row,
-)
+from fastmlp.kernels.instructions import LINE_BYTES, address_of, advance, call, pointer, prefetch, real
 from fastmlp.kernels.jit import inline, kernel
 from fastmlp.kernels.lists import lists_pay
 from fastmlp.kernels.products import LISTED, LISTED_COLUMNS, itemsize_of
 from fastmlp.kernels.records import PART_BYTES, layer_at, part_at, samples_at, state_at
+from fastmlp.kernels.rows import scan_row, take_row
 from fastmlp.kernels.tiles import lanes
 
 AHEAD = 4

@@ -20,18 +20,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastmlp.kernels import elementwise as e
-from fastmlp.kernels.instructions import (
-    add_vectors,
-    address_of,
-    advance,
-    atomic_add,
-    atomic_load,
-    call,
-    dots_of_rows,
-    give_way,
-    pointer,
-    real,
-)
+from fastmlp.kernels.instructions import address_of, advance, atomic_add, atomic_load, call, give_way, pointer, real
 from fastmlp.kernels.jit import FIRST, inline, kernel
 from fastmlp.kernels.products import ROW_UNIT, share_of_rows
 from fastmlp.kernels.records import (
@@ -45,6 +34,7 @@ from fastmlp.kernels.records import (
     samples_at,
     state_at,
 )
+from fastmlp.kernels.rows import add_vectors, dots_of_rows
 from fastmlp.kernels.tiles import lanes
 from fastmlp.kernels.weights import USE
 

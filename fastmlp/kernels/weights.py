@@ -14,23 +14,12 @@ import numpy as np
 
 from fastmlp.kernels import elementwise as e
 from fastmlp.kernels.gathering import takes_lists
-from fastmlp.kernels.instructions import (
-    add_vectors,
-    address_of,
-    advance,
-    call,
-    pointer,
-    prefetch,
-    real,
-    sum_of_rows,
-    sum_of_squares,
-    transpose_square,
-    weighted_sum_of_rows,
-)
+from fastmlp.kernels.instructions import address_of, advance, call, pointer, prefetch, real
 from fastmlp.kernels.jit import FIRST, inline, kernel
 from fastmlp.kernels.lists import turn_masks
 from fastmlp.kernels.products import share_of_rows
 from fastmlp.kernels.records import LAYER_BYTES, PART_BYTES, has_one_output, layer_at, owns_parts, part_at, state_at
+from fastmlp.kernels.rows import add_vectors, sum_of_rows, sum_of_squares, transpose_square, weighted_sum_of_rows
 from fastmlp.kernels.tiles import SHAPES, lanes, lanes_of
 
 WEIGHT_ROWS = 16

@@ -1,0 +1,392 @@
+"""Rows of numbers, vector by vector: what LLVM does not make of a loop, or not at the length that rows have here.
+
+Each is an ``@intrinsic`` that emits a loop over whole vectors. Rows have memory up to whole vectors, mostly of zeros. A
+vector is a cache line where nothing is to be kept in registers but sums: rows are padded to those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastmlp.kernels.instructions import I32, I64, LINE_BYTES, multiply_add, splat
+from fastmlp.kernels.jit import MACHINE
+
+LINE_BITS = 8 * LINE_BYTES
+
+# --- Gathering --------------------------------------------------------------------------------------------------------
+
+
+def scan_lines(builder: ir.IRBuilder, element: ir.Type, count: Any, masks: Any, line_at: Callable[..., Any]) -> Any:
+    """Emit a loop over cache lines that writes a bit for each number, is it not zero? Say whether all are finite.
+
+    `line_at` gives a line's numbers as they are to be looked at, and does with them what else is to be done. A number
+    is finite if 0 times it is 0, and not NaN: the bits of these products are gathered.
+    """
+    bits = 32 if isinstance(element, ir.FloatType) else 64
+    lanes = LINE_BITS // bits
+    vector, integers = ir.VectorType(element, lanes), ir.VectorType(ir.IntType(bits), lanes)
+    zeros, mask_type = ir.Constant(vector, [0.0] * lanes), ir.IntType(lanes)
+    masks = builder.bitcast(masks, mask_type.as_pointer())
+    products = cgutils.alloca_once_value(builder, ir.Constant(integers, [0] * lanes))
+    with cgutils.for_range(builder, count) as loop:
+        values = line_at(vector, builder.mul(loop.index, I64(lanes)))
+        mask = builder.bitcast(builder.fcmp_unordered("!=", values, zeros), mask_type)
+        builder.store(mask, builder.gep(masks, [loop.index], source_etype=mask_type))
+        product = builder.bitcast(builder.fmul(values, zeros), integers)
+        builder.store(builder.or_(builder.load(products), product), products)
+    without_sign = ir.Constant(integers, [(1 << bits - 1) - 1] * lanes)
+    is_zero = builder.icmp_unsigned("==", builder.and_(builder.load(products), without_sign), integers(None))
+    return builder.icmp_unsigned("==", builder.bitcast(is_zero, mask_type), mask_type(-1))
+
+
+@intrinsic
+def scan_row(typing: Any, row: Any, n_lines: Any, masks: Any) -> Any:
+    """Write the mask of a row of so many cache lines, a bit an element; say whether all are finite."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        base, count, target = arguments
+        element = context.get_data_type(row.dtype)
+
+        def line_at(vector: ir.VectorType, first: Any) -> Any:
+            place = builder.bitcast(builder.gep(base, [first], source_etype=element), vector.as_pointer())
+            return builder.load(place, align=row.dtype.bitwidth // 8, typ=vector)
+
+        return scan_lines(builder, element, count, target, line_at)
+
+    return types.boolean(row, types.int64, masks), codegen
+
+
+@intrinsic
+def take_row(typing: Any, source: Any, scale: Any, row: Any, n_lines: Any, masks: Any) -> Any:
+    """Write to `row` as many elements of `source` as fill its cache lines, times `scale`; and go on as `scan_row`."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        given, factor, base, count, target = arguments
+        kind, element = context.get_data_type(source.dtype), context.get_data_type(row.dtype)
+        itemsize = row.dtype.bitwidth // 8
+
+        def line_at(vector: ir.VectorType, first: Any) -> Any:
+            raw = ir.VectorType(kind, vector.count)
+            place = builder.bitcast(builder.gep(given, [first], source_etype=kind), raw.as_pointer())
+            values = builder.load(place, align=source.dtype.bitwidth // 8, typ=raw)
+            if source != row:
+                values = builder.uitofp(values, vector)
+            values = builder.fmul(values, splat(builder, factor, vector))
+            place = builder.bitcast(builder.gep(base, [first], source_etype=element), vector.as_pointer())
+            builder.store(values, place, align=itemsize)
+            return values
+
+        return scan_lines(builder, element, count, target, line_at)
+
+    return types.boolean(source, scale, row, types.int64, masks), codegen
+
+
+# --- Sums and squares -------------------------------------------------------------------------------------------------
+
+ROWS_AT_ONCE = 4
+"""Of the two above: as many sums as hide the latency of a multiply-add."""
+
+
+def rows_at_once(builder: ir.IRBuilder, row: Any, end: Any) -> list[Any]:
+    """Give the numbers of so many rows from `row` on: instead of those from `end` on, the last one."""
+    last = builder.sub(end, I64(1))
+    numbers = [builder.add(row, I64(k)) for k in range(ROWS_AT_ONCE)]
+    return [builder.select(builder.icmp_signed("<", number, end), number, last) for number in numbers]
+
+
+def sum_of_lanes(builder: ir.IRBuilder, values: Any) -> Any:
+    """Add up the lanes of a vector: in pairs, the results in pairs, and so on."""
+    vector = values.type
+    bits = 32 if isinstance(vector.element, ir.FloatType) else 64
+    kind = ir.FunctionType(vector.element, [vector.element, vector])
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.v{vector.count}f{bits}")
+    return builder.call(function, [vector.element(0.0), values], fastmath=["reassoc"])
+
+
+@intrinsic
+def add_vectors(typing: Any, target: Any, a: Any, b: Any, n: Any) -> Any:
+    """``target[i] = a[i] + b[i]`` for n elements, whole cache lines of them; `target` may be `a`."""
+    lanes = LINE_BITS // target.dtype.bitwidth
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        vector = ir.VectorType(context.get_data_type(target.dtype), lanes)
+        with cgutils.for_range(builder, builder.sdiv(arguments[3], I64(lanes))) as loop:
+            offset = builder.mul(loop.index, I64(lanes))
+            to, *terms = (
+                builder.bitcast(builder.gep(base, [offset], source_etype=vector.element), vector.as_pointer())
+                for base in arguments[:3]
+            )
+            align = target.dtype.bitwidth // 8
+            total = builder.fadd(*(builder.load(term, align=align, typ=vector) for term in terms))
+            builder.store(total, to, align=align)
+        return context.get_dummy_value()
+
+    return types.void(target, a, b, types.int64), codegen
+
+
+@intrinsic
+def sum_of_rows(typing: Any, target: Any, rows: Any, n_rows: Any, stride: Any, n: Any) -> Any:
+    """``target = Σ rows``, the first n elements of each, whole vectors of them: each is summed in a register."""
+    lanes = MACHINE.vector_bytes * 8 // target.dtype.bitwidth
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        to, base, count, distance, length = arguments
+        align = target.dtype.bitwidth // 8
+        vector = ir.VectorType(context.get_data_type(target.dtype), lanes)
+        total = cgutils.alloca_once(builder, vector)
+        with cgutils.for_range_slice(builder, I64(0), length, I64(lanes), intp=I64) as (first, _):
+            builder.store(ir.Constant(vector, [0.0] * lanes), total)
+            with cgutils.for_range(builder, count) as loop:
+                offset = builder.add(builder.mul(loop.index, distance), first)
+                place = builder.bitcast(builder.gep(base, [offset], source_etype=vector.element), vector.as_pointer())
+                row = builder.load(place, align=align, typ=vector)
+                builder.store(builder.fadd(builder.load(total), row), total)
+            place = builder.bitcast(builder.gep(to, [first], source_etype=vector.element), vector.as_pointer())
+            builder.store(builder.load(total), place, align=align)
+        return context.get_dummy_value()
+
+    return types.void(target, rows, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def dots_of_rows(
+    typing: Any, target: Any, stride: Any, rows: Any, distance: Any, begin: Any, end: Any, b: Any, n: Any, start: Any
+) -> Any:
+    """``target[r] = start + rows[r] . b``, then zeros up to a whole vector, for the rows begin ... end.
+
+    Rows and b have n elements, and zeros in b up to a whole vector. Four rows share the loads of b; a row's sum is made
+    lane by lane and then over the lanes, in an order that depends on nothing else.
+    """
+    lanes = MACHINE.vector_bytes * 8 // target.dtype.bitwidth
+    align = target.dtype.bitwidth // 8
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        to, apart, base, between, first_row, end_row, right, length, initial = arguments
+        vector = ir.VectorType(context.get_data_type(target.dtype), lanes)
+        zeros = ir.Constant(vector, [0.0] * lanes)
+        totals = [cgutils.alloca_once(builder, vector) for _ in range(ROWS_AT_ONCE)]
+
+        def vector_at(start: Any, offset: Any) -> Any:
+            place = builder.gep(start, [offset], source_etype=vector.element)
+            return builder.bitcast(place, vector.as_pointer())
+
+        with cgutils.for_range_slice(builder, first_row, end_row, I64(ROWS_AT_ONCE), intp=I64) as (row, _):
+            numbers = rows_at_once(builder, row, end_row)
+            for total in totals:
+                builder.store(zeros, total)
+            with cgutils.for_range_slice(builder, I64(0), length, I64(lanes), intp=I64) as (j, _):
+                shared = builder.load(vector_at(right, j), align=align, typ=vector)
+                for number, total in zip(numbers, totals, strict=True):
+                    place = vector_at(base, builder.add(builder.mul(number, between), j))
+                    values = builder.load(place, align=align, typ=vector)
+                    builder.store(multiply_add(builder, values, shared, builder.load(total)), total)
+            for number, total in zip(numbers, totals, strict=True):
+                dot = builder.fadd(initial, sum_of_lanes(builder, builder.load(total)))
+                row_of_target = builder.insert_element(zeros, dot, I32(0))
+                builder.store(row_of_target, vector_at(to, builder.mul(number, apart)), align=align)
+        return context.get_dummy_value()
+
+    whole = types.int64
+    return types.void(target, whole, rows, whole, whole, whole, b, whole, target.dtype), codegen
+
+
+@intrinsic
+def weighted_sum_of_rows(
+    typing: Any, target: Any, stride: Any, rows: Any, distance: Any, n_rows: Any, weights: Any, step: Any, n: Any
+) -> Any:
+    """``target[j] = Σ weights[step * r] rows[r, j]``, then zeros up to a whole vector, for n rows j of `target`.
+
+    Those that fill the last vector of `rows` are written, too.
+    The sums of every fourth row are made apart, so that no multiply-add waits for the one before.
+    """
+    lanes = MACHINE.vector_bytes * 8 // target.dtype.bitwidth
+    align = target.dtype.bitwidth // 8
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        to, apart, base, between, count, factors, factors_apart, length = arguments
+        vector = ir.VectorType(context.get_data_type(target.dtype), lanes)
+        zeros = ir.Constant(vector, [0.0] * lanes)
+        totals = [cgutils.alloca_once(builder, vector) for _ in range(ROWS_AT_ONCE)]
+        with cgutils.for_range_slice(builder, I64(0), length, I64(lanes), intp=I64) as (j, _):
+            for total in totals:
+                builder.store(zeros, total)
+            with cgutils.for_range_slice(builder, I64(0), count, I64(ROWS_AT_ONCE), intp=I64) as (row, _):
+                for k, (number, total) in enumerate(zip(rows_at_once(builder, row, count), totals, strict=True)):
+                    place = builder.gep(factors, [builder.mul(number, factors_apart)], source_etype=vector.element)
+                    factor = builder.load(place, align=align, typ=vector.element)
+                    inside = builder.icmp_signed("<", builder.add(row, I64(k)), count)
+                    factor = builder.select(inside, factor, vector.element(0.0))
+                    offset = builder.add(builder.mul(number, between), j)
+                    place = builder.gep(base, [offset], source_etype=vector.element)
+                    values = builder.load(builder.bitcast(place, vector.as_pointer()), align=align, typ=vector)
+                    products = multiply_add(builder, splat(builder, factor, vector), values, builder.load(total))
+                    builder.store(products, total)
+            a, b, c, d = (builder.load(total) for total in totals)
+            result = builder.fadd(builder.fadd(a, b), builder.fadd(c, d))
+            for lane in range(lanes):
+                row_of_target = builder.insert_element(zeros, builder.extract_element(result, I32(lane)), I32(0))
+                place = builder.gep(to, [builder.mul(builder.add(j, I64(lane)), apart)], source_etype=vector.element)
+                builder.store(row_of_target, builder.bitcast(place, vector.as_pointer()), align=align)
+        return context.get_dummy_value()
+
+    whole = types.int64
+    return types.void(target, whole, rows, whole, whole, weights, whole, whole), codegen
+
+
+@intrinsic
+def sum_of_squares(typing: Any, base: Any, n: Any) -> Any:
+    """``Σ x²`` over n elements, whole cache lines of them, in float64, lane by lane and then over the lanes."""
+    lanes = LINE_BITS // base.dtype.bitwidth
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        vector = ir.VectorType(context.get_data_type(base.dtype), lanes)
+        doubles = ir.VectorType(ir.DoubleType(), lanes)
+        total = cgutils.alloca_once_value(builder, ir.Constant(doubles, [0.0] * lanes))
+        with cgutils.for_range(builder, builder.sdiv(arguments[1], I64(lanes))) as loop:
+            place = builder.gep(arguments[0], [builder.mul(loop.index, I64(lanes))], source_etype=vector.element)
+            x = builder.load(builder.bitcast(place, vector.as_pointer()), align=base.dtype.bitwidth // 8, typ=vector)
+            x = x if base.dtype.bitwidth == 64 else builder.fpext(x, doubles)
+            builder.store(multiply_add(builder, x, x, builder.load(total)), total)
+        return sum_of_lanes(builder, builder.load(total))
+
+    return types.float64(base, types.int64), codegen
+
+
+@intrinsic
+def transpose_square(typing: Any, rows: Any, stride: Any, n_rows: Any, zeros: Any, target: Any, distance: Any) -> Any:
+    """Copy a square of as many rows as a vector has lanes to the columns of another; rows from `n_rows` on are zeros.
+
+    A round interleaves row i with row ``i + V / 2``, for all i. That moves each element from place ``V i + j`` to the
+    place whose number has the bits of that one, turned by one; so log2 V rounds, which turn i into the place of j,
+    transpose the square.
+    """
+    lanes = MACHINE.vector_bytes * 8 // rows.dtype.bitwidth
+    align = rows.dtype.bitwidth // 8
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        base, between, count, none, to, apart = arguments
+        vector = ir.VectorType(context.get_data_type(rows.dtype), lanes)
+
+        def vector_at(start: Any, row: int, step: Any) -> Any:
+            place = builder.gep(start, [builder.mul(I64(row), step)], source_etype=vector.element)
+            return builder.bitcast(place, vector.as_pointer())
+
+        square = []
+        for row in range(lanes):
+            inside = builder.icmp_signed("<", I64(row), count)
+            place = builder.select(inside, vector_at(base, row, between), builder.bitcast(none, vector.as_pointer()))
+            square.append(builder.load(place, align=align, typ=vector))
+        indices = [lane // 2 + lane % 2 * lanes for lane in range(2 * lanes)]
+        halves = [ir.Constant(ir.VectorType(I32, lanes), part) for part in (indices[:lanes], indices[lanes:])]
+        for _ in range(lanes.bit_length() - 1):
+            pairs = zip(square[: lanes // 2], square[lanes // 2 :], strict=True)
+            square = [builder.shuffle_vector(a, b, half) for a, b in pairs for half in halves]
+        for row in range(lanes):
+            builder.store(square[row], vector_at(to, row, apart), align=align)
+        return context.get_dummy_value()
+
+    return types.void(rows, types.int64, types.int64, rows, rows, types.int64), codegen
+
+
+# --- Short rows -------------------------------------------------------------------------------------------------------
+#
+# A loop over ten classes is too short for the vector code that LLVM makes of loops of any length. These take a row a
+# whole vector at a time: rows have memory up to whole vectors.
+
+
+def each_vector(builder: ir.IRBuilder, element: ir.Type, base: Any, n: Any, work: Callable[..., Any]) -> None:
+    """Emit a loop over the vectors that hold n elements: ``work(values, place, inside)``, `inside` where lane < n."""
+    itemsize = 4 if isinstance(element, ir.FloatType) else 8
+    lanes = MACHINE.vector_bytes // itemsize
+    vector, integers = ir.VectorType(element, lanes), ir.VectorType(I64, lanes)
+    numbers = ir.Constant(integers, list(range(lanes)))
+    with cgutils.for_range_slice(builder, I64(0), n, I64(lanes), intp=I64) as (first, _):
+        place = builder.bitcast(builder.gep(base, [first], source_etype=element), vector.as_pointer())
+        values = builder.load(place, align=itemsize, typ=vector)
+        inside = builder.icmp_signed("<", numbers, splat(builder, builder.sub(n, first), integers))
+        work(values, place, inside)
+
+
+def reduce_row(operation: str, neutral: float) -> Any:
+    """Make the intrinsic that reduces the first n elements of a row.
+
+    At the end, the lanes are combined in pairs, the results in pairs, and so on: always in the same order.
+    """
+
+    @intrinsic
+    def reduction(typing: Any, row: Any, n: Any) -> Any:
+        bits = row.dtype.bitwidth
+        lanes = MACHINE.vector_bytes * 8 // bits
+
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            element = context.get_data_type(row.dtype)
+            vector = ir.VectorType(element, lanes)
+            outside = ir.Constant(vector, [neutral] * lanes)
+            kept = cgutils.alloca_once_value(builder, outside)
+
+            def combine(values: Any, place: Any, inside: Any) -> None:
+                values, before = builder.select(inside, values, outside), builder.load(kept)
+                if operation == "fadd":
+                    builder.store(builder.fadd(before, values), kept)
+                else:
+                    builder.store(builder.select(builder.fcmp_ordered(">", values, before), values, before), kept)
+
+            each_vector(builder, element, arguments[0], arguments[1], combine)
+            start = [element(neutral)] if operation == "fadd" else []
+            kinds = [each.type for each in start] + [vector]
+            name = f"llvm.vector.reduce.{operation}.v{lanes}f{bits}"
+            function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(element, kinds), name)
+            return builder.call(function, [*start, builder.load(kept)], fastmath=["reassoc"])
+
+        return row.dtype(row, types.int64), codegen
+
+    return reduction
+
+
+row_sum = reduce_row("fadd", 0.0)
+row_max = reduce_row("fmax", float("-inf"))
+
+
+@intrinsic
+def shift_row(typing: Any, row: Any, n: Any, offset: Any, target: Any) -> Any:
+    """``target = row - offset`` for n elements, and minus infinity beyond them."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        base, count, amount, goal = arguments
+        lanes = MACHINE.vector_bytes * 8 // row.dtype.bitwidth
+        vector = ir.VectorType(context.get_data_type(row.dtype), lanes)
+        distance = builder.sub(builder.ptrtoint(goal, I64), builder.ptrtoint(base, I64))
+
+        def shift(values: Any, place: Any, inside: Any) -> None:
+            shifted = builder.fsub(values, splat(builder, amount, vector))
+            goal = builder.inttoptr(builder.add(builder.ptrtoint(place, I64), distance), vector.as_pointer())
+            outside = ir.Constant(vector, [float("-inf")] * lanes)
+            builder.store(builder.select(inside, shifted, outside), goal, align=row.dtype.bitwidth // 8)
+
+        each_vector(builder, vector.element, base, count, shift)
+        return context.get_dummy_value()
+
+    return types.void(row, types.int64, row.dtype, row), codegen
+
+
+@intrinsic
+def scale_row(typing: Any, row: Any, n: Any, factor: Any) -> Any:
+    """``row *= factor`` for n elements and those that fill the last vector."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        base, count, amount = arguments
+
+        def scale(values: Any, place: Any, inside: Any) -> None:
+            product = builder.fmul(values, splat(builder, amount, values.type))
+            builder.store(product, place, align=row.dtype.bitwidth // 8)
+
+        each_vector(builder, context.get_data_type(row.dtype), base, count, scale)
+        return context.get_dummy_value()
+
+    return types.void(row, types.int64, row.dtype), codegen
