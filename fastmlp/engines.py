@@ -31,6 +31,8 @@ class Engine(Protocol):
 
     def forward(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array: ...  # noqa: D102
 
+    def outputs(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array: ...  # noqa: D102
+
     def classes(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array: ...  # noqa: D102
 
     def gradients(  # noqa: D102

@@ -219,8 +219,7 @@ class MLP:
         ValueError
             If X is not a finite numeric array of that shape.
         """
-        outputs = self._outputs(self._check_inputs(X))
-        return self._activate_logits(outputs) if self.spec.loss_takes_logits else outputs
+        return in_parts(self._engine.outputs, self._parameters, self._check_inputs(X))
 
     def predict(self, X: Any) -> Array:
         """Predict the class of each sample, or its values.
@@ -240,7 +239,7 @@ class MLP:
             return in_parts(self._engine.classes, self._parameters, self._check_inputs(X))
         if not self.spec.is_classifier:
             return self.forward(X)
-        return self._decide(self._outputs(self._check_inputs(X)))
+        return self._decide(self._forward(self._check_inputs(X)))
 
     def predict_proba(self, X: Any) -> Array:
         """Probabilities of the classes (after softmax) or of the labels (after sigmoid).
@@ -274,7 +273,7 @@ class MLP:
             As in `fit`.
         """
         inputs = self._check_inputs(X)
-        return self._loss(self._outputs(inputs), self._check_targets(y, len(inputs)))
+        return self._loss(self._forward(inputs), self._check_targets(y, len(inputs)))
 
     def accuracy(self, X: Any, y: ArrayLike) -> float:
         """Compute the fraction of samples whose prediction is right, in [0, 1]; with several labels, all must be right.
@@ -293,7 +292,7 @@ class MLP:
         """
         self._require_classifier("accuracy")
         inputs = self._check_inputs(X)
-        return self._accuracy(self._outputs(inputs), self._check_targets(y, len(inputs)))
+        return self._accuracy(self._forward(inputs), self._check_targets(y, len(inputs)))
 
     def gradients(self, X: Any, y: ArrayLike) -> Gradients:
         """Compute the derivative of `loss` by every parameter.
@@ -447,7 +446,7 @@ class MLP:
 
             def evaluate() -> tuple[float, float | None]:
                 with np.errstate(over="ignore", invalid="ignore"):  # What diverges is told by an error.
-                    outputs = self._outputs(checked_X, n_threads)
+                    outputs = self._forward(checked_X, n_threads)
                     accuracy = self._accuracy(outputs, checked_y) if self.spec.is_classifier else None
                     return self._loss(outputs, checked_y), accuracy
 
@@ -604,15 +603,8 @@ class MLP:
         if not self.spec.is_classifier:
             raise ValueError(f"{what} needs a cross-entropy loss, this network has loss {self.spec.loss!r}")
 
-    def _outputs(self, X: Samples, threads: int | None = None) -> Array:
+    def _forward(self, X: Samples, threads: int | None = None) -> Array:
         return in_parts(self._engine.forward, self._parameters, X, threads)
-
-    def _activate_logits(self, Z: Array) -> Array:
-        if self.spec.output_activation == "exp":
-            with np.errstate(over="ignore"):
-                return np.exp(Z)
-        A: Array = kernel(self._engine, self.spec.output_activation)(Z)
-        return A
 
     def _decide(self, Z: Array) -> Array:
         """Class indices, or 0/1 labels, from the logits."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from contextlib import suppress
 from numbers import Integral, Real
 from typing import Any
@@ -430,11 +431,11 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     # --- Prediction ---------------------------------------------------------------------------------------------------
 
-    def _forward(self, X: Any, classes: bool = False) -> Array:
-        """Compute the outputs for X (logits for a classifier), or the indices of the largest ones."""
+    def _forward(self, X: Any, method_name: str = "forward") -> Array:
+        """Call a method of the engine on X: `forward`, `outputs` or `classes`."""
         net = self._network()
-        engine, parameters = net._engine, net._parameters
-        method = engine.classes if classes else engine.forward
+        parameters = net._parameters
+        method: Callable[..., Array] = getattr(net._engine, method_name)
         # scikit-learn's validation takes longer than a small network. A plain array, or CSR matrix, of numbers of the
         # right shape passes it unchanged if it is finite, which is found out on the way.
         if (

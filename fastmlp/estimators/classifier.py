@@ -232,7 +232,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             Of `classes_`, or 0 and 1 for several labels.
         """
         if self.__dict__.get("out_activation_") == "softmax":
-            labels: Array = self.classes_.take(self._forward(X, classes=True))
+            labels: Array = self.classes_.take(self._forward(X, "classes"))
             return labels
         Z = self._forward(X)
         binarizer = self._label_binarizer
@@ -255,8 +255,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         ndarray (n_samples, n_classes)
             Ordered as `classes_`.
         """
-        Z = self._forward(X)
-        P = self._net._activate_logits(Z)
+        P = self._forward(X, "outputs")
         return np.hstack([1 - P, P]) if P.shape[1] == 1 else P
 
     def predict_log_proba(self, X: Any) -> Array:

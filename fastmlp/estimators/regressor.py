@@ -111,7 +111,7 @@ intercepts_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, 
         ndarray (n_samples,) or (n_samples, n_outputs)
             Of the network's dtype.
         """
-        outputs = self._values(self._forward(X))
+        outputs = self._forward(X, "outputs")
         return outputs.ravel() if outputs.shape[1] == 1 else outputs
 
     def _encode(self, y: Any, learn: bool, what: str = "y") -> Array:
@@ -132,13 +132,10 @@ intercepts_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, 
         return self.loss, self.loss_parameter
 
     def _score_outputs(self, outputs: Array, Y: Array, weights: Array | None) -> float:
-        """R² of the outputs."""
-        values = self._values(outputs)
+        """R² of the outputs: of a network's before an activation that is a part of the loss."""
+        with np.errstate(over="ignore"):
+            values = np.exp(outputs) if self._net.spec.loss_takes_logits else outputs
         if not np.isfinite(values).all():
             return float("nan")
         with np.errstate(over="ignore"):
             return float(r2_score(Y, values, sample_weight=weights))
-
-    def _values(self, outputs: Array) -> Array:
-        """Give the values that are meant by the engine's outputs."""
-        return self._net._activate_logits(outputs) if self._net.spec.loss_takes_logits else outputs

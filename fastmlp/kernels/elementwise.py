@@ -350,6 +350,36 @@ def softmax_rows(Z, n, P, stride, n_rows):
         scale_row(p, n, real(1.0, p[0]) / row_sum(p, n))
 
 
+@kernel
+def softmax_outputs(place, n_rows, n, stride, like):
+    """The softmax of rows of n logits, in place."""
+    rows = pointer(place, like)
+    softmax_rows(rows, n, rows, stride, n_rows)
+    return 0
+
+
+@kernel
+def sigmoid_outputs(place, n_rows, n, stride, like):
+    """The sigmoid of rows of n logits, in place."""
+    rows = pointer(place, like)
+    for i in range(n_rows * stride):
+        rows[i] = sigmoid_value(rows[i])
+    return 0
+
+
+@kernel
+def exp_outputs(place, n_rows, n, stride, like):
+    """The means of rows of n logarithms of means, in place."""
+    rows = pointer(place, like)
+    for i in range(n_rows * stride):
+        rows[i] = exp_value(rows[i])
+    return 0
+
+
+OUTPUT_ACTIVATIONS = {"softmax": softmax_outputs, "sigmoid": sigmoid_outputs, "exp": exp_outputs}
+"""Those that are a part of the loss in training."""
+
+
 @inline
 def softmax_cross_entropy_rows(Z, n, classes, order, scale, D, stride, losses, begin, end):
     """Add to `losses` those of the rows: ``log Σ exp z - z[y]``; and write ``D = scale (softmax(Z) - onehot(y))``.

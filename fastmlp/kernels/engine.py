@@ -59,7 +59,7 @@ FORWARD_ALL = Kernel(
     loop.forward_all,
     lambda T, X_type: (
         types.int64, types.Array(X_type, 2, "A", readonly=True), types.Array(T, 2, "C"),
-        types.Array(types.int64, 1, "C"),
+        types.Array(types.int64, 1, "C"), types.int64,
     ),
 )  # fmt: skip
 
@@ -125,6 +125,15 @@ class Engine:
         self._forward(parameters, X, outputs, NO_CLASSES, threads)
         return outputs
 
+    def outputs(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array:
+        """Compute the outputs, with their activation."""
+        outputs = np.empty((X.shape[0], self._n_outputs), self.dtype)
+        spec, activate = self.layout.spec, 0
+        if spec.loss_takes_logits:
+            activate = e.OUTPUT_ACTIVATIONS[spec.output_activation].address(self.dtype)
+        self._forward(parameters, X, outputs, NO_CLASSES, threads, activate)
+        return outputs
+
     def classes(self, parameters: Array, X: Inputs, threads: int | None = None) -> NDArray[np.int64]:
         """Compute the largest output of each sample."""
         classes = np.empty(len(X), INT64)
@@ -132,11 +141,17 @@ class Engine:
         return classes
 
     def _forward(
-        self, parameters: Array, X: Inputs, outputs: Array, classes: NDArray[np.int64], threads: int | None = 1
+        self,
+        parameters: Array,
+        X: Inputs,
+        outputs: Array,
+        classes: NDArray[np.int64],
+        threads: int | None = 1,
+        activate: int = 0,
     ) -> None:
         """Write the outputs, or the classes, of X; raise if X is not finite."""
         if threads != 1 and len(X) >= self._rows_for_two:
-            return self._forward_together(parameters, X, outputs, classes, threads)
+            return self._forward_together(parameters, X, outputs, classes, threads, activate)
         entry = self._forward_entries.get(X.dtype) or self._forward_entry(X.dtype)
         if type(X) is SparseRows:  # Not `isinstance`, which takes five times as long for an array.
             scratch, rows = self._take(SPARSE_ALONE, parameters), np.empty((len(X), 0), self.dtype)
@@ -147,21 +162,21 @@ class Engine:
         if not scratch.takes_single_rows and len(rows) == 1:
             scratch.set(**{name: part.address(self.dtype) for name, part in SINGLE_ROW_KERNELS.items()})
             scratch.takes_single_rows = True
-        doubt = entry(scratch.place, rows, outputs, classes)
+        doubt = entry(scratch.place, rows, outputs, classes, activate)
         scratch.spare.append(scratch)
         if doubt != 0.0:
             raise NotFiniteError
         return None
 
     def _forward_together(
-        self, parameters: Array, X: Inputs, outputs: Array, classes: NDArray[np.int64], limit: int | None
+        self, parameters: Array, X: Inputs, outputs: Array, classes: NDArray[np.int64], limit: int | None, activate: int
     ) -> None:
         """Do the same on as many threads as have enough to do."""
         n, work = len(X), self._work_of(X) if isinstance(X, SparseRows) else len(X) * self._work
         threads = max(1, min(work // FORWARD_WORK, limit or available_cpus()))
         edges = [n * t // threads for t in range(threads + 1)]
         parts = [(X[a:b], outputs[a:b], classes[a:b]) for a, b in pairwise(edges)]
-        run_together(lambda t: self._forward(parameters, *parts[t]), threads)
+        run_together(lambda t: self._forward(parameters, *parts[t], threads=1, activate=activate), threads)
 
     def _work_of(self, X: SparseRows) -> int:
         """Multiply-adds of a forward pass of sparse samples."""

@@ -319,8 +319,10 @@ def train_steps(place, constants_place, batch_size, first_batch, losses_place, n
     return n_steps
 
 
-def forward_all(place, X, outputs, classes):
+def forward_all(place, X, outputs, classes, activate):
     """Write the outputs for all samples of X to `outputs` or, unless it is empty, their argmax to `classes`.
+
+    `activate` is the address of the kernel of an activation that the loss does in training, or 0 without.
 
     Of sparse samples Python has written where they are; of X only its length counts then.
     Return a number that is 0, or NaN if X is not finite.
@@ -349,6 +351,8 @@ def forward_all(place, X, outputs, classes):
         call(net.gather, (place, net.order, FIRST, net.n_parts, FIRST, n_rows, FIRST, like))
         call(net.multiply_inputs, (place, FIRST, net.n_parts, FIRST, n_rows, FIRST, like))
         call(net.forward, (place, FIRST, n_rows, FIRST, FIRST, like))
+        if activate != 0:
+            call(activate, (address_of(advance(workspace, last.A)), n_rows, last.n_out, last.stride, like))
         for row in range(n_rows):
             doubt += row_losses[row]
             a = advance(workspace, last.A + row * last.stride)

@@ -253,22 +253,29 @@ def softplus_backward(dA: Array, A: Array) -> Array:
     return activation_backward("softplus", dA, A)
 
 
-@kernel
-def softmax_rows(Z, P, n_rows, n, stride, like):  # type: ignore[no-untyped-def]
-    """Softmax of each row of n elements."""
-    e.softmax_rows(pointer(Z, like), n, pointer(P, like), stride, n_rows)
+SOFTMAX_BYTES = 1 << 17
+"""Of rows at a time, so that their copy with padding stays in the cache."""
 
 
 @twin
 def softmax(Z: Array, out: Array | None = None) -> Array:
     """See `twin`."""
     logits = check_softmax(Z, out).reshape(-1, Z.shape[-1])
-    (n_rows, n), logits = logits.shape, in_whole_tiles(logits, Z.dtype)
-    P = np.empty_like(logits)
-    softmax_rows.entry(Z.dtype)(address(logits), address(P), n_rows, n, P.shape[1], Z.dtype.type(0))
+    P = np.empty_like(logits) if out is None or not out.flags.c_contiguous else out.reshape(logits.shape)
+    n_rows, n = logits.shape
+    stride = padded(n, Z.itemsize)
+    at_once = max(1, min(n_rows, SOFTMAX_BYTES // (stride * Z.itemsize)))
+    block = aligned_zeros(at_once * stride, Z.dtype.name).reshape(at_once, stride)
+    entry, like = e.softmax_outputs.entry(Z.dtype), Z.dtype.type(0)
+    for first in range(0, n_rows, at_once):
+        count = min(at_once, n_rows - first)
+        block[:count, :n] = logits[first : first + count]
+        entry(address(block), count, n, stride, like)
+        P[first : first + count] = block[:count, :n]
     if out is None:
-        out = np.empty_like(Z)
-    out[...] = P[:, :n].reshape(Z.shape)
+        return P.reshape(Z.shape)
+    if not out.flags.c_contiguous:
+        out[...] = P.reshape(Z.shape)
     return out
 
 

@@ -38,6 +38,8 @@ ACTIVATIONS: dict[str, tuple[Activation, Backward]] = {
     "softplus": (f.softplus, f.softplus_backward),
 }
 BACKWARD_TAKES_INPUT = ("gelu", "silu")
+OUTPUT_ACTIVATIONS: dict[str, Activation] = {"softmax": losses.softmax, "sigmoid": f.sigmoid, "exp": np.exp}
+"""Those that are a part of the loss in training."""
 LOSSES: dict[str, Callable[..., tuple[Array, Array]]] = {
     "softmax_cross_entropy": losses.softmax_cross_entropy_rows,
     "sigmoid_cross_entropy": losses.sigmoid_cross_entropy_rows,
@@ -77,6 +79,14 @@ class Engine:
         blocks = [X] if isinstance(X, np.ndarray) else [X[i : i + DENSE_ROWS] for i in range(0, len(X), DENSE_ROWS)]
         Z = np.concatenate([self._forward(parameters, self._scaled(block))[-1] for block in blocks])
         return Z if self.spec.loss_takes_logits else ACTIVATIONS[self.spec.output_activation][0](Z)
+
+    def outputs(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array:
+        """Compute the outputs with their activation, the loss's part of it too: probabilities, or means."""
+        Z = self.forward(parameters, X)
+        if not self.spec.loss_takes_logits:
+            return Z
+        with np.errstate(over="ignore"):
+            return OUTPUT_ACTIVATIONS[self.spec.output_activation](Z)
 
     def classes(self, parameters: Array, X: Inputs, threads: int | None = None) -> NDArray[np.intp]:
         """Compute the largest output of each sample."""
