@@ -397,6 +397,14 @@ def test_nan_is_not_hidden(kernels: ModuleType, name: str, dtype: str) -> None:
     assert np.isnan(getattr(kernels, name)(Z)[0, 0])
 
 
+@pytest.mark.parametrize("part", ["turned", "reversed", "shifted"])
+def test_softmax_into_memory_of_its_input(kernels: ModuleType, part: str) -> None:
+    Z = np.random.default_rng(0).normal(size=(321, 321))
+    given, out = {"turned": (Z.T, Z), "reversed": (Z[::-1], Z), "shifted": (Z[:-1], Z[1:])}[part]
+    expected = cases.kernels_of("numpy").softmax(given.copy())
+    assert_allclose(kernels.softmax(given, out=out), expected, rtol=1e-13)
+
+
 @pytest.mark.parametrize("name", [name for name in cases.LOSSES if name != "softmax_cross_entropy"])
 def test_nan_is_not_hidden_by_a_loss(kernels: ModuleType, name: str) -> None:
     loss, dZ = getattr(kernels, name)(np.array([[0.5, np.nan]]), np.array([[1.0, 1.0]]))

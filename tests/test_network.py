@@ -525,6 +525,16 @@ def test_numbers_too_large_for_the_dtype(engine: str) -> None:
     assert identity.forward([[1e308], [1e308]]).tolist() == [[1e308], [1e308]]
 
 
+@pytest.mark.parametrize("activation", ["identity", "tanh", "softplus"])
+def test_a_fit_after_one_that_met_nan(engine: str, activation: str) -> None:
+    net = MLP([3, 4, 2], loss="squared_error", output_activation=activation, engine=engine)
+    X, Y = np.random.default_rng(0).normal(size=(40, 3)), np.full((40, 2), 0.5)
+    wrong = X.copy()
+    wrong[7, 1] = np.nan
+    assert message_of(lambda: net.fit(wrong, Y, epochs=1)) == "X must be finite, got nan at [7, 1]"
+    net.fit(X, Y, epochs=2, l2=0.1, clip_norm=1.0)
+
+
 @pytest.mark.parametrize(("X", "input_scale"), [(np.float32([[1, 1e30]]), 1e30), (np.uint8([[0, 255]]), 1e38)])
 def test_numbers_too_large_for_the_input_scale(X: Array, input_scale: float) -> None:
     net = MLP([2, 3, 2], input_scale=input_scale)

@@ -47,6 +47,32 @@ def test_a_layer_of_one_unit_amid_others() -> None:
         assert_allclose(result, expected, rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize("in_halves", [False, True])
+@pytest.mark.parametrize("batch_size", [7, 100, 310])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_threads_leave_every_bit(dtype: str, batch_size: int, in_halves: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastmlp.network.available_cpus", lambda: 3)
+    monkeypatch.setattr("fastmlp.kernels.engine.STEP_WORK_FOR_TWO", 0 if in_halves else np.inf)
+    one, two, three = (
+        trained(dtype, [9, 37, 1], batch_size=batch_size, threads=threads, l2=0.1)[1] for threads in (1, 2, 3)
+    )
+    assert_array_equal(two, one)
+    assert_array_equal(three, one)
+
+
+@pytest.mark.parametrize(("dtype", "much"), [("float32", 1e20), ("float64", 1e200)])
+@pytest.mark.parametrize(("activation", "expected"), [("relu", 1.0), ("tanh", -2.0), ("sigmoid", 1.0)])
+def test_units_that_overflow_leave_the_others_alone(activation: str, expected: float, dtype: str, much: float) -> None:
+    """Where a unit is infinite, the places behind those of the next layer are NaN: nobody may read them."""
+    for engine in ("numba", "numpy"):
+        net = fastmlp.MLP([2, 4, 3, 1], ["relu", activation], loss="squared_error", dtype=dtype, engine=engine)
+        net.set_parameters(
+            [np.full((2, 4), much), -np.ones((4, 3)), np.ones((3, 1))], [np.zeros(4), np.zeros(3), np.ones(1)]
+        )
+        with np.errstate(over="ignore", invalid="ignore"):
+            assert net.predict(np.full((1, 2), much, dtype)).item() == expected
+
+
 def test_weights_that_are_assigned_are_used_at_once() -> None:
     net = fastmlp.MLP([2, 3, 1], activation="identity", loss="squared_error")
     X = np.array([[1.0, 2.0], [3.0, 5.0]], np.float32)

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable
 from contextlib import suppress
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from joblib.parallel import get_active_backend
@@ -431,8 +431,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     # --- Prediction ---------------------------------------------------------------------------------------------------
 
-    def _forward(self, X: Any, method_name: str = "forward") -> Array:
-        """Call a method of the engine on X: `forward`, `outputs` or `classes`."""
+    def _forward(self, X: Any, method_name: Literal["forward", "outputs", "classes"] = "forward") -> Array:
+        """Call a method of the engine on X."""
         net = self._network()
         parameters = net._parameters
         method: Callable[..., Array] = getattr(net._engine, method_name)

@@ -195,7 +195,8 @@ def normal_tail(z):
     """``Φ(-z)`` for z >= 0 with a small relative error, by ``½ exp(-½ z²) erfcx(x)`` with ``x = z / √2``.
 
     ``(1 + 2 x) erfcx(x)`` is nearly a constant over the half-axis: a polynomial in ``(x - 3) / (x + 3)`` [Shepherd,
-    Laframboise 1981]. The rounding of ``½ z²`` is made up for, which the exponential would make large.
+    Laframboise 1981]. The rounding of ``½ z²``, which the exponential would make large, is made up for where the
+    multiply-add is fused; where it is not, up to 300 units in the last place are left, far out.
     """
     x = z * real(math.sqrt(0.5), z)
     t = (x - real(3.0, z)) / (x + real(3.0, z))
@@ -367,17 +368,8 @@ def sigmoid_outputs(place, n_rows, n, stride, like):
     return 0
 
 
-@kernel
-def exp_outputs(place, n_rows, n, stride, like):
-    """The means of rows of n logarithms of means, in place."""
-    rows = pointer(place, like)
-    for i in range(n_rows * stride):
-        rows[i] = exp_value(rows[i])
-    return 0
-
-
-OUTPUT_ACTIVATIONS = {"softmax": softmax_outputs, "sigmoid": sigmoid_outputs, "exp": exp_outputs}
-"""Those that are a part of the loss in training."""
+OUTPUT_ACTIVATIONS = {"softmax": softmax_outputs, "sigmoid": sigmoid_outputs}
+"""Those that are a part of the loss in training; but for exp, which is NumPy's, to the ends of its range."""
 
 
 @inline
@@ -411,8 +403,8 @@ def smoothing_row(z, n, y, scale, smoothing, d):
     return smoothing * (np.float64(z[y]) - total / n)
 
 
-# The losses of values: n outputs a and targets y give the loss of each, in float64, and its derivative times `scale`.
-# The last three columns of names in the signatures are written. No loop adds up anything, so all are vector code.
+# The losses of values: of n outputs a, or logits z, and targets y, the loss of each goes to `losses`, in float64, and
+# its derivative, times `scale`, to d. No loop adds up anything, so all are vector code.
 
 
 @inline
@@ -465,7 +457,7 @@ def sloped_error_values(a, y, n, scale, low, high, d, losses):
 
 
 @inline
-def values_loss(code, a, y, n, scale, low, high, d, losses):
+def losses_of_values(code, a, y, n, scale, low, high, d, losses):
     """The loss of each value, by its code: all but softmax_cross_entropy, whose targets are classes."""
     if code == SIGMOID_CROSS_ENTROPY:
         sigmoid_cross_entropy_values(a, y, n, scale, high, d, losses)
@@ -490,7 +482,8 @@ def values_loss_rows(code, A, stride, n, targets, order, scale, low, high, D, lo
     """Add to `losses` those of the rows begin ... end of n outputs, and write their derivatives, times `scale`, to D.
 
     A row's targets are the n from ``targets[n * order[row]]`` on. Rows of A and D are `stride` apart. Short rows are
-    taken many at once, output by output: all rows' first, all rows' second.
+    taken many at once, output by output: all rows' first, all rows' second. `memory` holds the losses, and then, of
+    short rows, their outputs, targets and derivatives.
     """
     low, high = real(low, scale), real(high, scale)
     rest = pointer(address_of(advance(memory, VALUES_AT_ONCE)), scale)
@@ -500,7 +493,7 @@ def values_loss_rows(code, A, stride, n, targets, order, scale, low, high, D, lo
             for first in range(0, n, VALUES_AT_ONCE):
                 count, place = min(VALUES_AT_ONCE, n - first), row * stride + first
                 of_row = advance(targets, order[row] * n + first)
-                values_loss(code, advance(A, place), of_row, count, scale, low, high, advance(D, place), memory)
+                losses_of_values(code, advance(A, place), of_row, count, scale, low, high, advance(D, place), memory)
                 losses[row] += row_sum(memory, count)
     else:
         for first in range(begin, end, VALUES_AT_ONCE // n):
@@ -509,7 +502,7 @@ def values_loss_rows(code, A, stride, n, targets, order, scale, low, high, D, lo
                 for i in range(n_rows):
                     a[j * n_rows + i] = A[(first + i) * stride + j]
                     y[j * n_rows + i] = targets[order[first + i] * n + j]
-            values_loss(code, a, y, n_rows * n, scale, low, high, d, memory)
+            losses_of_values(code, a, y, n_rows * n, scale, low, high, d, memory)
             for j in range(n):
                 for i in range(n_rows):
                     D[(first + i) * stride + j] = d[j * n_rows + i]

@@ -111,6 +111,13 @@ class Engine:
         work = batch_size * self._work * self.dtype.itemsize // 4
         return max(1, min(limit, max(work // STEP_WORK, 2 if work >= STEP_WORK_FOR_TWO else 1)))
 
+    def sums_in_halves(self, batch_size: int) -> bool:
+        """Whether dW is summed in halves where it may be, which is worth it for two threads.
+
+        However many threads there are: the last bits of the weights depend on it, and so on the thresholds above.
+        """
+        return self.choose_threads(batch_size, 2) == 2
+
     def compile(self, X: Inputs, recipe: Recipe | None = None) -> None:
         """Compile the training loop for this dtype, or load it from the cache."""
         parts = list(self._training_kernels(X, recipe).values())
@@ -127,10 +134,15 @@ class Engine:
 
     def outputs(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array:
         """Compute the outputs, with their activation."""
+        name = self.layout.spec.output_activation
+        if not self.layout.spec.loss_takes_logits or name not in e.OUTPUT_ACTIVATIONS:
+            outputs = self.forward(parameters, X, threads)
+            if name == "exp":
+                with np.errstate(over="ignore"):
+                    np.exp(outputs, out=outputs)
+            return outputs
         outputs = np.empty((X.shape[0], self._n_outputs), self.dtype)
-        spec, activate = self.layout.spec, 0
-        if spec.loss_takes_logits:
-            activate = e.OUTPUT_ACTIVATIONS[spec.output_activation].address(self.dtype)
+        activate = e.OUTPUT_ACTIVATIONS[name].address(self.dtype)
         self._forward(parameters, X, outputs, NO_CLASSES, threads, activate)
         return outputs
 
@@ -151,7 +163,8 @@ class Engine:
     ) -> None:
         """Write the outputs, or the classes, of X; raise if X is not finite."""
         if threads != 1 and len(X) >= self._rows_for_two:
-            return self._forward_together(parameters, X, outputs, classes, threads, activate)
+            self._forward_together(parameters, X, outputs, classes, threads, activate)
+            return
         entry = self._forward_entries.get(X.dtype) or self._forward_entry(X.dtype)
         if type(X) is SparseRows:  # Not `isinstance`, which takes five times as long for an array.
             scratch, rows = self._take(SPARSE_ALONE, parameters), np.empty((len(X), 0), self.dtype)
@@ -166,7 +179,6 @@ class Engine:
         scratch.spare.append(scratch)
         if doubt != 0.0:
             raise NotFiniteError
-        return None
 
     def _forward_together(
         self, parameters: Array, X: Inputs, outputs: Array, classes: NDArray[np.int64], limit: int | None, activate: int
@@ -198,8 +210,9 @@ class Engine:
         self._set_up_training(scratch, X, y, orders, sample_weight, None, gradient=address(gradient), halves=0)
         run = loop.train_steps.entry(self.dtype)
         run(scratch.place, address(constants), len(X), 0, address(losses), 1, 0, 1, self._like)
-        scratch.spare.append(scratch)
-        if not np.isfinite(losses[0]):
+        if np.isfinite(losses[0]):
+            scratch.spare.append(scratch)  # Else NaN may be left where zeros must be.
+        else:
             gradient[:] = np.nan  # The loop stops before it: zeros would look like a minimum.
         return float(losses[0]), gradient
 
@@ -233,10 +246,13 @@ class Engine:
         slot1, slot2 = [*map(address, slots), 0, 0][:2]
         scratch = self._take((kind_of(X), threads), parameters)
         layers = self._layers_with_dropout(recipe.dropout) if recipe.dropout else self._plan.layers
+        halves = self.sums_in_halves(batch_size)
+        if halves and "sums" not in scratch.arrays:
+            scratch.allocate({"sums": (2 * self._plan.sums_size, self.dtype.name)})
         self._set_up_training(
             scratch, X, y, orders, sample_weight, recipe, gradient=address(gradient), slot1=slot1, slot2=slot2,
             average=0 if average is None else address(average), layers=address(layers),
-            halves=self.choose_threads(batch_size, 2) == 2,
+            halves=halves,
         )  # fmt: skip
         run = loop.train_steps.entry(self.dtype)
         arguments = scratch.place, address(constants), batch_size, first_batch, address(losses), n_steps
@@ -251,7 +267,8 @@ class Engine:
 
         done = run_together(work, threads, call_off)
         scratch.set(layers=address(self._plan.layers))
-        scratch.spare.append(scratch)
+        if np.isfinite(losses[done - 1 : done]).all():  # Else NaN may be left where zeros must be.
+            scratch.spare.append(scratch)
         return losses[:done]
 
     def _layers_with_dropout(self, rates: tuple[float, ...]) -> NDArray[np.int64]:

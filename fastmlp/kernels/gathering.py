@@ -31,7 +31,8 @@ IN_PLACE_INPUTS = 64
 """Inputs of samples that are worth leaving in place: few are copied as fast as they are read."""
 
 MASK_SLACK = 8
-"""Rows of masks beyond a block's last row that a tile or a byte of a list may read; they say that nothing is there."""
+"""Rows of masks beyond a block's last row that a tile or a byte of a list may read; to tiles, they must say that
+nothing is there."""
 
 
 @kernel

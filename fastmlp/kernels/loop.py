@@ -2,8 +2,10 @@
 
 One call takes many steps. With T threads, T of them run the same function: a thread does the rows of the batch that
 are its share, through forward, loss and the backward pass down to the first layer's dZ; a barrier; then the pieces of
-the weights that are its share, dW and their update; a barrier. No two threads write to one place, every sum has one
-order, and so the weights have the same bits whatever the number of threads.
+the weights that are its share, dW and their update; a barrier. Where a layer's dW is summed in halves
+(`fastmlp.kernels.weights`), each of two threads makes the sum over its own rows before the first of these barriers. No
+two threads write to one place, every sum has one order, and so the weights have the same bits whatever the number of
+threads.
 
 Most of the memory belongs to the first layer, and what one core writes and another reads has to pass between their
 caches. So where there are many inputs, they are cut in two *parts*, and two threads have one each: its columns of X,
@@ -301,10 +303,13 @@ def train_steps(place, constants_place, batch_size, first_batch, losses_place, n
             if not np.isfinite(loss):
                 losses[step] = loss
                 return step + 1
-            for half in range(0 if net.halves != 0 and threads > 2 else USE, USE + 1):
-                call(
-                    net.backward_to_weights, (place, n_rows, half, is_first, is_last, constants, thread, threads, like)
-                )
+            if net.halves != 0 and threads > 2:
+                for half in range(2):
+                    call(
+                        net.backward_to_weights,
+                        (place, n_rows, half, is_first, is_last, constants, thread, threads, like),
+                    )
+            call(net.backward_to_weights, (place, n_rows, USE, is_first, is_last, constants, thread, threads, like))
             if net.gradient_squares != 0 or not owns_parts(net, threads):
                 arrived += 1
                 if not all_arrived(net.barrier, threads, arrived):

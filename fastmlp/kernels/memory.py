@@ -14,7 +14,7 @@ from fastmlp.kernels.gathering import MASK_SLACK
 from fastmlp.kernels.lists import TURNED_BYTES
 from fastmlp.kernels.loop import BLOCK_ROWS
 from fastmlp.kernels.records import Layer, Part, Samples, State
-from fastmlp.kernels.weights import HALVES_PAY, WEIGHT_ROWS
+from fastmlp.kernels.weights import WEIGHT_ROWS, has_few_weights
 from fastmlp.parameters import ParameterLayout, aligned_zeros, padded
 from fastmlp.sparse import SparseRows
 from fastmlp.spec import NetworkSpec
@@ -70,6 +70,8 @@ class Plan:
         Without the addresses, which every `Scratch` has of its own.
     dropped : list of int
         Each layer's `A` with dropout.
+    sums_size : int
+        Elements of the sums of dW over half of the rows.
     activations : tuple of str
         Each layer's; of the last one only if it is not a part of the loss.
     """
@@ -86,7 +88,8 @@ class Plan:
             return start
 
         layers = []
-        self._sums_size = 0
+        parts = parts_of(spec.layer_sizes[0], itemsize)
+        self.sums_size = 0
         for layer, (n_in, n_out) in enumerate(zip(spec.layer_sizes, spec.layer_sizes[1:], strict=False)):
             stride = layout.row_strides[layer]
             name = self.activations[layer]
@@ -108,14 +111,14 @@ class Plan:
                     multiply_by_slope=0,
                     takes_input=takes_input,
                     threshold=0,
-                    sums=self._sums_size,
+                    sums=self.sums_size,
                 )
             )
-            if HALVES_PAY * n_in * n_out < BLOCK_ROWS * (n_in + n_out):  # Of another layer there are none.
-                self._sums_size += (-(-n_in // WEIGHT_ROWS) * WEIGHT_ROWS + 1) * stride  # Whole pieces, and the bias.
+            # Wherever `weights.middle_of` says so of any rows, there must be room: for whole pieces, and the bias.
+            if (layer > 0 or len(parts) == 1) and has_few_weights.py_func(n_in, n_out, BLOCK_ROWS):
+                self.sums_size += (-(-n_in // WEIGHT_ROWS) * WEIGHT_ROWS + 1) * stride
         # Behind all else: memory that is never touched without dropout.
         dropped = [place(BLOCK_ROWS * layer.stride) if layer.Z == layer.A else layer.A for layer in layers]
-        parts = parts_of(spec.layer_sizes[0], itemsize)
         if len(parts) == 1:
             parts = [parts[0]._replace(Z=layers[0].Z)]
         else:
@@ -143,7 +146,7 @@ class Plan:
             "loss_low": bits(low),
             "loss_high": bits(high),
             "weight_rows_size": rows_size,
-            "sums_size": self._sums_size,
+            "sums_size": self.sums_size,
             "indices_size": indices_size,
             "turned_size": turned_size,
             "n_pieces": n_pieces,
@@ -159,7 +162,6 @@ class Plan:
             "squares_of_weights": (n_pieces, "float64"),
             "squares_of_gradient": (n_pieces, "float64"),
             "weight_rows": (threads * rows_size, dtype),
-            "sums": (2 * self._sums_size, dtype),
         }
         by_kind = {
             "dense": {

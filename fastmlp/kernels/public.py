@@ -261,7 +261,9 @@ SOFTMAX_BYTES = 1 << 17
 def softmax(Z: Array, out: Array | None = None) -> Array:
     """See `twin`."""
     logits = check_softmax(Z, out).reshape(-1, Z.shape[-1])
-    P = np.empty_like(logits) if out is None or not out.flags.c_contiguous else out.reshape(logits.shape)
+    # Blocks are read and written in turn, so `out` may be Z, or no part of it.
+    is_place = out is not None and out.flags.c_contiguous and (out is Z or not np.may_share_memory(out, Z))
+    P = out.reshape(logits.shape) if out is not None and is_place else np.empty_like(logits)
     n_rows, n = logits.shape
     stride = padded(n, Z.itemsize)
     at_once = max(1, min(n_rows, SOFTMAX_BYTES // (stride * Z.itemsize)))
@@ -274,7 +276,7 @@ def softmax(Z: Array, out: Array | None = None) -> Array:
         P[first : first + count] = block[:count, :n]
     if out is None:
         return P.reshape(Z.shape)
-    if not out.flags.c_contiguous:
+    if not is_place:
         out[...] = P.reshape(Z.shape)
     return out
 

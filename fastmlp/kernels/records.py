@@ -104,7 +104,7 @@ class State(NamedTuple):
     weight_rows: int  # Rows of dW, or db, before they are used.
     weight_rows_size: int
     halves: int  # Whether dW is summed over each half of the rows of a block by itself, see `fastmlp.kernels.weights`.
-    sums: int  # These sums, of the first half and then of the second.
+    sums: int  # These sums, of the first half and then of the second; or none. One of two threads writes one of them.
     sums_size: int  # Of a half's.
     indices: int  # int32, a list.
     indices_size: int

@@ -90,7 +90,7 @@ def take_row(typing: Any, source: Any, scale: Any, row: Any, n_lines: Any, masks
 # --- Sums and squares -------------------------------------------------------------------------------------------------
 
 ROWS_AT_ONCE = 4
-"""Of the two above: as many sums as hide the latency of a multiply-add."""
+"""Of the next two: as many sums as hide the latency of a multiply-add."""
 
 
 def rows_at_once(builder: ir.IRBuilder, row: Any, end: Any) -> list[Any]:
@@ -160,8 +160,9 @@ def dots_of_rows(
 ) -> Any:
     """``target[r] = start + rows[r] . b``, then zeros up to a whole vector, for the rows begin ... end.
 
-    Rows and b have n elements, and zeros in b up to a whole vector. Four rows share the loads of b; a row's sum is made
-    lane by lane and then over the lanes, in an order that depends on nothing else.
+    Rows and b have n elements, b with zeros behind them up to a whole vector. Behind a row may be anything, even NaN:
+    of a row that overflowed. Four rows share the loads of b; a row's sum is made lane by lane and then over the lanes,
+    in an order that depends on nothing else.
     """
     lanes = MACHINE.vector_bytes * 8 // target.dtype.bitwidth
     align = target.dtype.bitwidth // 8
@@ -169,7 +170,8 @@ def dots_of_rows(
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         to, apart, base, between, first_row, end_row, right, length, initial = arguments
         vector = ir.VectorType(context.get_data_type(target.dtype), lanes)
-        zeros = ir.Constant(vector, [0.0] * lanes)
+        integers = ir.VectorType(I64, lanes)
+        lane_numbers, zeros = ir.Constant(integers, list(range(lanes))), ir.Constant(vector, [0.0] * lanes)
         totals = [cgutils.alloca_once(builder, vector) for _ in range(ROWS_AT_ONCE)]
 
         def vector_at(start: Any, offset: Any) -> Any:
@@ -182,9 +184,10 @@ def dots_of_rows(
                 builder.store(zeros, total)
             with cgutils.for_range_slice(builder, I64(0), length, I64(lanes), intp=I64) as (j, _):
                 shared = builder.load(vector_at(right, j), align=align, typ=vector)
+                inside = builder.icmp_signed("<", lane_numbers, splat(builder, builder.sub(length, j), integers))
                 for number, total in zip(numbers, totals, strict=True):
                     place = vector_at(base, builder.add(builder.mul(number, between), j))
-                    values = builder.load(place, align=align, typ=vector)
+                    values = builder.select(inside, builder.load(place, align=align, typ=vector), zeros)
                     builder.store(multiply_add(builder, values, shared, builder.load(total)), total)
             for number, total in zip(numbers, totals, strict=True):
                 dot = builder.fadd(initial, sum_of_lanes(builder, builder.load(total)))

@@ -4,6 +4,10 @@ Weights are taken in *pieces*: some rows of a layer's W, or its bias. A piece's 
 update while it is in the cache, and forgotten: dW is never written out as a whole, unless it has to be kept (more
 blocks of the batch are to come, the gradient's norm is to be clipped, or it is the gradient that was asked for).
 Each piece is one thread's, so that no two write to one place, and every sum has one order.
+
+Where a layer has few weights, its dW is the sum of two: over each *half* of a block's rows. They are written out whole,
+each by the thread that has these rows, if there are two threads; then a piece is one thread's again, which adds them.
+Whether there are halves depends on the layer and the rows, and not on the threads.
 """
 
 from __future__ import annotations
@@ -31,9 +35,10 @@ assert WEIGHT_ROWS % lanes_of(32) == 0  # For `transpose_weights`.
 
 
 HALVES_PAY = 4
-"""How much less: of so many times smaller weights, two threads exchange sums faster than rows of X and dY."""
+"""Where the weights are fewer than this part of the elements of X and dY, two threads exchange sums faster than rows
+(measured; the same at 2.5, slower at 2)."""
 USE = 2
-"""In place of the number of a half of the rows: see `backward_to_weights`."""
+"""In place of the number of a half of the rows, which are 0 and 1: see `backward_to_weights`."""
 
 
 @kernel
@@ -146,11 +151,17 @@ def backward_to_weights(place, n_rows, half, first_block, last_block, constants,
 def middle_of(net, layer, number, n_rows):
     """The first row of the second half of a block, where a layer's dW is summed in halves; else 0.
 
-    It is where that moves less memory between two cores than half of X and of dY would be.
+    Of the first layer, it must not be where threads have parts of the inputs, or the inputs are sparse.
     """
-    is_whole = number > 0 or (net.n_parts == 1 and net.entry_bounds == 0)
-    pays = HALVES_PAY * layer.n_in * layer.n_out < n_rows * (layer.n_in + layer.n_out)
-    return share_of_rows(n_rows, np.int64(1), np.int64(2))[0] if net.halves != 0 and is_whole and pays else np.int64(0)
+    may_be = net.halves != 0 and (number > 0 or (net.n_parts == 1 and net.entry_bounds == 0))
+    middle = share_of_rows(n_rows, np.int64(1), np.int64(2))[0]
+    return middle if may_be and has_few_weights(layer.n_in, layer.n_out, n_rows) else np.int64(0)
+
+
+@inline
+def has_few_weights(n_in, n_out, n_rows):
+    """Whether two threads exchange a layer's sums of dW faster than rows of its X and dY."""
+    return HALVES_PAY * n_in * n_out < n_rows * (n_in + n_out)
 
 
 @inline
