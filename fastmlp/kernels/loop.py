@@ -252,6 +252,7 @@ def train_steps(place, constants_place, batch_size, first_batch, losses_place, n
     arrived = np.int64(1)
     n_batches = -(-samples.n_samples // batch_size)
     row_losses, weight_squares = pointer(net.row_losses, 0.0), pointer(net.weight_squares, 0.0)
+    is_gathered = False  # What the next step needs: if all samples are one block, they stay there in one order.
     if thread == 0:
         call(net.prepare_weights, (place, like))
     if not all_arrived(net.barrier, threads, arrived):
@@ -271,9 +272,11 @@ def train_steps(place, constants_place, batch_size, first_batch, losses_place, n
             n_rows = min(BLOCK_ROWS, n_batch - block)
             rows = order + block * 8
             first_part, end_part, begin, end = shares(net, n_rows, thread, threads)
-            call(net.gather, (place, rows, first_part, end_part, begin, end, n_rows, like))
-            if net.entry_bounds != 0:
-                call(net.sort_entries, (place, begin, end, thread, like))
+            if not is_gathered:
+                call(net.gather, (place, rows, first_part, end_part, begin, end, n_rows, like))
+                if net.entry_bounds != 0:
+                    call(net.sort_entries, (place, begin, end, thread, like))
+                is_gathered = n_rows == samples.n_samples and samples.n_orders == 1
             call(net.multiply_inputs, (place, first_part, end_part, begin, end, thread, like))
             if owns_parts(net, threads):
                 arrived += 1
