@@ -11,63 +11,54 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
 
-from fastmlp.kernels import elementwise as e
-from fastmlp.kernels import first_start, jit
-from fastmlp.kernels.jit import Kernel
+from fastmlp.kernels import cache as disk
+from fastmlp.kernels import first_start
+from fastmlp.kernels.native import Kernel, activation_kernels
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="its false Pythons are scripts")
 
 FLOAT32 = np.dtype(np.float32)
-ACTIVATIONS = [e.ACTIVATIONS[name] for name in ("relu", "elu")]
-PARTS = [part for activation in ACTIVATIONS for part in (activation.activate, activation.multiply_by_slope)]
-JOBS = [f"{part.key} address" for part in PARTS]
+KEYS = [part.key for name in ("relu", "elu") for part in activation_kernels(name)]
 
 TAKES_THE_LAST = """
 import json, os, sys, time
 from pathlib import Path
-folder, dtype, taken, jobs = json.loads(sys.argv[3])
+folder, dtype, taken, keys = json.loads(sys.argv[3])
 Path({told!r}).write_text(str(os.getpid()))
-Path(taken, jobs[-1]).touch()
+Path(taken, keys[-1]).touch()
 {then}
 """
-"""A second process that takes a job and does not do it."""
+"""A second process that takes a kernel and does not compile it."""
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A new cache, here and in children: where its kernels will be."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
-    jit.cache_folder.cache_clear()
-    folder = jit.cache_folder()
+    disk.cache_folder.cache_clear()
+    folder = disk.cache_folder()
     assert folder is not None
     yield folder
-    jit.cache_folder.cache_clear()
+    disk.cache_folder.cache_clear()
 
 
-def fresh_parts() -> list[Kernel]:
-    """Kernels that this process has not compiled."""
-    return [Kernel(part.function, part.signature, part.name) for part in PARTS]
-
-
-def compile_parts(cpus: int = 2) -> list[str]:
-    """Compile them, and give the names of those that were compiled here."""
+def compile_all(cpus: int = 2) -> list[str]:
+    """Compile kernels that this process does not have, and give the names of those that were compiled here."""
     here: list[str] = []
-    save = jit.KernelCache.save_overload
+    save = disk.save
 
-    def note(cache: Any, *arguments: Any) -> None:
-        here.append(cache.path.name)
-        save(cache, *arguments)
+    def note(name: str, body: bytes) -> None:
+        here.append(name)
+        save(name, body)
 
-    parts = fresh_parts()
+    kernels = [Kernel(key) for key in KEYS]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jit.KernelCache, "save_overload", note)
-        first_start.compile_together(parts, [], FLOAT32, cpus)
-        assert all(part.address(FLOAT32) for part in parts)
+        patch.setattr(disk, "save", note)
+        first_start.compile_together(kernels, FLOAT32, cpus)
+        assert all(each.address(FLOAT32) for each in kernels)
     return here
 
 
@@ -92,9 +83,9 @@ def after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this process take nothing before the second one has taken the last."""
     take = first_start.take
 
-    def take_late(taken: str, job: str) -> bool:
-        wait_for(Path(taken, JOBS[-1]))
-        return take(taken, job)
+    def take_late(taken: str, key: str) -> bool:
+        wait_for(Path(taken, KEYS[-1]))
+        return take(taken, key)
 
     monkeypatch.setattr(first_start, "take", take_late)
 
@@ -109,18 +100,18 @@ def is_gone(told: Path) -> bool:
 
 @pytest.mark.usefixtures("after_the_other")
 def test_the_second_process_compiles_from_the_end_on(cache: Path) -> None:
-    here = compile_parts()
-    files = {f"{part.key}_float32.kernel" for part in PARTS}
+    here = compile_all()
+    files = {f"{key}_float32.kernel" for key in KEYS}
     assert {path.name for path in cache.iterdir()} == files
-    assert f"{PARTS[-1].key}_float32.kernel" not in here
+    assert f"{KEYS[-1]}_float32.kernel" not in here
     assert set(here) < files
-    assert compile_parts() == []
+    assert compile_all() == []
 
 
 def test_one_process_alone_on_one_cpu_or_later(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(first_start.subprocess, "Popen", lambda *arguments, **options: pytest.fail("was started"))
-    assert len(compile_parts(cpus=1)) == len(PARTS)
-    assert compile_parts(cpus=2) == []  # The cache is there.
+    assert len(compile_all(cpus=1)) == len(KEYS)
+    assert compile_all(cpus=2) == []  # The cache is there.
 
 
 @pytest.mark.usefixtures("after_the_other")
@@ -130,25 +121,25 @@ def test_what_the_second_process_leaves_is_compiled_here(
 ) -> None:
     told = false_python(tmp_path, then, monkeypatch)
     monkeypatch.setattr(first_start, "PATIENCE", 0.5)
-    assert sorted(compile_parts()) == sorted(f"{part.key}_float32.kernel" for part in PARTS)
+    assert sorted(compile_all()) == sorted(f"{key}_float32.kernel" for key in KEYS)
     assert is_gone(told)
 
 
 def test_one_that_cannot_be_started_is_done_without(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python3")
-    assert len(compile_parts()) == len(PARTS)
+    assert len(compile_all()) == len(KEYS)
 
 
 def test_an_interruption_ends_it(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = false_python(tmp_path, "time.sleep(600)", monkeypatch)
 
-    def interrupted(taken: str, job: str) -> bool:
-        wait_for(Path(taken, JOBS[-1]))
+    def interrupted(taken: str, key: str) -> bool:
+        wait_for(Path(taken, KEYS[-1]))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(first_start, "take", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        compile_parts()
+        compile_all()
     assert is_gone(told)
 
 
@@ -176,7 +167,7 @@ def test_no_folder_no_first_start(cache: Path, tmp_path: Path) -> None:
 
 def test_another_cache_s_process_takes_nothing(tmp_path: Path) -> None:
     """One with other sources, another Numba, or another folder would compile what nobody loads."""
-    first_start.compile_from_the_end("another folder", "float32", str(tmp_path), JOBS)
+    first_start.compile_from_the_end("another folder", "float32", str(tmp_path), KEYS)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -187,7 +178,7 @@ def test_nothing_is_imported_from_the_working_directory(
     (tmp_path / "json.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path] + [tmp_path])  # A slip that Python bears.
-    assert len(compile_parts()) < len(PARTS)
+    assert len(compile_all()) < len(KEYS)
     assert not (tmp_path / "imported").exists()
 
 
@@ -196,7 +187,7 @@ def test_no_process_may_be_started(cache: Path, monkeypatch: pytest.MonkeyPatch)
         raise RuntimeError("no processes here")
 
     monkeypatch.setattr(first_start.subprocess, "Popen", refuse)
-    assert len(compile_parts()) == len(PARTS)
+    assert len(compile_all()) == len(KEYS)
 
 
 def test_a_slow_one_that_has_taken_nothing_is_not_waited_for(
@@ -208,7 +199,7 @@ def test_a_slow_one_that_has_taken_nothing_is_not_waited_for(
     monkeypatch.setattr(sys, "executable", str(script))
     monkeypatch.setattr(first_start, "PATIENCE", 600.0)
     started = time.monotonic()
-    assert len(compile_parts()) == len(PARTS)
+    assert len(compile_all()) == len(KEYS)
     assert time.monotonic() - started < 60
 
 

@@ -12,9 +12,10 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import fastmlp
-from fastmlp.kernels import engine, gathering, jit, lists, loop, weights
+from fastmlp.kernels import cache, engine, gathering, jit, lists, weights
 from fastmlp.kernels.instructions import pointer_to
-from fastmlp.kernels.jit import Kernel
+from fastmlp.kernels.memory import BLOCK_ROWS, TURNED_BYTES
+from fastmlp.kernels.native import Kernel, kernel
 
 Array = np.ndarray
 RNG = np.random.default_rng(0)
@@ -59,8 +60,8 @@ def test_a_forward_list_holds_the_union_of_its_rows(n_rows: int, density: float)
 @pytest.mark.parametrize("n_rows", [1, 7, 8, 9, 100, 263, 264])
 def test_a_backward_list_holds_the_rows_that_have_one_of_two_inputs(n_rows: int, density: float) -> None:
     inputs = RNG.random((n_rows, 3 * 64)) < density
-    turned = np.zeros(lists.TURNED_BYTES * loop.BLOCK_ROWS, np.uint8)
-    indices = np.full(loop.BLOCK_ROWS, -1, np.int32)
+    turned = np.zeros(TURNED_BYTES * BLOCK_ROWS, np.uint8)
+    indices = np.full(BLOCK_ROWS, -1, np.int32)
     for word in range(3):
         for pair in range(32):
             length = listed_rows(masks_of(inputs), word, n_rows, pair, turned, indices)
@@ -91,10 +92,13 @@ def by_turns(masks: Any, n_words: int, first_row: int, last_row: int, n_in: int)
 def parts_with(rule: Any) -> dict[Kernel, Kernel]:
     """Make the kernels that choose between listed and dense tiles anew, with a rule instead of `lists_pay`."""
     takes_lists = jit.inline(with_globals(gathering.takes_lists.py_func, lists_pay=rule))
-    return {
-        part: Kernel(with_globals(part.function, lists_pay=rule, takes_lists=takes_lists), part.signature, part.name)
-        for part in (gathering.gather, gathering.multiply_inputs, weights.backward_to_weights)
-    }
+    parts = {}
+    for function in (gathering.gather, gathering.multiply_inputs, weights.backward_to_weights):
+        key = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+        made = f"{key} {rule.__name__}"
+        jit.SOURCES[made] = with_globals(function, lists_pay=rule, takes_lists=takes_lists)
+        parts[kernel(key)] = kernel(made)
+    return parts
 
 
 def with_globals(function: Any, **others: Any) -> FunctionType:
@@ -137,7 +141,7 @@ def test_passing_over_zeros_leaves_every_bit(
         for batch_size in (1, 50, 560)  # 560 rows are three blocks.
     ]
     usual = [trained(X, y, batch_size=size, threads=1) for X, y, size in cases]
-    monkeypatch.setattr(jit, "cache_folder", lambda: None)  # These kernels are nobody else's.
+    monkeypatch.setattr(cache, "cache_folder", lambda: None)  # These kernels are nobody else's.
     for table in (engine.TRAINING_KERNELS, engine.FORWARD_KERNELS_BY_KIND["dense"]):
         for field, part in table.items():
             monkeypatch.setitem(table, field, parts_with(rule).get(part, part))

@@ -232,11 +232,12 @@ def test_padding_stays_zero_with_narrower_vectors():
 
 def test_each_dtype_has_its_own_files_in_the_cache():
     # Two processes that compile two dtypes at once must not write to one file.
-    from fastmlp.kernels import elementwise, jit
+    from fastmlp.kernels.cache import cache_folder
+    from fastmlp.kernels.native import kernel
 
     for dtype in (np.dtype("float32"), np.dtype("float64")):
-        elementwise.sgd.entry(dtype)
-    folder = jit.cache_folder()
+        kernel("elementwise.sgd").address(dtype)
+    folder = cache_folder()
     assert folder is not None
-    files = {path.name for path in folder.glob("elementwise.sgd_float*_entry.kernel")}
-    assert files == {"elementwise.sgd_float32_entry.kernel", "elementwise.sgd_float64_entry.kernel"}
+    files = {path.name for path in folder.glob("elementwise.sgd_float*.kernel")}
+    assert files == {"elementwise.sgd_float32.kernel", "elementwise.sgd_float64.kernel"}

@@ -7,7 +7,7 @@ import pytest
 from llvmlite import ir
 
 from fastmlp.kernels import instructions, tiles
-from fastmlp.kernels.jit import Machine
+from fastmlp.kernels.machine import SHAPES, SHAPES_BY_REGISTERS, Machine
 
 LINUX = "unknown-linux-gnu"
 MACHINES = {
@@ -50,7 +50,7 @@ def innermost_loop(lines):
     return lines[first : last + 1]
 
 
-@pytest.mark.parametrize("kind", tiles.SHAPES, ids="-".join)
+@pytest.mark.parametrize("kind", SHAPES, ids="-".join)
 @pytest.mark.parametrize("element", ELEMENTS)
 @pytest.mark.parametrize("machine", MACHINES)
 def test_the_loop_multiplies_and_does_not_spill(machine, element, kind, monkeypatch):
@@ -58,7 +58,7 @@ def test_the_loop_multiplies_and_does_not_spill(machine, element, kind, monkeypa
     llvm.initialize_all_asmprinters()
     properties = MACHINES[machine][3]
     monkeypatch.setattr(instructions, "MACHINE", properties)
-    shape = tiles.SHAPES_BY_REGISTERS[properties.registers][kind]
+    shape = SHAPES_BY_REGISTERS[properties.registers][kind]
     loop = innermost_loop(machine_code(machine, element, kind, shape))
     multiplications = sum(bool(MULTIPLY.match(line)) for line in loop)
     assert multiplications % (shape.rows * shape.vectors) == 0  # LLVM may unroll the loop.

@@ -725,7 +725,7 @@ def test_a_stop_while_compiling_is_answered_at_once(
 
 @pytest.mark.parametrize(
     "module",
-    ["csv", "numpy", "fastmlp.options", "fastmlp.datasets", "fastmlp.datasets.idx", "fastmlp.network", "numba"],
+    ["csv", "numpy", "fastmlp.options", "fastmlp.datasets", "fastmlp.datasets.idx", "fastmlp.network", "llvmlite"],
 )
 def test_a_stop_in_the_first_moments_is_one_line(module: str, digits: Path, tmp_path: Path) -> None:
     (tmp_path / "interrupted_train.py").write_text(

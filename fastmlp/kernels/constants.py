@@ -1,14 +1,26 @@
-"""What a step is told in numbers: the constants of its loss, its optimizer and its batch."""
+"""What a step is told in numbers: the constants of its loss, its optimizer and its batch; and what these are called."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.kernels import elementwise as e
-from fastmlp.kernels.jit import Kernel
 from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
 from fastmlp.spec import NetworkSpec
+
+ACTIVATIONS = "relu", "leaky_relu", "elu", "sigmoid", "tanh", "gelu", "silu", "softplus"
+"""Those that kernels are called for: all but identity."""
+TAKES_INPUT = "gelu", "silu"
+"""Those whose derivative is told by the input Z, and not by the output A."""
+OUTPUT_ACTIVATIONS = "softmax", "sigmoid"
+"""Those that are a part of the loss in training; but for exp, which is NumPy's, to the ends of its range."""
+
+SOFTMAX_CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY, POISSON, CLIPPED_ERROR, SLOPED_ERROR = range(5)
+"""The codes by which the loops know the losses; `loss_constants` says which is which."""
+
+RATE, DECAY, SHRINK, FIRST, SECOND, EPSILON, ROOT_SCALE, SCALE, LOSS_SCALE, L2, KEEP, KEY = range(12)
+"""The constants of a step: where they stand in its row. See `step_constants`, and the updates in `elementwise`."""
+N_CONSTANTS = 12
 
 
 def bits(value: float) -> int:
@@ -20,51 +32,51 @@ def loss_constants(loss: str, parameter: float | None) -> tuple[int, float, floa
     """Give a loss's code and the two constants that `fastmlp.kernels.elementwise.values_loss_rows` takes."""
     value = parameter or 0.0
     constants: dict[str, tuple[int, float, float]] = {
-        "softmax_cross_entropy": (e.SOFTMAX_CROSS_ENTROPY, 0.0, np.inf),  # The cap, see `Recipe.loss_cap`.
-        "sigmoid_cross_entropy": (e.SIGMOID_CROSS_ENTROPY, 0.0, np.inf),
-        "poisson": (e.POISSON, 0.0, 0.0),
-        "squared_error": (e.CLIPPED_ERROR, -np.inf, np.inf),
-        "huber": (e.CLIPPED_ERROR, -value, value),
-        "absolute_error": (e.SLOPED_ERROR, -1.0, 1.0),
-        "quantile": (e.SLOPED_ERROR, -value, 1.0 - value),
+        "softmax_cross_entropy": (SOFTMAX_CROSS_ENTROPY, 0.0, np.inf),  # The cap, see `Recipe.loss_cap`.
+        "sigmoid_cross_entropy": (SIGMOID_CROSS_ENTROPY, 0.0, np.inf),
+        "poisson": (POISSON, 0.0, 0.0),
+        "squared_error": (CLIPPED_ERROR, -np.inf, np.inf),
+        "huber": (CLIPPED_ERROR, -value, value),
+        "absolute_error": (SLOPED_ERROR, -1.0, 1.0),
+        "quantile": (SLOPED_ERROR, -value, 1.0 - value),
     }
     return constants[loss]
 
 
-def update_of(optimizer: Optimizer) -> Kernel:
-    """Give the kernel of an optimizer's update."""
+def update_of(optimizer: Optimizer) -> str:
+    """Give the name of the kernel of an optimizer's update."""
     if isinstance(optimizer, SGD):
         if not optimizer.momentum:
-            return e.sgd
-        return e.sgd_nesterov if optimizer.nesterov else e.sgd_momentum
-    return e.adam if isinstance(optimizer, Adam) else e.rmsprop
+            return "sgd"
+        return "sgd_nesterov" if optimizer.nesterov else "sgd_momentum"
+    return "adam" if isinstance(optimizer, Adam) else "rmsprop"
 
 
 def step_constants(optimizer: Optimizer, first_step: int, learning_rates: NDArray[np.float64]) -> NDArray[np.float64]:
     """Give, for each step, the constants that the kernel of the optimizer's update takes."""
-    constants = np.zeros((len(learning_rates), e.N_CONSTANTS))
-    constants[:, e.RATE] = learning_rates
-    constants[:, e.SHRINK] = 1.0
+    constants = np.zeros((len(learning_rates), N_CONSTANTS))
+    constants[:, RATE] = learning_rates
+    constants[:, SHRINK] = 1.0
     if isinstance(optimizer, SGD):
-        constants[:, e.DECAY] = optimizer.weight_decay
-        constants[:, e.FIRST] = optimizer.momentum
+        constants[:, DECAY] = optimizer.weight_decay
+        constants[:, FIRST] = optimizer.momentum
     elif isinstance(optimizer, Adam):
         t = np.arange(first_step + 1, first_step + len(learning_rates) + 1, dtype=np.float64)
-        constants[:, e.RATE] = learning_rates / (1.0 - optimizer.beta1**t)
-        constants[:, e.ROOT_SCALE] = 1.0 / np.sqrt(1.0 - optimizer.beta2**t)
-        constants[:, e.FIRST], constants[:, e.SECOND] = optimizer.beta1, optimizer.beta2
-        constants[:, e.EPSILON] = optimizer.epsilon
+        constants[:, RATE] = learning_rates / (1.0 - optimizer.beta1**t)
+        constants[:, ROOT_SCALE] = 1.0 / np.sqrt(1.0 - optimizer.beta2**t)
+        constants[:, FIRST], constants[:, SECOND] = optimizer.beta1, optimizer.beta2
+        constants[:, EPSILON] = optimizer.epsilon
         if optimizer.epsilon_hat:
-            constants[:, e.EPSILON] *= constants[:, e.ROOT_SCALE]
+            constants[:, EPSILON] *= constants[:, ROOT_SCALE]
         if optimizer.name == "adamw":
-            constants[:, e.SHRINK] = 1.0 - learning_rates * optimizer.weight_decay
+            constants[:, SHRINK] = 1.0 - learning_rates * optimizer.weight_decay
         else:
-            constants[:, e.DECAY] = optimizer.weight_decay
+            constants[:, DECAY] = optimizer.weight_decay
     else:
         assert isinstance(optimizer, RMSprop)
-        constants[:, e.DECAY] = optimizer.weight_decay
-        constants[:, e.SECOND] = optimizer.rho
-        constants[:, e.EPSILON] = optimizer.epsilon
+        constants[:, DECAY] = optimizer.weight_decay
+        constants[:, SECOND] = optimizer.rho
+        constants[:, EPSILON] = optimizer.epsilon
     return constants
 
 

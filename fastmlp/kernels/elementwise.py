@@ -8,12 +8,25 @@ element).
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from fastmlp.kernels.constants import (
+    CLIPPED_ERROR,
+    DECAY,
+    EPSILON,
+    FIRST,
+    POISSON,
+    RATE,
+    ROOT_SCALE,
+    SECOND,
+    SHRINK,
+    SIGMOID_CROSS_ENTROPY,
+)
 from fastmlp.kernels.instructions import address_of, advance, fma, is_double, pointer, polynomial, power_of_two, real
-from fastmlp.kernels.jit import Kernel, inline, kernel, scalar
+from fastmlp.kernels.jit import inline, kernel, scalar
+from fastmlp.kernels.memory import VALUES_AT_ONCE
 from fastmlp.kernels.rows import row_max, row_sum, scale_row, shift_row
 
 # --- exp and expm1 ----------------------------------------------------------------------------------------------------
@@ -252,19 +265,12 @@ def softplus_slope(a):
     return -expm1_negative(-a)
 
 
-class Activation(NamedTuple):
-    """The two kernels of an activation, and whether its derivative is told by the input Z, not by the output A."""
-
-    activate: Kernel
-    multiply_by_slope: Kernel
-    takes_input: bool
-
-
-def activation(name: str, value: Any, slope: Any, takes_input: bool = False) -> Activation:
+def activation(name: str, value: Any, slope: Any) -> None:
     """Make the loops over an activation and its derivative: a kernel each, so that only those in use are compiled.
 
     In place always: LLVM guards vector code that reads here and writes there with a check that the two do not overlap,
-    and falls back to scalar code, 10 times as slow, if they are one.
+    and falls back to scalar code, 10 times as slow, if they are one. Whether the derivative is told by the output A or
+    by the input Z, `fastmlp.kernels.constants.TAKES_INPUT` says.
     """
 
     def activate(A_place, n, like):
@@ -281,20 +287,18 @@ def activation(name: str, value: Any, slope: Any, takes_input: bool = False) -> 
             D[i] *= slope(A[i])
         return 0
 
-    return Activation(kernel(activate, name), kernel(multiply_by_slope, f"{name}_slope"), takes_input)
+    kernel(activate, name)
+    kernel(multiply_by_slope, f"{name}_slope")
 
 
-ACTIVATIONS = {
-    "relu": activation("relu", relu_value, relu_slope),
-    "leaky_relu": activation("leaky_relu", leaky_relu_value, leaky_relu_slope),
-    "elu": activation("elu", elu_value, elu_slope),
-    "sigmoid": activation("sigmoid", sigmoid_value, sigmoid_slope),
-    "tanh": activation("tanh", tanh_value, tanh_slope),
-    "gelu": activation("gelu", gelu_value, gelu_slope, takes_input=True),
-    "silu": activation("silu", silu_value, silu_slope, takes_input=True),
-    "softplus": activation("softplus", softplus_value, softplus_slope),
-}
-"""All but identity, for which nothing is called."""
+activation("relu", relu_value, relu_slope)
+activation("leaky_relu", leaky_relu_value, leaky_relu_slope)
+activation("elu", elu_value, elu_slope)
+activation("sigmoid", sigmoid_value, sigmoid_slope)
+activation("tanh", tanh_value, tanh_slope)
+activation("gelu", gelu_value, gelu_slope)
+activation("silu", silu_value, silu_slope)
+activation("softplus", softplus_value, softplus_slope)
 
 
 # --- Dropout ----------------------------------------------------------------------------------------------------------
@@ -327,9 +331,6 @@ def drop(A_place, n_rows, stride, key, layer, threshold, like):
 
 
 # --- Losses, row by row -----------------------------------------------------------------------------------------------
-
-SOFTMAX_CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY, POISSON, CLIPPED_ERROR, SLOPED_ERROR = range(5)
-"""The codes by which the loops know the losses; `fastmlp.kernels.constants.loss_constants` says which is which."""
 
 
 @inline
@@ -366,10 +367,6 @@ def sigmoid_outputs(place, n_rows, n, stride, like):
     for i in range(n_rows * stride):
         rows[i] = sigmoid_value(rows[i])
     return 0
-
-
-OUTPUT_ACTIVATIONS = {"softmax": softmax_outputs, "sigmoid": sigmoid_outputs}
-"""Those that are a part of the loss in training; but for exp, which is NumPy's, to the ends of its range."""
 
 
 @inline
@@ -469,12 +466,8 @@ def losses_of_values(code, a, y, n, scale, low, high, d, losses):
         sloped_error_values(a, y, n, scale, low, high, d, losses)
 
 
-VALUES_AT_ONCE = 512
-"""Outputs that `values_loss_rows` takes at once."""
 SHORT_ROW = 8
 """Outputs of a sample that make a loop long enough."""
-LOSS_MEMORY = 4 * VALUES_AT_ONCE
-"""The float64 of memory that it needs, whatever the dtype."""
 
 
 @inline
@@ -510,10 +503,6 @@ def values_loss_rows(code, A, stride, n, targets, order, scale, low, high, D, lo
 
 
 # --- Optimizer updates ------------------------------------------------------------------------------------------------
-
-# The constants of a step; see `fastmlp.kernels.constants.step_constants`.
-RATE, DECAY, SHRINK, FIRST, SECOND, EPSILON, ROOT_SCALE, SCALE, LOSS_SCALE, L2, KEEP, KEY = range(12)
-N_CONSTANTS = 12
 
 # Each of the following is one step of an optimizer over n parameters: `w` and the slots `m`, `v` change in place. All
 # are given by address. The constants are float64 and become the dtype of `w` once, before the loop. For all optimizers,

@@ -6,17 +6,14 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numba import types
 from numpy.typing import NDArray
 
 from fastmlp.dropout import step_keys, threshold
-from fastmlp.kernels import elementwise as e
-from fastmlp.kernels import gathering, loop, products, sparse, weights
+from fastmlp.kernels import constants as c
 from fastmlp.kernels.constants import batch_scales, bits, step_constants, update_of
 from fastmlp.kernels.first_start import compile_together
-from fastmlp.kernels.jit import Kernel
-from fastmlp.kernels.loop import BLOCK_ROWS
-from fastmlp.kernels.memory import Plan, Scratch, address, addresses
+from fastmlp.kernels.memory import BLOCK_ROWS, Plan, Scratch, address, addresses
+from fastmlp.kernels.native import Kernel, activation_kernels, kernel
 from fastmlp.kernels.records import SAMPLE, Layer, Samples
 from fastmlp.kernels.threads import run_together
 from fastmlp.parameters import ParameterLayout
@@ -26,42 +23,42 @@ from fastmlp.training import Recipe, TrainingState, available_cpus
 
 Array = NDArray[Any]
 
-FORWARD_KERNELS = {"forward": loop.forward, "multiply_rows": products.multiply_rows}
+FORWARD_KERNELS = {"forward": kernel("loop.forward"), "multiply_rows": kernel("products.multiply_rows")}
 TRAINING_KERNELS = {
-    "backward_through_layers": loop.backward_through_layers,
-    "backward_to_weights": weights.backward_to_weights,
-    "update_piece": weights.update_piece,
-    "prepare_weights": weights.prepare_weights,
-    "transpose_weights": weights.transpose_weights,
-    "multiply_columns": products.multiply_columns,
+    "backward_through_layers": kernel("loop.backward_through_layers"),
+    "backward_to_weights": kernel("weights.backward_to_weights"),
+    "update_piece": kernel("weights.update_piece"),
+    "prepare_weights": kernel("weights.prepare_weights"),
+    "transpose_weights": kernel("weights.transpose_weights"),
+    "multiply_columns": kernel("products.multiply_columns"),
 }
 """The kernels that the loop calls by address, by their fields of `State`."""
 
 FORWARD_KERNELS_BY_KIND = {
     "dense": {
-        "gather": gathering.gather, "multiply_inputs": gathering.multiply_inputs,
-        "multiply_listed_rows": products.multiply_listed_rows,
+        "gather": kernel("gathering.gather"),
+        "multiply_inputs": kernel("gathering.multiply_inputs"),
+        "multiply_listed_rows": kernel("products.multiply_listed_rows"),
     },
-    "sparse": {"gather": sparse.gather_sparse, "multiply_inputs": sparse.multiply_entries},
-}  # fmt: skip
+    "sparse": {"gather": kernel("sparse.gather_sparse"), "multiply_inputs": kernel("sparse.multiply_entries")},
+}
 TRAINING_KERNELS_BY_KIND = {
-    "dense": {"multiply_listed_columns": products.multiply_listed_columns},
+    "dense": {"multiply_listed_columns": kernel("products.multiply_listed_columns")},
     "sparse": {
-        "sort_entries": sparse.sort_entries, "multiply_sorted_entries": sparse.multiply_sorted_entries,
+        "sort_entries": kernel("sparse.sort_entries"),
+        "multiply_sorted_entries": kernel("sparse.multiply_sorted_entries"),
     },
-}  # fmt: skip
+}
 """Those that differ with the kind of samples."""
 
-SINGLE_ROW_KERNELS = {"multiply_row": products.multiply_row, "multiply_listed_row": products.multiply_listed_row}
+SINGLE_ROW_KERNELS = {
+    "multiply_row": kernel("products.multiply_row"),
+    "multiply_listed_row": kernel("products.multiply_listed_row"),
+}
 """Those for single rows, which not everyone has."""
 
-FORWARD_ALL = Kernel(
-    loop.forward_all,
-    lambda T, X_type: (
-        types.int64, types.Array(X_type, 2, "A", readonly=True), types.Array(T, 2, "C"),
-        types.Array(types.int64, 1, "C"), types.int64,
-    ),
-)  # fmt: skip
+FORWARD_ALL, TRAIN_STEPS = kernel("loop.forward_all"), kernel("loop.train_steps")
+"""Those that Python calls."""
 
 INT64 = np.dtype(np.int64)
 NO_CLASSES = np.empty(0, INT64)
@@ -92,14 +89,12 @@ class Engine:
     def __init__(self, layout: ParameterLayout) -> None:
         self.layout = layout
         self.dtype = np.dtype(layout.spec.dtype)
-        self._like = self.dtype.type(0)
         self._plan = Plan(layout)
         sizes = layout.spec.layer_sizes
         self._n_outputs = sizes[-1]
         self._work = sum(n_in * n_out for n_in, n_out in pairwise(sizes))  # Multiply-adds a sample.
         self._rows_for_two = 2 * FORWARD_WORK // self._work  # Fewer are one thread's, in a forward pass.
         self._no_outputs = np.empty((0, self._n_outputs), self.dtype)
-        self._forward_entries: dict[Any, Any] = {}
         # By the kind of samples and threads: scratch memory that no call is using now.
         self._spare: dict[tuple[str, int], list[Scratch]] = {}
 
@@ -121,10 +116,10 @@ class Engine:
     def compile(self, X: Inputs, recipe: Recipe | None = None) -> None:
         """Compile the training loop for this dtype, or load it from the cache."""
         parts = list(self._training_kernels(X, recipe).values())
-        for activation in filter(None, map(e.ACTIVATIONS.get, self._plan.activations)):
-            parts += activation.activate, activation.multiply_by_slope
+        for name in self._plan.activations:
+            parts += activation_kernels(name)
         parts += {**FORWARD_KERNELS, **FORWARD_KERNELS_BY_KIND[kind_of(X)]}.values()
-        compile_together(parts, [loop.train_steps], self.dtype, available_cpus())
+        compile_together([*parts, TRAIN_STEPS], self.dtype, available_cpus())
 
     def forward(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array:
         """Compute the outputs: without their activation, where it is a part of the loss."""
@@ -135,14 +130,14 @@ class Engine:
     def outputs(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array:
         """Compute the outputs, with their activation."""
         name = self.layout.spec.output_activation
-        if not self.layout.spec.loss_takes_logits or name not in e.OUTPUT_ACTIVATIONS:
+        if not self.layout.spec.loss_takes_logits or name not in c.OUTPUT_ACTIVATIONS:
             outputs = self.forward(parameters, X, threads)
             if name == "exp":
                 with np.errstate(over="ignore"):
                     np.exp(outputs, out=outputs)
             return outputs
         outputs = np.empty((X.shape[0], self._n_outputs), self.dtype)
-        activate = e.OUTPUT_ACTIVATIONS[name].address(self.dtype)
+        activate = kernel(f"elementwise.{name}_outputs").address(self.dtype)
         self._forward(parameters, X, outputs, NO_CLASSES, threads, activate)
         return outputs
 
@@ -165,7 +160,7 @@ class Engine:
         if threads != 1 and len(X) >= self._rows_for_two:
             self._forward_together(parameters, X, outputs, classes, threads, activate)
             return
-        entry = self._forward_entries.get(X.dtype) or self._forward_entry(X.dtype)
+        run = FORWARD_ALL.entry(self.dtype)
         if type(X) is SparseRows:  # Not `isinstance`, which takes five times as long for an array.
             scratch, rows = self._take(SPARSE_ALONE, parameters), np.empty((len(X), 0), self.dtype)
             self._make_room(scratch, X)
@@ -175,9 +170,9 @@ class Engine:
         if not scratch.takes_single_rows and len(rows) == 1:
             scratch.set(**{name: part.address(self.dtype) for name, part in SINGLE_ROW_KERNELS.items()})
             scratch.takes_single_rows = True
-        doubt = entry(scratch.place, rows, outputs, classes, activate)
+        is_finite = run(scratch.place, rows, rows.itemsize, outputs, classes, activate)
         scratch.spare.append(scratch)
-        if doubt != 0.0:
+        if not is_finite:
             raise NotFiniteError
 
     def _forward_together(
@@ -195,21 +190,18 @@ class Engine:
         n_in, width, *_ = self.layout.spec.layer_sizes
         return X.n_entries * width + len(X) * (self._work - n_in * width)
 
-    def _forward_entry(self, dtype: Any) -> Any:
-        return self._forward_entries.setdefault(dtype, FORWARD_ALL.entry(self.dtype, dtype))
-
     def gradients(
         self, parameters: Array, X: Inputs, y: Array, sample_weight: NDArray[np.float64] | None = None
     ) -> tuple[float, Array]:
         """Loss and its derivative by every parameter."""
         gradient, losses, orders = self.layout.allocate(), np.empty(1), np.arange(len(X))
-        constants = np.zeros((1, e.N_CONSTANTS))
+        constants = np.zeros((1, c.N_CONSTANTS))
         scales = batch_scales(self.layout.spec, sample_weight, orders[None], len(X), 0, 1)
-        constants[:, e.SCALE] = constants[:, e.LOSS_SCALE] = scales[0]
+        constants[:, c.SCALE] = constants[:, c.LOSS_SCALE] = scales[0]
         scratch = self._take((kind_of(X), 1), parameters)
         self._set_up_training(scratch, X, y, orders, sample_weight, None, gradient=address(gradient), halves=0)
-        run = loop.train_steps.entry(self.dtype)
-        run(scratch.place, address(constants), len(X), 0, address(losses), 1, 0, 1, self._like)
+        run = TRAIN_STEPS.entry(self.dtype)
+        run(scratch.place, address(constants), len(X), 0, address(losses), 1, 0, 1)
         if np.isfinite(losses[0]):
             scratch.spare.append(scratch)  # Else NaN may be left where zeros must be.
         else:
@@ -234,12 +226,12 @@ class Engine:
         n_steps, batch_size, slots = len(learning_rates), recipe.batch_size, state.slots
         constants = step_constants(recipe.optimizer, state.step, learning_rates)
         scales = batch_scales(self.layout.spec, sample_weight, orders, batch_size, first_batch, n_steps)
-        constants[:, e.SCALE], constants[:, e.L2] = scales, recipe.l2 * scales
-        constants[:, e.LOSS_SCALE] = recipe.loss_factor * scales
-        constants[:, e.KEY] = step_keys(state.dropout_seed, state.step, n_steps).view(np.float64)
-        constants[:, e.KEEP] = recipe.average or 0.0
+        constants[:, c.SCALE], constants[:, c.L2] = scales, recipe.l2 * scales
+        constants[:, c.LOSS_SCALE] = recipe.loss_factor * scales
+        constants[:, c.KEY] = step_keys(state.dropout_seed, state.step, n_steps).view(np.float64)
+        constants[:, c.KEEP] = recipe.average or 0.0
         if state.step == 0:
-            constants[0, e.KEEP] = 0.0
+            constants[0, c.KEEP] = 0.0
         losses = np.empty(n_steps)
         needs_gradient = batch_size > BLOCK_ROWS or recipe.clip_norm is not None
         gradient = self.layout.allocate() if needs_gradient else losses
@@ -254,13 +246,13 @@ class Engine:
             average=0 if average is None else address(average), layers=address(layers),
             halves=halves,
         )  # fmt: skip
-        run = loop.train_steps.entry(self.dtype)
+        run = TRAIN_STEPS.entry(self.dtype)
         arguments = scratch.place, address(constants), batch_size, first_batch, address(losses), n_steps
         # A thread that outlives an interrupted call must not find its memory gone: its function holds all of it.
         memory = (scratch, layers, parameters, slots, X, y, orders, sample_weight, average, constants, gradient, losses)
 
         def work(thread: int, memory: Any = memory) -> int:
-            return run(*arguments, thread, threads, self._like)  # type: ignore[no-any-return]
+            return run(*arguments, thread, threads)
 
         def call_off() -> None:
             scratch.arrays["barrier"][1] = 1
@@ -284,15 +276,15 @@ class Engine:
         """The kernels that the loop calls besides the forward pass's: for a recipe, or for gradients alone."""
         is_softmax = self.layout.spec.loss == "softmax_cross_entropy"
         parts = {**TRAINING_KERNELS, **TRAINING_KERNELS_BY_KIND[kind_of(X)]}
-        parts["loss_and_output_gradient"] = loop.classes_loss if is_softmax else loop.values_loss
+        parts["loss_and_output_gradient"] = kernel("loop.classes_loss" if is_softmax else "loop.values_loss")
         if recipe is not None:
             if 1 in (recipe.batch_size, len(X) % recipe.batch_size):
                 parts.update(SINGLE_ROW_KERNELS)
-            parts["update"] = update_of(recipe.optimizer)
+            parts["update"] = kernel(f"elementwise.{update_of(recipe.optimizer)}")
             if recipe.clip_norm is not None:
-                parts["update_clipped"] = weights.update_clipped
+                parts["update_clipped"] = kernel("weights.update_clipped")
             if recipe.dropout:
-                parts["drop"] = e.drop
+                parts["drop"] = kernel("elementwise.drop")
         return parts
 
     def _set_up_training(
@@ -363,10 +355,9 @@ class Engine:
 
     def _allocate(self, kind: str, threads: int) -> Scratch:
         for layer, name in zip(self._plan.layers, self._plan.activations, strict=True):
-            if activation := e.ACTIVATIONS.get(name):
-                kernels = activation.activate, activation.multiply_by_slope
-                first = Layer._fields.index("activate")
-                layer[first : first + 2] = [each.address(self.dtype) for each in kernels]
+            first = Layer._fields.index("activate")
+            for field, part in enumerate(activation_kernels(name), start=first):
+                layer[field] = part.address(self.dtype)
         kernels_of_kind = {**FORWARD_KERNELS, **FORWARD_KERNELS_BY_KIND[kind]}
         addresses_of_them = {name: part.address(self.dtype) for name, part in kernels_of_kind.items()}
         return self._plan.allocate(kind, threads, addresses_of_them)

@@ -21,10 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fastmlp.kernels.jit import KERNELS, Kernel, cache_folder
-
-USES = ("address", "entry")
-"""The methods of `Kernel` that compile."""
+from fastmlp.kernels.cache import cache_folder
+from fastmlp.kernels.native import Kernel, kernel
 
 PATIENCE = 5.0
 """Seconds that the second process may take when this one is done; or twice what this one took, if that is more."""
@@ -36,17 +34,13 @@ from fastmlp.kernels import first_start
 first_start.help_out(sys.argv[1])
 """
 
-Jobs = dict[str, tuple[Kernel, str]]
 
-
-def compile_together(addresses: Sequence[Kernel], entries: Sequence[Kernel], dtype: np.dtype, cpus: int) -> None:
-    """Compile the kernels, or load them: some are called by address, others by Python; on a first start, with help."""
-    jobs: Jobs = {f"{kernel.key} address": (kernel, "address") for kernel in addresses}
-    jobs |= {f"{kernel.key} entry": (kernel, "entry") for kernel in entries}
+def compile_together(kernels: Sequence[Kernel], dtype: np.dtype, cpus: int) -> None:
+    """Compile the kernels, or load them; on a first start, with help."""
     if cpus > 1 and is_first_start():
-        compile_with_help(jobs, dtype)
-    for kernel, use in jobs.values():
-        getattr(kernel, use)(dtype)
+        compile_with_help(kernels, dtype)
+    for each in kernels:
+        each.address(dtype)
 
 
 def is_first_start() -> bool:
@@ -62,7 +56,7 @@ def is_first_start() -> bool:
     return True
 
 
-def compile_with_help(jobs: Jobs, dtype: np.dtype) -> None:
+def compile_with_help(kernels: Sequence[Kernel], dtype: np.dtype) -> None:
     """Compile what the second process does not take, and give it time for the rest."""
     started = time.monotonic()
     try:
@@ -70,7 +64,7 @@ def compile_with_help(jobs: Jobs, dtype: np.dtype) -> None:
     except OSError:
         return
     with folder as taken:
-        task = json.dumps([str(cache_folder()), dtype.name, taken, list(jobs)])
+        task = json.dumps([str(cache_folder()), dtype.name, taken, [each.key for each in kernels]])
         try:
             second = subprocess.Popen(
                 [sys.executable, "-c", PROGRAM, task, *(path for path in sys.path if isinstance(path, str))],
@@ -82,9 +76,9 @@ def compile_with_help(jobs: Jobs, dtype: np.dtype) -> None:
         assert second.stdin is not None
         try:
             is_helping = False
-            for job, (kernel, use) in jobs.items():
-                if take(taken, job):
-                    getattr(kernel, use)(dtype)
+            for each in kernels:
+                if take(taken, each.key):
+                    each.address(dtype)
                 else:
                     is_helping = True
             if is_helping:
@@ -97,10 +91,10 @@ def compile_with_help(jobs: Jobs, dtype: np.dtype) -> None:
             second.stdin.close()
 
 
-def take(taken: str, job: str) -> bool:
-    """Take a job, unless the other process has it."""
+def take(taken: str, key: str) -> bool:
+    """Take a kernel, unless the other process has it."""
     try:
-        Path(taken, job).touch(exist_ok=False)
+        Path(taken, key).touch(exist_ok=False)
     except FileExistsError:
         return False
     except OSError:  # The folder has gone: compile, as if alone.
@@ -110,9 +104,9 @@ def take(taken: str, job: str) -> bool:
 
 def help_out(task: str) -> None:
     """Be the second process, for as long as the first one lives."""
-    folder, dtype, taken, jobs = json.loads(task)
+    folder, dtype, taken, keys = json.loads(task)
     threading.Thread(target=end_with_the_other, args=(taken,), daemon=True).start()
-    compile_from_the_end(folder, dtype, taken, jobs)
+    compile_from_the_end(folder, dtype, taken, keys)
     os._exit(0)  # Numba takes a while to go.
 
 
@@ -123,12 +117,9 @@ def end_with_the_other(taken: str) -> None:
     os._exit(0)
 
 
-def compile_from_the_end(folder: str, dtype: str, taken: str, jobs: Sequence[str]) -> None:
+def compile_from_the_end(folder: str, dtype: str, taken: str, keys: Sequence[str]) -> None:
     """Compile what the other process does not take, if its cache is this one's."""
-    import fastmlp.kernels  # noqa: F401 - Makes all kernels.
-
     if str(cache_folder()) == folder:
-        for job in reversed(jobs):
-            if take(taken, job):
-                name, use = job.split()
-                getattr(KERNELS[name], use)(np.dtype(dtype))
+        for key in reversed(keys):
+            if take(taken, key):
+                kernel(key).address(np.dtype(dtype))

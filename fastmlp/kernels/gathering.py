@@ -15,8 +15,10 @@ import numpy as np
 from fastmlp.kernels.instructions import LINE_BYTES, address_of, advance, call, pointer, prefetch, real
 from fastmlp.kernels.jit import inline, kernel
 from fastmlp.kernels.lists import lists_pay
+from fastmlp.kernels.memory import MASK_SLACK
 from fastmlp.kernels.products import LISTED, LISTED_COLUMNS, itemsize_of
-from fastmlp.kernels.records import PART_BYTES, layer_at, part_at, samples_at, state_at
+from fastmlp.kernels.readers import layer_at, part_at, samples_at, state_at
+from fastmlp.kernels.records import PART_BYTES
 from fastmlp.kernels.rows import scan_row, take_row
 from fastmlp.kernels.tiles import lanes
 
@@ -29,10 +31,6 @@ CONFLICTING_STRIDE = 1024
 
 IN_PLACE_INPUTS = 64
 """Inputs of samples that are worth leaving in place: few are copied as fast as they are read."""
-
-MASK_SLACK = 8
-"""Rows of masks beyond a block's last row that a tile or a byte of a list may read; to tiles, they must say that
-nothing is there."""
 
 
 @kernel

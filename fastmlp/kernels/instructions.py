@@ -13,9 +13,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastmlp.kernels.jit import MACHINE
+from fastmlp.kernels.jit import I64, POINTER, native_type
+from fastmlp.kernels.machine import MACHINE
 
-I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+I8, I32 = ir.IntType(8), ir.IntType(32)
 LINE_BYTES = 64
 """Of a cache line: rows are padded to whole ones. (Not imported: what is compiled in must be in these sources.)"""
 
@@ -88,8 +89,10 @@ def call(typing: Any, address: Any, arguments: Any) -> Any:
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
         scalars = cgutils.unpack_tuple(builder, values[1], len(arguments))
-        function = ir.FunctionType(I64, [scalar.type for scalar in scalars])
-        return builder.call(builder.inttoptr(values[0], function.as_pointer()), scalars)
+        function = native_type([scalar.type for scalar in scalars])
+        result, exception = cgutils.alloca_once(builder, I64), cgutils.alloca_once(builder, POINTER)
+        builder.call(builder.inttoptr(values[0], function.as_pointer()), [result, exception, *scalars])
+        return builder.load(result, typ=I64)
 
     return types.int64(types.int64, arguments), codegen
 

@@ -37,9 +37,6 @@ FOURS = np.uint64(0x0F0F0F0F0F0F0F0F)
 EIGHTHS = np.uint64(0x0101010101010101)
 """The first bit of every byte."""
 
-TURNED_BYTES = 4
-"""Bytes of turned masks for each row: 32 for eight rows."""
-
 LISTS_PAY_BELOW = 2 / 3
 """Share of inputs that are not zero up to which the listed tiles are faster: above it, the lists of two rows hold
 nearly all inputs, and dense tiles, which hold more rows, load less."""

@@ -22,26 +22,17 @@ from __future__ import annotations
 import numpy as np
 
 from fastmlp.kernels import elementwise as e
+from fastmlp.kernels.constants import KEY, L2, LOSS_SCALE, N_CONSTANTS, SCALE, SOFTMAX_CROSS_ENTROPY
 from fastmlp.kernels.instructions import address_of, advance, atomic_add, atomic_load, call, give_way, pointer, real
 from fastmlp.kernels.jit import FIRST, inline, kernel
+from fastmlp.kernels.memory import BLOCK_ROWS, LOSS_MEMORY
 from fastmlp.kernels.products import ROW_UNIT, share_of_rows
-from fastmlp.kernels.records import (
-    LAYER_BYTES,
-    PART_BYTES,
-    SAMPLE,
-    has_one_output,
-    layer_at,
-    owns_parts,
-    part_at,
-    samples_at,
-    state_at,
-)
+from fastmlp.kernels.readers import array_at, has_one_output, layer_at, owns_parts, part_at, samples_at, state_at
+from fastmlp.kernels.records import LAYER_BYTES, PART_BYTES, SAMPLE
 from fastmlp.kernels.rows import add_vectors, dots_of_rows
 from fastmlp.kernels.tiles import lanes
 from fastmlp.kernels.weights import USE
 
-BLOCK_ROWS = 264
-"""Rows of a batch that are worked on at once: a multiple of `ROW_UNIT` and of 8."""
 assert BLOCK_ROWS % ROW_UNIT == 0
 assert BLOCK_ROWS % 8 == 0
 
@@ -192,7 +183,7 @@ def values_loss(place, order_place, begin, end, scale, thread, like):
     scale = real(scale, like)
     workspace, losses = pointer(net.workspace, like), pointer(net.row_losses, 0.0)
     A, D = advance(workspace, last.A), advance(workspace, last.D)
-    memory = advance(pointer(net.loss_memory, 0.0), thread * e.LOSS_MEMORY)
+    memory = advance(pointer(net.loss_memory, 0.0), thread * LOSS_MEMORY)
     e.values_loss_rows(
         net.loss, A, stride, n_out, pointer(samples.y, like), order, scale, net.loss_low, net.loss_high, D, losses,
         begin, end, memory,
@@ -261,13 +252,13 @@ def train_steps(place, constants_place, batch_size, first_batch, losses_place, n
         epoch = (first_batch + step) // n_batches
         first = (first_batch + step) % n_batches * batch_size
         n_batch = min(batch_size, samples.n_samples - first)
-        constants = constants_place + step * e.N_CONSTANTS * 8
-        scale = pointer(constants, 0.0)[e.SCALE]
+        constants = constants_place + step * N_CONSTANTS * 8
+        scale = pointer(constants, 0.0)[SCALE]
         if scale == 0.0:  # A batch without weight.
             losses[step] = 0.0
             continue
         order = samples.orders + (epoch % samples.n_orders * samples.n_samples + first) * 8
-        loss, loss_scale = 0.0, pointer(constants, 0.0)[e.LOSS_SCALE]
+        loss, loss_scale = 0.0, pointer(constants, 0.0)[LOSS_SCALE]
         for block in range(0, n_batch, BLOCK_ROWS):
             n_rows = min(BLOCK_ROWS, n_batch - block)
             rows = order + block * 8
@@ -286,8 +277,8 @@ def train_steps(place, constants_place, batch_size, first_batch, losses_place, n
             if block == 0 and net.weight_squares != 0:
                 for piece in range(net.n_pieces):
                     loss += weight_squares[piece]
-                loss *= 0.5 * pointer(constants, 0.0)[e.L2]
-            key = pointer(constants, np.int64(0))[e.KEY] + np.int64(e.GOLDEN) * block
+                loss *= 0.5 * pointer(constants, 0.0)[L2]
+            key = pointer(constants, np.int64(0))[KEY] + np.int64(e.GOLDEN) * block
             call(net.forward, (place, begin, end, key, thread, like))
             call(net.loss_and_output_gradient, (place, rows, begin, end, scale, thread, like))
             call(net.backward_through_layers, (place, begin, end, key, thread, like))
@@ -327,22 +318,24 @@ def train_steps(place, constants_place, batch_size, first_batch, losses_place, n
     return n_steps
 
 
-def forward_all(place, X, outputs, classes, activate):
+@kernel
+def forward_all(place, X_array, X_itemsize, outputs_array, classes_array, activate, like):
     """Write the outputs for all samples of X to `outputs` or, unless it is empty, their argmax to `classes`.
 
     `activate` is the address of the kernel of an activation that the loss does in training, or 0 without.
 
     Of sparse samples Python has written where they are; of X only its length counts then.
-    Return a number that is 0, or NaN if X is not finite.
+    Return whether X is finite.
     """
-    net, like = state_at(place), outputs.dtype.type(0)
+    net = state_at(place)
+    X, outputs, classes = array_at(X_array), array_at(outputs_array), array_at(classes_array)
+    n_samples, writes_classes = pointer(X.shape, np.int64(0))[0], pointer(classes.shape, np.int64(0))[0] > 0
     last = layer_at(net.layers + (net.n_layers - 1) * LAYER_BYTES)
-    n_samples = X.shape[0]
     workspace, order = pointer(net.workspace, like), pointer(net.order, np.int64(0))
     row_losses = pointer(net.row_losses, 0.0)
     samples = pointer(net.samples, np.int64(0))
-    samples[SAMPLE.X], samples[SAMPLE.X_is_uint8] = X.ctypes.data, np.int64(X.itemsize == 1)
-    samples[SAMPLE.X_stride] = X.strides[0]
+    samples[SAMPLE.X], samples[SAMPLE.X_is_uint8] = X.data, np.int64(X_itemsize == 1)
+    samples[SAMPLE.X_stride] = pointer(X.strides, np.int64(0))[0]
     for number in range(net.n_layers):
         layer = layer_at(net.layers + number * LAYER_BYTES)
         if has_one_output(layer):
@@ -364,13 +357,31 @@ def forward_all(place, X, outputs, classes, activate):
         for row in range(n_rows):
             doubt += row_losses[row]
             a = advance(workspace, last.A + row * last.stride)
-            if classes.size > 0:
+            if writes_classes:
                 best = 0
                 for j in range(1, last.n_out):
                     if a[j] > a[best]:
                         best = j
-                classes[block + row] = best
+                pointer(classes.data, np.int64(0))[block + row] = best
             else:
                 for j in range(last.n_out):
-                    outputs[block + row, j] = a[j]
-    return doubt
+                    pointer(outputs.data, like)[(block + row) * last.n_out + j] = a[j]
+    return np.int64(doubt == 0.0)
+
+
+@kernel
+def loss_rows(
+    loss, low, high, Z_place, order, classes, Y, scale, D_place, losses_place, memory, n_rows, n, stride, like
+):  # fmt: skip
+    """The losses of rows of n elements; their derivatives, times `scale`, go to D. Rows are `stride` apart."""
+    factor = real(scale, like)
+    Z, D, losses = pointer(Z_place, like), pointer(D_place, like), pointer(losses_place, 0.0)
+    if loss == SOFTMAX_CROSS_ENTROPY:
+        classes_, order_ = pointer(classes, np.int64(0)), pointer(order, np.int64(0))
+        e.softmax_cross_entropy_rows(Z, n, classes_, order_, factor, D, stride, losses, FIRST, n_rows)
+    else:
+        e.values_loss_rows(
+            loss, Z, stride, n, pointer(Y, like), pointer(order, np.int64(0)), factor, low, high, D, losses, FIRST,
+            n_rows, pointer(memory, 0.0),
+        )  # fmt: skip
+    return 0

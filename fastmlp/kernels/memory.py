@@ -8,18 +8,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.kernels import elementwise as e
-from fastmlp.kernels.constants import bits, loss_constants
-from fastmlp.kernels.gathering import MASK_SLACK
-from fastmlp.kernels.lists import TURNED_BYTES
-from fastmlp.kernels.loop import BLOCK_ROWS
+from fastmlp.kernels.constants import TAKES_INPUT, bits, loss_constants
 from fastmlp.kernels.records import Layer, Part, Samples, State
-from fastmlp.kernels.weights import WEIGHT_ROWS, has_few_weights
 from fastmlp.parameters import ParameterLayout, aligned_zeros, padded
 from fastmlp.sparse import SparseRows
 from fastmlp.spec import NetworkSpec
 
 Array = NDArray[Any]
+
+BLOCK_ROWS = 264
+"""Rows of a batch that are worked on at once: a multiple of `fastmlp.kernels.products.ROW_UNIT` and of 8."""
+
+MASK_SLACK = 8
+"""Rows of masks beyond a block's last row that a tile or a byte of a list may read; to tiles, they must say that
+nothing is there."""
+
+TURNED_BYTES = 4
+"""Bytes of turned masks (`fastmlp.kernels.lists`) for each row: 32 for eight rows."""
+
+WEIGHT_ROWS = 16
+"""Rows of a weight matrix in a piece: enough that the update is one long loop, few enough that they stay in the cache
+for it. It divides 64, so that a word of the masks serves a whole number of pieces, and is whole tiles."""
+
+VALUES_AT_ONCE = 512
+"""Outputs that `fastmlp.kernels.elementwise.values_loss_rows` takes at once."""
+LOSS_MEMORY = 4 * VALUES_AT_ONCE
+"""The float64 of memory that it needs, whatever the dtype."""
+
+HALVES_PAY = 4
+"""Where the weights are fewer than this part of the elements of X and dY, two threads exchange sums faster than rows
+(measured: 0.80 to 0.87 of the time; none was gained, or some was lost, where they are 0.4 or 0.5 of them)."""
 
 PARTS = 2
 """Parts of the inputs, where there are many: so many threads can have one each to themselves. The sums of the first
@@ -93,7 +111,7 @@ class Plan:
         for layer, (n_in, n_out) in enumerate(zip(spec.layer_sizes, spec.layer_sizes[1:], strict=False)):
             stride = layout.row_strides[layer]
             name = self.activations[layer]
-            takes_input = name in e.ACTIVATIONS and e.ACTIVATIONS[name].takes_input
+            takes_input = name in TAKES_INPUT
             Z = place(BLOCK_ROWS * stride)
             layers.append(
                 Layer(
@@ -115,7 +133,7 @@ class Plan:
                 )
             )
             # Wherever `weights.middle_of` says so of any rows, there must be room: for whole pieces, and the bias.
-            if (layer > 0 or len(parts) == 1) and has_few_weights.py_func(n_in, n_out, BLOCK_ROWS):
+            if (layer > 0 or len(parts) == 1) and has_few_weights(n_in, n_out, BLOCK_ROWS):
                 self.sums_size += (-(-n_in // WEIGHT_ROWS) * WEIGHT_ROWS + 1) * stride
         # Behind all else: memory that is never touched without dropout.
         dropped = [place(BLOCK_ROWS * layer.stride) if layer.Z == layer.A else layer.A for layer in layers]
@@ -155,7 +173,7 @@ class Plan:
         sizes = {
             "workspace": (self._workspace_size, dtype),
             "row_losses": (BLOCK_ROWS, "float64"),
-            "loss_memory": (threads * e.LOSS_MEMORY, "float64"),
+            "loss_memory": (threads * LOSS_MEMORY, "float64"),
             "doubts": (n_parts * BLOCK_ROWS, "float64"),
             "barrier": (8, "int64"),
             "order": (BLOCK_ROWS, "int64"),
@@ -198,6 +216,11 @@ class Plan:
             row_places=address(arrays["row_places"]) + number * (BLOCK_ROWS + 1) * 8,
             masks=address(arrays["masks"]) + (BLOCK_ROWS + MASK_SLACK) * n_words * 8,
         )
+
+
+def has_few_weights(n_in: int, n_out: int, n_rows: int) -> bool:
+    """Whether two threads exchange a layer's sums of dW faster than rows of its X and dY."""
+    return HALVES_PAY * n_in * n_out < n_rows * (n_in + n_out)
 
 
 def parts_of(n_in: int, itemsize: int) -> list[Part]:

@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 
 from fastmlp.kernels.instructions import advance, is_double, pointer
-from fastmlp.kernels.jit import FIRST, MACHINE, Kernel, inline, kernel
+from fastmlp.kernels.jit import FIRST, inline, kernel
 from fastmlp.kernels.lists import backward_list, forward_list
+from fastmlp.kernels.machine import MACHINE, SHAPES, Shape
 from fastmlp.kernels.tiles import (
-    SHAPES,
-    Shape,
     dense_columns,
     dense_row,
     dense_rows,
@@ -65,7 +64,7 @@ def panel_edge(panel, n_panels, n_vectors):
     return panel * n_vectors // n_panels
 
 
-def product_by_rows(name: str, tile: Any, shape: Shape) -> Kernel:
+def product_by_rows(name: str, tile: Any, shape: Shape) -> Any:
     """Make ``C[i, :] = initial + A[i, :depth] B[:depth, :]`` for the rows from `first_row` up to `last_row`."""
 
     def multiply(A_place, lda, B_place, ldb, initial_place, C_place, ldc, first_row, last_row, depth, n_vectors, like):
@@ -99,7 +98,7 @@ def itemsize_of(like):
     return 8 if is_double(like) else 4
 
 
-def product_by_listed_rows(name: str, tile: Any, shape: Shape) -> Kernel:
+def product_by_listed_rows(name: str, tile: Any, shape: Shape) -> Any:
     """Make the same for an A with masks, given by the addresses of its rows, over the inputs that are not zero.
 
     Two rows may lie anywhere: the tile takes the distance between them for the stride.

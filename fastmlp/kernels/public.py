@@ -14,14 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import reference
-from fastmlp.kernels import elementwise as e
 from fastmlp.kernels.constants import loss_constants, step_constants, update_of
-from fastmlp.kernels.instructions import pointer, real
-from fastmlp.kernels.jit import FIRST, kernel
-from fastmlp.kernels.memory import address
-from fastmlp.kernels.products import DENSE as DENSE_ROWS
-from fastmlp.kernels.products import DENSE_COLUMNS, multiply_columns, multiply_rows
-from fastmlp.kernels.tiles import lanes_of
+from fastmlp.kernels.machine import SHAPES, lanes_of
+from fastmlp.kernels.memory import LOSS_MEMORY, address
+from fastmlp.kernels.native import activation_kernels, kernel
 from fastmlp.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 from fastmlp.parameters import aligned_zeros, padded
 from fastmlp.shapes import (
@@ -48,6 +44,8 @@ def twin(function: Function) -> Function:
     return function
 
 
+DENSE_ROWS, DENSE_COLUMNS = SHAPES["dense", "rows"], SHAPES["dense", "columns"]
+
 # --- The affine layer -------------------------------------------------------------------------------------------------
 
 
@@ -64,14 +62,14 @@ def in_whole_tiles(A: Array, dtype: Any, tile_rows: int = 1) -> Array:
 def product(A: Array, B: Array, initial: Array, n_rows: int, depth: int, by_columns: bool = False) -> Array:
     """Give ``initial + A B``, or with `by_columns` ``initial + Aᵀ B``, of matrices in whole tiles, padded likewise."""
     tile_rows = (DENSE_COLUMNS if by_columns else DENSE_ROWS).rows
-    stride, like = B.shape[1], B.dtype.type(0)
+    stride = B.shape[1]
     C = aligned_zeros(-(-n_rows // tile_rows) * tile_rows * stride, B.dtype.name).reshape(-1, stride)
     places = address(A), A.shape[1], address(B), stride, address(initial), address(C), stride
     n_vectors = stride // lanes_of(B.dtype.itemsize * 8)
     if by_columns:
-        multiply_columns.entry(B.dtype)(*places, n_rows, depth, n_vectors, like)
+        kernel("products.multiply_columns").entry(B.dtype)(*places, n_rows, depth, n_vectors)
     else:
-        multiply_rows.entry(B.dtype)(*places, 0, n_rows, depth, n_vectors, like)
+        kernel("products.multiply_rows").entry(B.dtype)(*places, 0, n_rows, depth, n_vectors)
     return C
 
 
@@ -127,8 +125,8 @@ def flat_copy(Z: Array) -> Array:
 def activation(name: str, Z: Array, out: Array | None) -> Array:
     """Run one activation on an array of any shape and layout."""
     A = flat_copy(check_forward(Z, out))
-    if name in e.ACTIVATIONS:
-        e.ACTIVATIONS[name].activate.entry(Z.dtype)(address(A), A.size, Z.dtype.type(0))
+    for activate in activation_kernels(name)[:1]:
+        activate.entry(Z.dtype)(address(A), A.size)
     if out is None:
         return A.reshape(Z.shape)
     out[...] = A.reshape(Z.shape)
@@ -139,9 +137,8 @@ def activation_backward(name: str, dA: Array, kept: Array, kept_name: str = "A")
     """Run one activation's backward on arrays of any shape and layout."""
     saved = flat_copy(check_backward(dA, kept, kept_name))
     dZ = flat_copy(dA)
-    if name in e.ACTIVATIONS:
-        run = e.ACTIVATIONS[name].multiply_by_slope.entry(dA.dtype)
-        run(address(dZ), address(saved), dZ.size, dA.dtype.type(0))
+    for multiply_by_slope in activation_kernels(name)[1:]:
+        multiply_by_slope.entry(dA.dtype)(address(dZ), address(saved), dZ.size)
     return dZ.reshape(dA.shape)
 
 
@@ -268,11 +265,11 @@ def softmax(Z: Array, out: Array | None = None) -> Array:
     stride = padded(n, Z.itemsize)
     at_once = max(1, min(n_rows, SOFTMAX_BYTES // (stride * Z.itemsize)))
     block = aligned_zeros(at_once * stride, Z.dtype.name).reshape(at_once, stride)
-    entry, like = e.softmax_outputs.entry(Z.dtype), Z.dtype.type(0)
+    run = kernel("elementwise.softmax_outputs").entry(Z.dtype)
     for first in range(0, n_rows, at_once):
         count = min(at_once, n_rows - first)
         block[:count, :n] = logits[first : first + count]
-        entry(address(block), count, n, stride, like)
+        run(address(block), count, n, stride)
         P[first : first + count] = block[:count, :n]
     if out is None:
         return P.reshape(Z.shape)
@@ -282,23 +279,6 @@ def softmax(Z: Array, out: Array | None = None) -> Array:
 
 
 # --- Losses -----------------------------------------------------------------------------------------------------------
-
-
-@kernel
-def loss_rows(  # type: ignore[no-untyped-def]
-    loss, low, high, Z_place, order, classes, Y, scale, D_place, losses_place, memory, n_rows, n, stride, like
-):
-    """The losses of rows of n elements; their derivatives, times `scale`, go to D. Rows are `stride` apart."""
-    factor = real(scale, like)
-    Z, D, losses = pointer(Z_place, like), pointer(D_place, like), pointer(losses_place, 0.0)
-    if loss == e.SOFTMAX_CROSS_ENTROPY:
-        classes_, order_ = pointer(classes, np.int64(0)), pointer(order, np.int64(0))
-        e.softmax_cross_entropy_rows(Z, n, classes_, order_, factor, D, stride, losses, FIRST, n_rows)
-    else:
-        e.values_loss_rows(
-            loss, Z, stride, n, pointer(Y, like), pointer(order, np.int64(0)), factor, low, high, D, losses, FIRST,
-            n_rows, pointer(memory, 0.0),
-        )  # fmt: skip
 
 
 NO_CLASSES = np.zeros(0, dtype=np.int64)
@@ -311,9 +291,9 @@ def run_loss(
     scale = reduction_factor(reduction, len(Z))
     (n_rows, n), dtype = Z.shape, Z.dtype
     Z, Y = in_whole_tiles(Z, dtype), flat_copy(Y).astype(dtype, copy=False).reshape(Y.shape)
-    D, losses, order, memory = np.empty_like(Z), np.zeros(n_rows), np.arange(n_rows), np.empty(e.LOSS_MEMORY)
+    D, losses, order, memory = np.empty_like(Z), np.zeros(n_rows), np.arange(n_rows), np.empty(LOSS_MEMORY)
     places = *map(address, (Z, order, classes, Y)), scale, *map(address, (D, losses, memory))
-    loss_rows.entry(dtype)(*loss_constants(name, parameter), *places, n_rows, n, Z.shape[1], dtype.type(0))
+    kernel("loop.loss_rows").entry(dtype)(*loss_constants(name, parameter), *places, n_rows, n, Z.shape[1])
     return float(losses.sum()) * scale, np.ascontiguousarray(D[:, :n])
 
 
@@ -383,8 +363,8 @@ def run_update(
     copies = [flat_copy(slot) for slot in buffers]
     constants = step_constants(optimizer, step - 1, np.array([learning_rate], np.float64))
     m, v = [*copies, w, w][:2]
-    run = update_of(optimizer).entry(dtype)
-    run(address(constants), 0.0, *map(address, (w, g, m, v)), w.size, dtype.type(0))
+    run = kernel(f"elementwise.{update_of(optimizer)}").entry(dtype)
+    run(address(constants), 0.0, *map(address, (w, g, m, v)), w.size)
     parameters[...] = w.reshape(parameters.shape)
     for slot, copy in zip(buffers, copies, strict=True):
         slot[...] = copy.reshape(slot.shape)

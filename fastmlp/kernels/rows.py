@@ -14,8 +14,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastmlp.kernels.instructions import I32, I64, LINE_BYTES, multiply_add, splat
-from fastmlp.kernels.jit import MACHINE
+from fastmlp.kernels.instructions import I32, LINE_BYTES, multiply_add, splat
+from fastmlp.kernels.jit import I64
+from fastmlp.kernels.machine import MACHINE
 
 LINE_BITS = 8 * LINE_BYTES
 

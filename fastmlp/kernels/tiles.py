@@ -36,51 +36,14 @@ packed tile is that of a sparse row, of which nothing but the entries of the lis
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from fastmlp.kernels.instructions import multiply_add, splat
-from fastmlp.kernels.jit import MACHINE
-
-
-class Shape(NamedTuple):
-    """Rows of a kind of tile, and the most vectors across."""
-
-    rows: int
-    vectors: int
-
-
-SHAPES_BY_REGISTERS: dict[int, dict[tuple[str, str], Shape]] = {
-    32: {
-        ("dense", "rows"): Shape(6, 4),
-        ("dense", "columns"): Shape(8, 3),
-        ("listed", "rows"): Shape(2, 7),
-        ("listed", "columns"): Shape(2, 7),
-        ("dense", "row"): Shape(1, 8),
-        ("listed", "row"): Shape(1, 8),
-        ("packed", "row"): Shape(1, 8),
-    },
-    16: {
-        ("dense", "rows"): Shape(4, 3),
-        ("dense", "columns"): Shape(4, 3),
-        ("listed", "rows"): Shape(2, 5),
-        ("listed", "columns"): Shape(2, 5),
-        ("dense", "row"): Shape(1, 8),
-        ("listed", "row"): Shape(1, 8),
-        ("packed", "row"): Shape(1, 8),
-    },
-}
-"""The shapes, by the size of the register file and by kind.
-
-Dense tiles are as square as fits, for the fewest loads; those by columns have a number of rows that divides the 16 that
-`fastmlp.kernels.weights` takes at a time. Listed tiles are flat and wide: the fewer rows share a list, the shorter it
-is (of MNIST's pixels 19 % are not zero, 29 % in the union of two digits, 35 % of three), and two rows are enough for
-the loads not to hold up the multiplications. Tiles of a single row are for single samples, and packed ones."""
-
-SHAPES = SHAPES_BY_REGISTERS[MACHINE.registers]
+from fastmlp.kernels.machine import SHAPES, lanes_of
 
 I32 = ir.IntType(32)
 I64 = ir.IntType(64)
@@ -180,11 +143,6 @@ def emit_tile(module: ir.Module, element: ir.Type, lanes: int, rows: int, vector
             builder.store(start[i][j], vector_at(builder, C, builder.mul(ldc, I64(i)), j), align=itemsize)
     builder.ret_void()
     return function
-
-
-def lanes_of(bits: int) -> int:
-    """Lanes of a vector of float32 or float64."""
-    return MACHINE.vector_bytes * 8 // bits
 
 
 @intrinsic

@@ -16,27 +16,26 @@ import math
 
 import numpy as np
 
-from fastmlp.kernels import elementwise as e
+from fastmlp.kernels.constants import KEEP, L2
 from fastmlp.kernels.gathering import takes_lists
 from fastmlp.kernels.instructions import address_of, advance, call, pointer, prefetch, real
 from fastmlp.kernels.jit import FIRST, inline, kernel
 from fastmlp.kernels.lists import turn_masks
+from fastmlp.kernels.machine import SHAPES, lanes_of
+from fastmlp.kernels.memory import WEIGHT_ROWS, has_few_weights
 from fastmlp.kernels.products import share_of_rows
-from fastmlp.kernels.records import LAYER_BYTES, PART_BYTES, has_one_output, layer_at, owns_parts, part_at, state_at
+from fastmlp.kernels.readers import has_one_output, layer_at, owns_parts, part_at, state_at
+from fastmlp.kernels.records import LAYER_BYTES, PART_BYTES
 from fastmlp.kernels.rows import add_vectors, sum_of_rows, sum_of_squares, transpose_square, weighted_sum_of_rows
-from fastmlp.kernels.tiles import SHAPES, lanes, lanes_of
+from fastmlp.kernels.tiles import lanes
 
-WEIGHT_ROWS = 16
-"""Rows of a weight matrix in a piece: enough that the update is one long loop, few enough that they stay in the cache
-for it. It divides 64, so that a word of the masks serves a whole number of pieces, and is whole tiles."""
 assert 64 % WEIGHT_ROWS == 0
 assert WEIGHT_ROWS % SHAPES["dense", "columns"].rows == 0
 assert WEIGHT_ROWS % lanes_of(32) == 0  # For `transpose_weights`.
 
 
-HALVES_PAY = 4
-"""Where the weights are fewer than this part of the elements of X and dY, two threads exchange sums faster than rows
-(measured: 0.80 to 0.87 of the time; none was gained, or some was lost, where they are 0.4 or 0.5 of them)."""
+few_weights = inline(has_few_weights)
+
 USE = 2
 """In place of the number of a half of the rows, which are 0 and 1: see `backward_to_weights`."""
 
@@ -151,13 +150,7 @@ def middle_of(net, layer, number, n_rows):
     """
     may_be = net.halves != 0 and (number > 0 or (net.n_parts == 1 and net.entry_bounds == 0))
     middle = share_of_rows(n_rows, np.int64(1), np.int64(2))[0]
-    return middle if may_be and has_few_weights(layer.n_in, layer.n_out, n_rows) else np.int64(0)
-
-
-@inline
-def has_few_weights(n_in, n_out, n_rows):
-    """Whether two threads exchange a layer's sums of dW faster than rows of its X and dY."""
-    return HALVES_PAY * n_in * n_out < n_rows * (n_in + n_out)
+    return middle if may_be and few_weights(layer.n_in, layer.n_out, n_rows) else np.int64(0)
 
 
 @inline
@@ -200,7 +193,7 @@ def use_gradient(net, layer, place, number, unit, row, n_rows, g, first_block, l
         g = kept
     if last_block != 0 and net.gradient_squares != 0:  # The update has to wait for the norm of the whole gradient.
         if row < layer.n_in:
-            w, l2 = advance(pointer(net.parameters, like), begin), real(pointer(constants, 0.0)[e.L2], like)
+            w, l2 = advance(pointer(net.parameters, like), begin), real(pointer(constants, 0.0)[L2], like)
             for i in range(n):
                 g[i] += l2 * w[i]
         pointer(net.gradient_squares, 0.0)[unit] = sum_of_squares(g, n)
@@ -217,11 +210,11 @@ def update_piece(place, number, unit, row, n_rows, g_place, constants_place, lik
     begin, n = layer.weights + row * layer.stride, n_rows * layer.stride
     w = advance(pointer(net.parameters, like), begin)
     m, v = advance(pointer(net.slot1, like), begin), advance(pointer(net.slot2, like), begin)
-    l2 = pointer(constants_place, 0.0)[e.L2] if is_weights and net.gradient_squares == 0 else 0.0
+    l2 = pointer(constants_place, 0.0)[L2] if is_weights and net.gradient_squares == 0 else 0.0
     call(net.update, (constants_place, l2, address_of(w), g_place, address_of(m), address_of(v), n, like))
     if net.average != 0:
         average = advance(pointer(net.average, like), begin)
-        keep = real(pointer(constants_place, 0.0)[e.KEEP], like)
+        keep = real(pointer(constants_place, 0.0)[KEEP], like)
         for i in range(n):
             average[i] = w[i] + keep * (average[i] - w[i])
     if is_weights:

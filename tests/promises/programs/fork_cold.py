@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 
 import fastmlp
-from fastmlp.kernels import jit
+from fastmlp.kernels.cache import cache_folder
 
 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 X, W = np.eye(4), np.arange(12.0).reshape(4, 3)
@@ -31,5 +31,5 @@ if child == 0:
     os._exit(0)
 thread.join()
 assert os.waitpid(child, 0)[1] == 0
-assert jit.cache_folder() is not None
+assert cache_folder() is not None
 print(amid)

@@ -1,0 +1,149 @@
+"""The on-disk cache: one file for each compiled kernel, which is loaded without Numba.
+
+Numba keys a cached function on the time stamp of the one file that defines it, so an edit to an imported helper, or to
+a constant, would leave stale machine code behind; it runs what it finds in a file, whole or not; and to read it, Numba
+has to be imported, which takes longer than most small networks take to train. Here the cache lives in a folder that is
+named after everything the machine code depends on, so that a change of any of it is a new folder; and each file begins
+with a hash of the rest, so that nothing is run but what was written.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import os
+import sys
+import uuid
+import warnings
+from pathlib import Path
+
+import llvmlite
+import llvmlite.binding as llvm
+import numpy as np
+import platformdirs
+
+from fastmlp.kernels.machine import MACHINE, numba_setting
+
+
+def hash_of_sources() -> bytes | None:
+    """Hash the sources of the kernels; None if they are not there, as in some frozen programs."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    return digest.digest() if sources else None
+
+
+SOURCES = hash_of_sources()
+"""Read with the modules themselves: an upgrade on the disk must not give a running program's kernels its name."""
+
+SETTINGS = (
+    "CPU_NAME", "CPU_FEATURES", "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO", "ENABLE_AVX",
+    "DISABLE_INTEL_SVML",
+)  # fmt: skip
+"""Numba's settings that machine code depends on."""
+
+
+def numba_version() -> str | bytes:
+    """Tell the installed Numba from others, without the half second that it takes to import."""
+    spec = importlib.util.find_spec("numba")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("engine 'numba' needs Numba: install it, or use 'numpy'")
+    try:
+        return Path(spec.origin).with_name("_version.py").read_bytes()
+    except OSError:
+        import numba
+
+        return str(numba.__version__)
+
+
+@functools.cache
+def cache_key() -> str:
+    """Hash all that the machine code depends on."""
+    environment = (
+        SOURCES, numba_version(), llvmlite.__version__, np.__version__, sys.implementation.cache_tag,
+        object.__basicsize__, llvm.get_default_triple(), llvm.get_host_cpu_name(),
+        sorted(llvm.get_host_cpu_features().items()), MACHINE, *map(numba_setting, SETTINGS),
+    )  # fmt: skip
+    return hashlib.sha256(repr(environment).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def cache_folder() -> Path | None:
+    """The folder of this key's machine code, which need not be there yet; None if there is no place for it."""
+    root = cache_root()
+    if SOURCES is None:
+        warn_once(f"{AT_EACH_START}, because its sources are not there, which tell old machine code from new")
+    elif root is None:
+        warn_once(f"{AT_EACH_START}, because it knows no home folder; set NUMBA_CACHE_DIR to a folder")
+    else:
+        return Path(root, f"kernels-{cache_key()}")
+    return None
+
+
+def cache_root() -> str | None:
+    """Where all keys' folders are; None without a home."""
+    if given := numba_setting("CACHE_DIR"):
+        return os.path.abspath(given)
+    try:
+        root = platformdirs.user_cache_dir("fastmlp", False)
+    except RuntimeError:
+        return None
+    return root if os.path.isabs(root) else None  # Older versions give "~/.cache": it would be a folder named "~".
+
+
+AT_EACH_START = "fastmlp compiles its kernels at each start"
+
+
+@functools.cache  # Thirty kernels have one trouble, and one warning.
+def warn_once(message: str) -> None:
+    """Warn that something is compiled which could have been loaded, or will have to be at the next start."""
+    warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+HASH_BYTES = 32
+
+
+def load(name: str) -> bytes | None:
+    """Read what was kept by a name; None if it is not there, or not whole."""
+    if (folder := cache_folder()) is None:
+        return None
+    try:
+        content = (folder / name).read_bytes()
+    except OSError:
+        return None
+    body = content[HASH_BYTES:]
+    if content[:HASH_BYTES] != hash_of(name, body):
+        warn_once(f"fastmlp compiles again what it kept in {folder}, because a file there is damaged")
+        return None
+    return body
+
+
+def save(name: str, body: bytes) -> None:
+    """Keep it, if the disk lets us: beside its place first, so that others never read half."""
+    if (folder := cache_folder()) is None:
+        return
+    path, beside = folder / name, folder / f"{name}.{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            beside.write_bytes(hash_of(name, body) + body)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        if os.path.isfile(path):  # From another process: Windows lets nobody replace what is being read.
+            return
+        warn_once(
+            f"{AT_EACH_START}, because {folder} cannot be written ({error.strerror}); "
+            "set NUMBA_CACHE_DIR to a folder that can"
+        )
+
+
+def hash_of(name: str, body: bytes) -> bytes:
+    """Hash a file: its name and the key, too.
+
+    It guards against accidents: who may write to the folder can have any code run, as in a folder of packages.
+    """
+    return hashlib.sha256(f"{cache_key()} {name} ".encode() + body).digest()

@@ -1,0 +1,96 @@
+"""What the kernels need to know of the CPU, and the shapes of the tiles that its registers hold."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+import llvmlite.binding as llvm
+
+
+class Machine(NamedTuple):
+    """What the kernels need to know of the CPU.
+
+    Attributes
+    ----------
+    vector_bytes : int
+        Bytes of the widest vector register that is worth using.
+    registers : int
+        How many of them there are.
+    fused : bool
+        Whether it has a fused multiply-add.
+    """
+
+    vector_bytes: int
+    registers: int
+    fused: bool
+
+
+def numba_setting(name: str) -> str | None:
+    """One of Numba's settings, from the environment: Numba itself is imported only where it has to compile."""
+    return os.environ.get(f"NUMBA_{name}")
+
+
+def detect_machine() -> Machine:
+    """Read the CPU that Numba compiles for: the host, or what NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say."""
+    features = numba_setting("CPU_FEATURES")
+    if features is None:
+        if numba_setting("CPU_NAME") == "generic":
+            features = ""
+        else:
+            features = ",".join(f"+{name}" for name, has in llvm.get_host_cpu_features().items() if has)
+    has = set(features.split(","))
+    if {"+avx512f", "+avx512bw", "+avx512vl", "+avx512dq"} <= has:
+        return Machine(vector_bytes=64, registers=32, fused=True)
+    if {"+avx2", "+fma"} <= has:
+        return Machine(vector_bytes=32, registers=16, fused=True)
+    if "+neon" in has or "aarch64" in llvm.get_default_triple() or "arm64" in llvm.get_default_triple():
+        return Machine(vector_bytes=16, registers=32, fused=True)
+    return Machine(
+        vector_bytes=16, registers=16, fused=False
+    )  # SSE2 and everything else; LLVM makes these legal on any target
+
+
+MACHINE = detect_machine()
+
+
+class Shape(NamedTuple):
+    """Rows of a kind of tile, and the most vectors across."""
+
+    rows: int
+    vectors: int
+
+
+SHAPES_BY_REGISTERS: dict[int, dict[tuple[str, str], Shape]] = {
+    32: {
+        ("dense", "rows"): Shape(6, 4),
+        ("dense", "columns"): Shape(8, 3),
+        ("listed", "rows"): Shape(2, 7),
+        ("listed", "columns"): Shape(2, 7),
+        ("dense", "row"): Shape(1, 8),
+        ("listed", "row"): Shape(1, 8),
+        ("packed", "row"): Shape(1, 8),
+    },
+    16: {
+        ("dense", "rows"): Shape(4, 3),
+        ("dense", "columns"): Shape(4, 3),
+        ("listed", "rows"): Shape(2, 5),
+        ("listed", "columns"): Shape(2, 5),
+        ("dense", "row"): Shape(1, 8),
+        ("listed", "row"): Shape(1, 8),
+        ("packed", "row"): Shape(1, 8),
+    },
+}
+"""The shapes, by the size of the register file and by kind (`fastmlp.kernels.tiles` says what the kinds are).
+
+Dense tiles are as square as fits, for the fewest loads; those by columns have a number of rows that divides the 16 that
+`fastmlp.kernels.weights` takes at a time. Listed tiles are flat and wide: the fewer rows share a list, the shorter it
+is (of MNIST's pixels 19 % are not zero, 29 % in the union of two digits, 35 % of three), and two rows are enough for
+the loads not to hold up the multiplications. Tiles of a single row are for single samples, and packed ones."""
+
+SHAPES = SHAPES_BY_REGISTERS[MACHINE.registers]
+
+
+def lanes_of(bits: int) -> int:
+    """Lanes of a vector of float32 or float64."""
+    return MACHINE.vector_bytes * 8 // bits

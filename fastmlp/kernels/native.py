@@ -1,0 +1,183 @@
+"""Compiled kernels as Python sees them: loaded from the cache, linked, and called, all without Numba.
+
+To import Numba and to make its compiler ready takes half a second and 60 MB; the machine code of a training run loads
+in a few hundredths. So Numba comes in only where the cache does not have a kernel, and Python's side of the engine
+names kernels instead of importing them: ``kernel("loop.train_steps")`` is the function `train_steps` of `loop.py`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import llvmlite.binding as llvm
+import numpy as np
+
+from fastmlp.kernels import cache
+from fastmlp.kernels.constants import ACTIVATIONS
+from fastmlp.kernels.machine import numba_setting
+
+if numba_setting("DISABLE_JIT") not in (None, "", "0"):
+    raise ImportError(
+        "engine 'numba' needs Numba's compiler, which NUMBA_DISABLE_JIT turns off: unset it, or use 'numpy'"
+    )
+
+compiling = threading.RLock()
+"""Held by the thread that compiles, or loads, a kernel."""
+if hasattr(os, "register_at_fork"):
+    # Numba's own lock would stay held for ever in the child of a fork in the midst of another thread's compilation.
+    os.register_at_fork(before=compiling.acquire, after_in_parent=compiling.release, after_in_child=compiling.release)
+
+
+class Compiled(NamedTuple):
+    """What is kept of a kernel, for one dtype.
+
+    Attributes
+    ----------
+    symbol : str
+        The kernel's name in its machine code.
+    kernel : bytes
+        Its machine code, an object file.
+    entry : bytes
+        That of the function `ENTRY`, which Python calls.
+    """
+
+    symbol: str
+    kernel: bytes
+    entry: bytes
+
+    def pack(self) -> bytes:
+        """Write it in one piece."""
+        return f"{self.symbol}\n{len(self.kernel)}\n".encode() + self.kernel + self.entry
+
+    @classmethod
+    def unpack(cls, body: bytes) -> Compiled:
+        """Read what `pack` has written."""
+        symbol, size, rest = body.split(b"\n", 2)
+        return cls(symbol.decode(), rest[: int(size)], rest[int(size) :])
+
+
+ENTRY = "fastmlp_entry"
+"""The name, in machine code, of what Python calls; see `fastmlp.kernels.jit.emit_entry`."""
+
+
+class Linked(NamedTuple):
+    """A kernel that is in memory, for one dtype.
+
+    Attributes
+    ----------
+    address : int
+        Where other kernels call it (`fastmlp.kernels.instructions.call`).
+    entry : callable
+        What Python calls: with numbers, or arrays where an argument's name ends in ``_array``, and without `like`. It
+        does not hold the GIL.
+    """
+
+    address: int
+    entry: Callable[..., int]
+
+
+class Kernel:
+    """A function compiled by itself: once for each dtype, when it is first needed, and kept on disk.
+
+    Kernels call each other by address. They could call by name, but then Numba would optimise a function, and all that
+    it calls, again in each of its callers: a third of the compile time was that.
+
+    Parameters
+    ----------
+    key : str
+        The module in this package, a dot, and the kernel's name there.
+    """
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self._linked: dict[Any, Linked] = {}
+
+    def address(self, dtype: np.dtype) -> int:
+        """Give what other kernels call."""
+        return (self._linked.get(dtype) or self._link(dtype)).address
+
+    def entry(self, dtype: np.dtype) -> Callable[..., int]:
+        """Give what Python calls."""
+        return (self._linked.get(dtype) or self._link(dtype)).entry
+
+    def _link(self, dtype: np.dtype) -> Linked:
+        with compiling:
+            if dtype not in self._linked:  # Another thread may have done it meanwhile.
+                self._linked[dtype] = self._load(dtype) or self._compile(dtype)
+            return self._linked[dtype]
+
+    def _file(self, dtype: np.dtype) -> str:
+        return f"{self.key}_{dtype}.kernel"
+
+    def _load(self, dtype: np.dtype) -> Linked | None:
+        """Link what the cache has; None if that is nothing, or calls something that is not in this process."""
+        body = cache.load(self._file(dtype))
+        try:
+            return None if body is None else link(Compiled.unpack(body), self.key)
+        except RuntimeError:
+            return None
+
+    def _compile(self, dtype: np.dtype) -> Linked:
+        compiled = compiler()(self.key, dtype)
+        cache.save(self._file(dtype), compiled.pack())
+        return link(compiled, self.key)
+
+
+@functools.cache
+def compiler() -> Callable[[str, np.dtype], Compiled]:
+    """Import Numba and all kernels; RuntimeError if they are not those of the engine that is running."""
+    from fastmlp.kernels import jit, loop, sparse  # noqa: F401 - The loop is made of all the others.
+
+    if cache.hash_of_sources() != cache.SOURCES:
+        raise RuntimeError("fastmlp's files have changed since it was imported, and a kernel must be compiled: restart")
+    return jit.compile_kernel
+
+
+@functools.cache
+def kernel(key: str) -> Kernel:
+    """Give the kernel of a name; one, however often it is asked for."""
+    return Kernel(key)
+
+
+def activation_kernels(name: str) -> list[Kernel]:
+    """Give an activation's kernels, of its values and of its derivative; none for identity."""
+    return [kernel(f"elementwise.{name}"), kernel(f"elementwise.{name}_slope")] if name in ACTIVATIONS else []
+
+
+@functools.cache
+def linker() -> Any:
+    """LLVM's, for this process."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm.create_lljit_compiler(llvm.Target.from_default_triple().create_target_machine(jit=True))
+
+
+class MethodDefinition(ctypes.Structure):
+    """CPython's ``PyMethodDef``."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p), ("function", ctypes.c_void_p), ("flags", ctypes.c_int), ("doc", ctypes.c_char_p),
+    )  # fmt: skip
+
+
+FASTCALL = 0x80  # METH_FASTCALL: the arguments are an array and their number.
+make_function = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(
+    ("PyCFunction_NewEx", ctypes.pythonapi)
+)
+kept: list[Any] = []
+"""Machine code that is linked, and what CPython points to; none of it ever goes."""
+
+
+def link(compiled: Compiled, name: str) -> Linked:
+    """Bring machine code into memory; RuntimeError if it needs what is not there."""
+    builder = llvm.JITLibraryBuilder().add_object_img(compiled.kernel).add_object_img(compiled.entry)
+    builder.add_current_process().export_symbol(compiled.symbol).export_symbol(ENTRY)
+    code = builder.link(linker(), f"{name} {len(kept)}")
+    definition = MethodDefinition(name.encode(), code[ENTRY], FASTCALL, None)
+    kept.append((code, definition))
+    return Linked(code[compiled.symbol], make_function(ctypes.addressof(definition), None, None))
