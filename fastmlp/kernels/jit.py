@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
 from collections.abc import Callable
 from operator import attrgetter
@@ -64,7 +65,15 @@ def compile_kernel(key: str, dtype: np.dtype) -> Compiled:
     assert not machine_code.has_dynamic_globals, "a kernel that holds an address cannot be kept"
     *_, (object_file, _) = machine_code.serialize_using_object_code()
     symbol = result.fndesc.llvm_func_name
-    return Compiled(symbol, object_file, emit_entry(symbol, names, dtype))
+    return Compiled(symbol, calls_of(machine_code.get_llvm_str()), object_file, emit_entry(symbol, names, dtype))
+
+
+def calls_of(code: str) -> list[str]:
+    """What LLVM's code calls, of the C library: by name, or as an intrinsic for which there is no instruction."""
+    declared = re.findall(r'^declare .*?@"?([\w.$]+)"?\(', code, flags=re.MULTILINE)
+    named = [name for name in declared if not name.startswith("llvm.")]
+    intrinsics = {name.split(".")[1] for name in declared if name.startswith("llvm.")}
+    return sorted({*named, *intrinsics & {"memset", "memcpy", "memmove", "log", "exp", "sin", "cos", "pow"}})
 
 
 I32, I64, DOUBLE = ir.IntType(32), ir.IntType(64), ir.DoubleType()

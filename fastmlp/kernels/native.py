@@ -40,6 +40,8 @@ class Compiled(NamedTuple):
     ----------
     symbol : str
         The kernel's name in its machine code.
+    calls : list of str
+        What it calls, of the C library.
     kernel : bytes
         Its machine code, an object file.
     entry : bytes
@@ -47,18 +49,20 @@ class Compiled(NamedTuple):
     """
 
     symbol: str
+    calls: list[str]
     kernel: bytes
     entry: bytes
 
     def pack(self) -> bytes:
         """Write it in one piece."""
-        return f"{self.symbol}\n{len(self.kernel)}\n".encode() + self.kernel + self.entry
+        return " ".join([self.symbol, str(len(self.kernel)), *self.calls]).encode() + b"\n" + self.kernel + self.entry
 
     @classmethod
     def unpack(cls, body: bytes) -> Compiled:
         """Read what `pack` has written."""
-        symbol, size, rest = body.split(b"\n", 2)
-        return cls(symbol.decode(), rest[: int(size)], rest[int(size) :])
+        head, _, rest = body.partition(b"\n")
+        symbol, size, *calls = head.decode().split()
+        return cls(symbol, calls, rest[: int(size)], rest[int(size) :])
 
 
 ENTRY = "fastmlp_entry"
@@ -115,12 +119,10 @@ class Kernel:
         return f"{self.key}_{dtype}.kernel"
 
     def _load(self, dtype: np.dtype) -> Linked | None:
-        """Link what the cache has; None if that is nothing, or calls something that is not in this process."""
+        """Link what the cache has; None if that is nothing, or calls what is not in this process."""
         body = cache.load(self._file(dtype))
-        try:
-            return None if body is None else link(Compiled.unpack(body), self.key)
-        except RuntimeError:
-            return None
+        compiled = None if body is None else Compiled.unpack(body)
+        return link(compiled, self.key) if compiled and all(map(llvm.address_of_symbol, compiled.calls)) else None
 
     def _compile(self, dtype: np.dtype) -> Linked:
         compiled = compiler()(self.key, dtype)
@@ -149,14 +151,6 @@ def activation_kernels(name: str) -> list[Kernel]:
     return [kernel(f"elementwise.{name}"), kernel(f"elementwise.{name}_slope")] if name in ACTIVATIONS else []
 
 
-@functools.cache
-def linker() -> Any:
-    """LLVM's, for this process."""
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    return llvm.create_lljit_compiler(llvm.Target.from_default_triple().create_target_machine(jit=True))
-
-
 class MethodDefinition(ctypes.Structure):
     """CPython's ``PyMethodDef``."""
 
@@ -169,15 +163,36 @@ FASTCALL = 0x80  # METH_FASTCALL: the arguments are an array and their number.
 make_function = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(
     ("PyCFunction_NewEx", ctypes.pythonapi)
 )
-kept: list[Any] = []
-"""Machine code that is linked, and what CPython points to; none of it ever goes."""
+kept: list[MethodDefinition] = []
+"""What CPython points to; it never goes, and nor does machine code that is linked."""
+
+PYTHON_CALLS = (
+    "PyLong_AsLongLong", "PyLong_FromLongLong", "PyFloat_AsDouble", "PyErr_Occurred", "PyErr_BadArgument",
+    "PyEval_SaveThread", "PyEval_RestoreThread",
+)  # fmt: skip
+"""What entries call of CPython."""
+
+
+@functools.cache
+def prepare_linker() -> None:
+    """Tell LLVM of the machine, and where CPython is: the operating system does not, in some programs that embed it."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    for name in PYTHON_CALLS:
+        place = ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value
+        assert place is not None
+        llvm.add_symbol(name, place)
 
 
 def link(compiled: Compiled, name: str) -> Linked:
-    """Bring machine code into memory; RuntimeError if it needs what is not there."""
-    builder = llvm.JITLibraryBuilder().add_object_img(compiled.kernel).add_object_img(compiled.entry)
-    builder.add_current_process().export_symbol(compiled.symbol).export_symbol(ENTRY)
-    code = builder.link(linker(), f"{name} {len(kept)}")
-    definition = MethodDefinition(name.encode(), code[ENTRY], FASTCALL, None)
-    kept.append((code, definition))
-    return Linked(code[compiled.symbol], make_function(ctypes.addressof(definition), None, None))
+    """Bring machine code into memory: with a linker of its own, since other kernels may have functions of its names."""
+    prepare_linker()
+    machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
+    linker = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    for object_file in (compiled.kernel, compiled.entry):
+        linker.add_object_file(llvm.ObjectFileRef.from_data(object_file))
+    linker.finalize_object()
+    places = linker.get_function_address(compiled.symbol), linker.get_function_address(ENTRY)
+    linker.detach()
+    kept.append(MethodDefinition(name.encode(), places[1], FASTCALL, None))
+    return Linked(places[0], make_function(ctypes.addressof(kept[-1]), None, None))
