@@ -46,6 +46,10 @@ def test_numba_comes_with_what_must_be_compiled_and_scipy_never(
     code = "import fastmlp; fastmlp.kernels.relu(fastmlp.MLP([2, 3, 2], activation='identity').forward([[0.0, 1.0]]))"
     assert imported_by(code) == {"numba", "llvmlite"}
     assert imported_by(code) == {"llvmlite"}
+    monkeypatch.undo()
+    code = "import fastmlp; net = fastmlp.MLP([2, 2]); net.fit([[0.0, 1.0]], [1], epochs=1); net.predict([[0.0, 1.0]])"
+    imported_by(code)
+    assert imported_by(code) == {"llvmlite"}
 
 
 def test_public_names() -> None:
