@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -160,7 +161,6 @@ class Engine:
         if threads != 1 and len(X) >= self._rows_for_two:
             self._forward_together(parameters, X, outputs, classes, threads, activate)
             return
-        run = FORWARD_ALL.entry(self.dtype)
         if type(X) is SparseRows:  # Not `isinstance`, which takes five times as long for an array.
             scratch, rows = self._take(SPARSE_ALONE, parameters), np.empty((len(X), 0), self.dtype)
             self._make_room(scratch, X)
@@ -170,10 +170,14 @@ class Engine:
         if not scratch.takes_single_rows and len(rows) == 1:
             scratch.set(**{name: part.address(self.dtype) for name, part in SINGLE_ROW_KERNELS.items()})
             scratch.takes_single_rows = True
-        is_finite = run(scratch.place, rows, rows.itemsize, outputs, classes, activate)
+        is_finite = self._forward_all(scratch.place, rows, rows.itemsize, outputs, classes, activate)
         scratch.spare.append(scratch)
         if not is_finite:
             raise NotFiniteError
+
+    @cached_property
+    def _forward_all(self) -> Any:
+        return FORWARD_ALL.entry(self.dtype)
 
     def _forward_together(
         self, parameters: Array, X: Inputs, outputs: Array, classes: NDArray[np.int64], limit: int | None, activate: int

@@ -64,6 +64,10 @@ class Compiled(NamedTuple):
         symbol, size, *calls = head.decode().split()
         return cls(symbol, calls, rest[: int(size)], rest[int(size) :])
 
+    def can_be_linked(self) -> bool:
+        """Whether all that it calls is there: LLVM would end the process."""
+        return all(map(llvm.address_of_symbol, self.calls))
+
 
 ENTRY = "fastmlp_entry"
 """The name, in machine code, of what Python calls; see `fastmlp.kernels.jit.emit_entry`."""
@@ -120,9 +124,12 @@ class Kernel:
 
     def _load(self, dtype: np.dtype) -> Linked | None:
         """Link what the cache has; None if that is nothing, or calls what is not in this process."""
-        body = cache.load(self._file(dtype))
-        compiled = None if body is None else Compiled.unpack(body)
-        return link(compiled, self.key) if compiled and all(map(llvm.address_of_symbol, compiled.calls)) else None
+        if (body := cache.load(self._file(dtype))) is None:
+            return None
+        compiled = Compiled.unpack(body)
+        if not compiled.can_be_linked():
+            compiler()  # Numba brings functions with it, on some machines.
+        return link(compiled, self.key) if compiled.can_be_linked() else None
 
     def _compile(self, dtype: np.dtype) -> Linked:
         compiled = compiler()(self.key, dtype)
@@ -160,11 +167,9 @@ class MethodDefinition(ctypes.Structure):
 
 
 FASTCALL = 0x80  # METH_FASTCALL: the arguments are an array and their number.
-make_function = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(
+make_function = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)(
     ("PyCFunction_NewEx", ctypes.pythonapi)
 )
-kept: list[MethodDefinition] = []
-"""What CPython points to; it never goes, and nor does machine code that is linked."""
 
 PYTHON_CALLS = (
     "PyLong_AsLongLong", "PyLong_FromLongLong", "PyFloat_AsDouble", "PyErr_Occurred", "PyErr_BadArgument",
@@ -193,6 +198,7 @@ def link(compiled: Compiled, name: str) -> Linked:
         linker.add_object_file(llvm.ObjectFileRef.from_data(object_file))
     linker.finalize_object()
     places = linker.get_function_address(compiled.symbol), linker.get_function_address(ENTRY)
-    linker.detach()
-    kept.append(MethodDefinition(name.encode(), places[1], FASTCALL, None))
-    return Linked(places[0], make_function(ctypes.addressof(kept[-1]), None, None))
+    linker.detach()  # The code stays for the life of the process: a thread may be in it to the last.
+    definition = MethodDefinition(name.encode(), places[1], FASTCALL, None)
+    # CPython reads the definition until the function has gone, so the function has to hold it: as its ``self``.
+    return Linked(places[0], make_function(ctypes.addressof(definition), definition, None))
