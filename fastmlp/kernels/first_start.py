@@ -1,4 +1,4 @@
-"""The first start: while this process compiles kernels, a second one compiles others, and keeps them on disk.
+"""The first start in a dtype: while this process compiles kernels, a second one compiles others, and keeps them.
 
 Compiling takes seconds, Numba does it on one core, and the kernels are compiled each by itself. So of the list of those
 that are needed this process takes the first that is left, and the other one the last. To take one is to make a file of
@@ -37,20 +37,24 @@ first_start.help_out(sys.argv[1])
 
 def compile_together(kernels: Sequence[Kernel], dtype: np.dtype, cpus: int) -> None:
     """Compile the kernels, or load them; on a first start, with help."""
-    if cpus > 1 and is_first_start():
+    if is_first_start(dtype) and cpus > 1:
         compile_with_help(kernels, dtype)
     for each in kernels:
         each.address(dtype)
 
 
-def is_first_start() -> bool:
-    """Whether this process begins the cache, and could start another Python: of many that start at once, one does."""
+def is_first_start(dtype: np.dtype) -> bool:
+    """Whether this process is the first to train in a dtype, and could start another Python.
+
+    Of many that start at once, one is: the one that makes a file in the cache.
+    """
     folder = cache_folder()
     is_python = Path(sys.executable or "").name.startswith("python") and not getattr(sys, "frozen", False)
     if folder is None or not is_python:
         return False
     try:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{dtype}.begun").touch(exist_ok=False)
     except OSError:  # It is there, or cannot be.
         return False
     return True
