@@ -11,7 +11,8 @@ import pytest
 
 import fastmlp
 from fastmlp.kernels import cache, native
-from fastmlp.kernels.native import Compiled, Kernel
+from fastmlp.kernels.cache import Compiled
+from fastmlp.kernels.native import Kernel
 
 FLOAT32 = np.dtype(np.float32)
 

@@ -17,6 +17,7 @@ import sys
 import uuid
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import llvmlite
 import llvmlite.binding as llvm
@@ -101,6 +102,41 @@ def warn_once(message: str) -> None:
     """Warn that something is compiled which could have been loaded, or will have to be at the next start."""
     warnings.warn(message, RuntimeWarning, stacklevel=2)
 
+
+class Compiled(NamedTuple):
+    """What is kept of a kernel, for one dtype.
+
+    Attributes
+    ----------
+    symbol : str
+        The kernel's name in its machine code.
+    calls : list of str
+        What it calls, of the C library.
+    kernel : bytes
+        Its machine code, an object file.
+    entry : bytes
+        That of the function `ENTRY`, which Python calls.
+    """
+
+    symbol: str
+    calls: list[str]
+    kernel: bytes
+    entry: bytes
+
+    def pack(self) -> bytes:
+        """Write it in one piece."""
+        return " ".join([self.symbol, str(len(self.kernel)), *self.calls]).encode() + b"\n" + self.kernel + self.entry
+
+    @classmethod
+    def unpack(cls, body: bytes) -> Compiled:
+        """Read what `pack` has written."""
+        head, _, rest = body.partition(b"\n")
+        symbol, size, *calls = head.decode().split()
+        return cls(symbol, calls, rest[: int(size)], rest[int(size) :])
+
+
+ENTRY = "fastmlp_entry"
+"""The name, in machine code, of what Python calls; see `fastmlp.kernels.jit.emit_entry`."""
 
 HASH_BYTES = 32
 

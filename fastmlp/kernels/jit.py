@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 
-from fastmlp.kernels.native import ENTRY, Compiled
+from fastmlp.kernels.cache import ENTRY, Compiled
 
 # No fastmath: the order of every sum is part of the contract (equal bits at every thread count), and NaN must survive.
 # error_model numpy: a division by zero gives inf or NaN like NumPy's, without a branch.

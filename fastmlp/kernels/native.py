@@ -18,6 +18,7 @@ import llvmlite.binding as llvm
 import numpy as np
 
 from fastmlp.kernels import cache
+from fastmlp.kernels.cache import ENTRY, Compiled
 from fastmlp.kernels.constants import ACTIVATIONS
 from fastmlp.kernels.machine import numba_setting
 
@@ -31,46 +32,6 @@ compiling = threading.RLock()
 if hasattr(os, "register_at_fork"):
     # Numba's own lock would stay held for ever in the child of a fork in the midst of another thread's compilation.
     os.register_at_fork(before=compiling.acquire, after_in_parent=compiling.release, after_in_child=compiling.release)
-
-
-class Compiled(NamedTuple):
-    """What is kept of a kernel, for one dtype.
-
-    Attributes
-    ----------
-    symbol : str
-        The kernel's name in its machine code.
-    calls : list of str
-        What it calls, of the C library.
-    kernel : bytes
-        Its machine code, an object file.
-    entry : bytes
-        That of the function `ENTRY`, which Python calls.
-    """
-
-    symbol: str
-    calls: list[str]
-    kernel: bytes
-    entry: bytes
-
-    def pack(self) -> bytes:
-        """Write it in one piece."""
-        return " ".join([self.symbol, str(len(self.kernel)), *self.calls]).encode() + b"\n" + self.kernel + self.entry
-
-    @classmethod
-    def unpack(cls, body: bytes) -> Compiled:
-        """Read what `pack` has written."""
-        head, _, rest = body.partition(b"\n")
-        symbol, size, *calls = head.decode().split()
-        return cls(symbol, calls, rest[: int(size)], rest[int(size) :])
-
-    def can_be_linked(self) -> bool:
-        """Whether all that it calls is there: LLVM would end the process."""
-        return all(map(llvm.address_of_symbol, self.calls))
-
-
-ENTRY = "fastmlp_entry"
-"""The name, in machine code, of what Python calls; see `fastmlp.kernels.jit.emit_entry`."""
 
 
 class Linked(NamedTuple):
@@ -127,9 +88,9 @@ class Kernel:
         if (body := cache.load(self._file(dtype))) is None:
             return None
         compiled = Compiled.unpack(body)
-        if not compiled.can_be_linked():
+        if not can_be_linked(compiled):
             compiler()  # Numba brings functions with it, on some machines.
-        return link(compiled, self.key) if compiled.can_be_linked() else None
+        return link(compiled, self.key) if can_be_linked(compiled) else None
 
     def _compile(self, dtype: np.dtype) -> Linked:
         compiled = compiler()(self.key, dtype)
@@ -187,6 +148,11 @@ def prepare_linker() -> None:
         place = ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value
         assert place is not None
         llvm.add_symbol(name, place)
+
+
+def can_be_linked(compiled: Compiled) -> bool:
+    """Whether all that it calls is there: LLVM would end the process."""
+    return all(map(llvm.address_of_symbol, compiled.calls))
 
 
 def link(compiled: Compiled, name: str) -> Linked:
