@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import struct
+import os
+import subprocess
 import sys
 from pathlib import Path
 
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
-import fastmlp
-from fastmlp.kernels import cache, native
+from fastmlp.kernels import cache, jit, loop, native  # noqa: F401 - All kernels.
 from fastmlp.kernels.cache import Compiled
 from fastmlp.kernels.native import Kernel
 
@@ -31,42 +32,33 @@ def halve_negative(kernel: Kernel) -> list[float]:
     return [float(a) for a in A]
 
 
-def undefined(elf: bytes) -> set[str]:
-    """The names that an ELF object file does not define."""
-    (sections_at,) = struct.unpack_from("<Q", elf, 40)
-    size, count = struct.unpack_from("<HH", elf, 58)
-    sections = [struct.unpack_from("<IIQQQQIIQQ", elf, sections_at + size * k) for k in range(count)]
-    (symbols,) = [section for section in sections if section[1] == 2]  # SHT_SYMTAB
-    names = sections[symbols[6]]
-    found = set()
-    for at in range(symbols[4], symbols[4] + symbols[5], 24):
-        name, _, _, section, _, _ = struct.unpack_from("<IBBHQQ", elf, at)
-        if name and section == 0:
-            start = names[4] + name
-            found.add(elf[start : elf.index(b"\0", start)].decode())
-    return found - {"_GLOBAL_OFFSET_TABLE_"}
+CODE = """
+declare double @exp2(double)
+declare i64 @some_function(i64)
+define i64 @fastmlp_a(i64 %a, double %x) {
+  %y = call double @exp2(double %x)
+  %n = fptosi double %y to i64
+  %b = call i64 @some_function(i64 %n)
+  ret i64 %b
+}
+"""
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads ELF files")
+@pytest.mark.skipif(sys.platform != "linux", reason="of ELF files")
 def test_what_kernels_call_is_kept_with_them() -> None:
-    """All that this process's cache holds: LLVM ends the process if something is not there."""
-    net = fastmlp.MLP([3, 4, 2], loss="poisson", output_activation="exp")
-    net.fit(np.ones((4, 3)), np.ones((4, 2)), epochs=1)
-    folder = cache.cache_folder()
-    assert folder is not None
-    called = set()
-    for path in folder.glob("*.kernel"):
-        body = cache.load(path.name)
-        assert body is not None
-        compiled = Compiled.unpack(body)
-        assert undefined(compiled.kernel) <= set(compiled.calls), path.name
-        assert undefined(compiled.entry) <= {compiled.symbol, *native.PYTHON_CALLS}, path.name
-        called |= undefined(compiled.kernel)
-    assert "log" in called  # That of the Poisson deviance.
+    """LLVM ends the process if something is not there."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
+    calls = jit.calls_of(machine.emit_object(llvm.parse_assembly(CODE)))
+    assert calls is not None
+    assert set(calls) - {"_GLOBAL_OFFSET_TABLE_"} == {"exp2", "some_function"}
+    assert jit.calls_of(b"\xcf\xfa\xed\xfe of a Mac") is None
+    assert jit.compile_kernel("loop.values_loss", FLOAT32).calls == ["log"]  # That of the Poisson deviance.
 
 
 def test_a_kernel_is_what_was_packed() -> None:
-    for calls in ([], ["log", "memset"]):
+    for calls in ([], ["log", "memset"], None):
         compiled = Compiled("name", calls, b"\n1 2\n\0", b"3\n")
         assert Compiled.unpack(compiled.pack()) == compiled
 
@@ -82,6 +74,44 @@ def test_one_that_calls_what_is_not_here_is_compiled_anew(folder: Path) -> None:
     cache.save(path.name, elsewhere)
     assert halve_negative(Kernel("elementwise.leaky_relu")) == right
     assert cache.load(path.name) not in (None, elsewhere)
+
+
+@pytest.mark.parametrize("calls", [["a_function_of_nobody"], None], ids=["missing", "unknown"])
+def test_numba_is_imported_for_what_may_not_be_here(calls: list[str] | None, tmp_path: Path) -> None:
+    code = (
+        "import sys, numpy as np, fastmlp.kernels; from fastmlp.kernels import cache; said = 'numba' in sys.modules\n"
+        "fastmlp.kernels.relu(np.ones(1)); print(said, 'numba' in sys.modules, cache.cache_folder())"
+    )
+
+    def run() -> str:
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+        assert done.stderr == ""
+        before, after, folder = done.stdout.split()
+        assert before == "False"
+        return after if after == "False" else folder
+
+    folder = Path(run())
+    assert run() == "False"
+    name = "elementwise.relu_float64.kernel"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "cache_folder", lambda: folder)
+        body = cache.load(name)
+        assert body is not None
+        cache.save(name, Compiled.unpack(body)._replace(calls=calls).pack())
+    assert run() == str(folder)
+    assert run() == ("False" if calls else str(folder))  # The one that misses something was compiled anew.
+
+
+def test_settings_that_a_program_has_changed_are_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert jit.has_settings_of_cache()
+    monkeypatch.setattr("numba.config.CPU_NAME", "generic")
+    cache.warn_once.cache_clear()
+    with pytest.warns(RuntimeWarning, match=r"^fastmlp compiles .* because numba\.config\.CPU_NAME was changed"):
+        halve_negative(Kernel("elementwise.leaky_relu"))
+    assert list(folder.iterdir()) == []
+    monkeypatch.setenv("NUMBA_CPU_NAME", "generic")
+    assert jit.has_settings_of_cache()
 
 
 @pytest.mark.parametrize("arguments", [(), (0,), (0, 1, 2), (0, "1"), (0, 2**64), (0, None), (0, 1.5)])

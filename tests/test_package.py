@@ -47,9 +47,14 @@ def test_numba_comes_with_what_must_be_compiled_and_scipy_never(
     assert imported_by(code) == {"numba", "llvmlite"}
     assert imported_by(code) == {"llvmlite"}
     monkeypatch.undo()
-    code = "import fastmlp; net = fastmlp.MLP([2, 2]); net.fit([[0.0, 1.0]], [1], epochs=1); net.predict([[0.0, 1.0]])"
-    imported_by(code)
-    assert imported_by(code) == {"llvmlite"}
+    k = "import numpy as np; from fastmlp import kernels; Z = np.ones((2, 2)); kernels."
+    for code in (
+        "import fastmlp; net = fastmlp.MLP([2, 2]); net.fit([[0.0, 1.0]], [1], epochs=1); net.predict([[0.0, 1.0]])",
+        f"{k}softmax_cross_entropy(Z, np.array([0, 1]))",  # Calls a function of the C library.
+        f"{k}adam_update(Z, Z, Z, Z, 1, 0.1)",
+    ):
+        imported_by(code)
+        assert imported_by(code) == {"llvmlite"}
 
 
 def test_public_names() -> None:

@@ -39,11 +39,8 @@ def hash_of_sources() -> bytes | None:
 SOURCES = hash_of_sources()
 """Read with the modules themselves: an upgrade on the disk must not give a running program's kernels its name."""
 
-SETTINGS = (
-    "CPU_NAME", "CPU_FEATURES", "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO", "ENABLE_AVX",
-    "DISABLE_INTEL_SVML",
-)  # fmt: skip
-"""Numba's settings that machine code depends on."""
+SETTINGS = {"CPU_NAME": None, "CPU_FEATURES": None, "OPT": 3, "LOOP_VECTORIZE": 1, "SLP_VECTORIZE": 0}
+"""Numba's settings that machine code depends on, and what they are unless the environment says otherwise."""
 
 
 def numba_version() -> str | bytes:
@@ -110,8 +107,8 @@ class Compiled(NamedTuple):
     ----------
     symbol : str
         The kernel's name in its machine code.
-    calls : list of str
-        What it calls, of the C library.
+    calls : list of str or None
+        What it calls, of the C library; None if that is not known.
     kernel : bytes
         Its machine code, an object file.
     entry : bytes
@@ -119,22 +116,24 @@ class Compiled(NamedTuple):
     """
 
     symbol: str
-    calls: list[str]
+    calls: list[str] | None
     kernel: bytes
     entry: bytes
 
     def pack(self) -> bytes:
         """Write it in one piece."""
-        return " ".join([self.symbol, str(len(self.kernel)), *self.calls]).encode() + b"\n" + self.kernel + self.entry
+        calls = [UNKNOWN] if self.calls is None else self.calls
+        return " ".join([self.symbol, str(len(self.kernel)), *calls]).encode() + b"\n" + self.kernel + self.entry
 
     @classmethod
     def unpack(cls, body: bytes) -> Compiled:
         """Read what `pack` has written."""
         head, _, rest = body.partition(b"\n")
         symbol, size, *calls = head.decode().split()
-        return cls(symbol, calls, rest[: int(size)], rest[int(size) :])
+        return cls(symbol, None if calls == [UNKNOWN] else calls, rest[: int(size)], rest[int(size) :])
 
 
+UNKNOWN = "?"
 ENTRY = "fastmlp_entry"
 """The name, in machine code, of what Python calls; see `fastmlp.kernels.jit.emit_entry`."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import re
+import struct
 import types
 from collections.abc import Callable
 from operator import attrgetter
@@ -14,7 +14,11 @@ import numba
 import numpy as np
 from llvmlite import ir
 
-from fastmlp.kernels.cache import ENTRY, Compiled
+from fastmlp.kernels.cache import AT_EACH_START, ENTRY, SETTINGS, Compiled, warn_once
+from fastmlp.kernels.machine import NO_COMPILER, numba_setting
+
+if numba.config.DISABLE_JIT:
+    raise ImportError(NO_COMPILER)
 
 # No fastmath: the order of every sum is part of the contract (equal bits at every thread count), and NaN must survive.
 # error_model numpy: a division by zero gives inf or NaN like NumPy's, without a branch.
@@ -65,15 +69,36 @@ def compile_kernel(key: str, dtype: np.dtype) -> Compiled:
     assert not machine_code.has_dynamic_globals, "a kernel that holds an address cannot be kept"
     *_, (object_file, _) = machine_code.serialize_using_object_code()
     symbol = result.fndesc.llvm_func_name
-    return Compiled(symbol, calls_of(machine_code.get_llvm_str()), object_file, emit_entry(symbol, names, dtype))
+    return Compiled(symbol, calls_of(object_file), object_file, emit_entry(symbol, names, dtype))
 
 
-def calls_of(code: str) -> list[str]:
-    """What LLVM's code calls, of the C library: by name, or as an intrinsic for which there is no instruction."""
-    declared = re.findall(r'^declare .*?@"?([\w.$]+)"?\(', code, flags=re.MULTILINE)
-    named = [name for name in declared if not name.startswith("llvm.")]
-    intrinsics = {name.split(".")[1] for name in declared if name.startswith("llvm.")}
-    return sorted({*named, *intrinsics & {"memset", "memcpy", "memmove", "log", "exp", "sin", "cos", "pow"}})
+def calls_of(object_file: bytes) -> list[str] | None:
+    """What an object file needs and does not define, if it is one of 64-bit Linux (ELF); None else."""
+    if object_file[:6] != b"\x7fELF\x02\x01":
+        return None
+    (sections_at,) = struct.unpack_from("<Q", object_file, 40)
+    size, count = struct.unpack_from("<HH", object_file, 58)
+    sections = [struct.unpack_from("<IIQQQQIIQQ", object_file, sections_at + size * k) for k in range(count)]
+    calls = set()
+    for _, kind, _, _, begin, length, names, *_ in sections:
+        if kind != 2:  # A table of symbols.
+            continue
+        for symbol in range(begin, begin + length, 24):
+            name, _, _, section = struct.unpack_from("<IBBH", object_file, symbol)
+            if name and section == 0:
+                start = sections[names][4] + name
+                calls.add(object_file[start : object_file.index(b"\0", start)].decode())
+    return sorted(calls)
+
+
+def has_settings_of_cache() -> bool:
+    """Whether Numba compiles as the name of the cache's folder says, and no program has changed its settings since."""
+    for name, default in SETTINGS.items():
+        is_given = numba_setting(name) is not None or (name == "CPU_FEATURES" and numba_setting("CPU_NAME") is not None)
+        if not is_given and getattr(numba.config, name) != default:
+            warn_once(f"{AT_EACH_START}, because numba.config.{name} was changed; NUMBA_{name} is what it knows")
+            return False
+    return True
 
 
 I32, I64, DOUBLE = ir.IntType(32), ir.IntType(64), ir.DoubleType()
@@ -94,7 +119,7 @@ def emit_entry(symbol: str, names: list[str], dtype: np.dtype) -> bytes:
     Numba has a wrapper for this, too, which takes twice the time to call, and half a second of imports to load.
     """
     module = ir.Module()
-    module.triple = llvm.get_default_triple()
+    module.triple = llvm.get_process_triple()
 
     def imported(name: str, result: ir.Type, *arguments: ir.Type) -> ir.Function:
         return ir.Function(module, ir.FunctionType(result, arguments), name)

@@ -31,6 +31,9 @@ def numba_setting(name: str) -> str | None:
     return os.environ.get(f"NUMBA_{name}")
 
 
+NO_COMPILER = "engine 'numba' needs Numba's compiler, which NUMBA_DISABLE_JIT turns off: unset it, or use 'numpy'"
+
+
 def detect_machine() -> Machine:
     """Read the CPU that Numba compiles for: the host, or what NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say."""
     features = numba_setting("CPU_FEATURES")

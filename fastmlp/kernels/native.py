@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging  # noqa: F401 - See below.
 import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,17 +22,16 @@ import numpy as np
 from fastmlp.kernels import cache
 from fastmlp.kernels.cache import ENTRY, Compiled
 from fastmlp.kernels.constants import ACTIVATIONS
-from fastmlp.kernels.machine import numba_setting
+from fastmlp.kernels.machine import NO_COMPILER, numba_setting
 
-if numba_setting("DISABLE_JIT") not in (None, "", "0"):
-    raise ImportError(
-        "engine 'numba' needs Numba's compiler, which NUMBA_DISABLE_JIT turns off: unset it, or use 'numpy'"
-    )
+if (numba_setting("DISABLE_JIT") or "").strip("0"):
+    raise ImportError(NO_COMPILER)
 
 compiling = threading.RLock()
 """Held by the thread that compiles, or loads, a kernel."""
 if hasattr(os, "register_at_fork"):
     # Numba's own lock would stay held for ever in the child of a fork in the midst of another thread's compilation.
+    # Numba imports logging, which registers such functions, too: they must not come while this one waits.
     os.register_at_fork(before=compiling.acquire, after_in_parent=compiling.release, after_in_child=compiling.release)
 
 
@@ -89,23 +90,25 @@ class Kernel:
             return None
         compiled = Compiled.unpack(body)
         if not can_be_linked(compiled):
-            compiler()  # Numba brings functions with it, on some machines.
+            compiler()
         return link(compiled, self.key) if can_be_linked(compiled) else None
 
     def _compile(self, dtype: np.dtype) -> Linked:
-        compiled = compiler()(self.key, dtype)
-        cache.save(self._file(dtype), compiled.pack())
+        jit = compiler()
+        compiled: Compiled = jit.compile_kernel(self.key, dtype)
+        if jit.has_settings_of_cache():
+            cache.save(self._file(dtype), compiled.pack())
         return link(compiled, self.key)
 
 
 @functools.cache
-def compiler() -> Callable[[str, np.dtype], Compiled]:
+def compiler() -> Any:
     """Import Numba and all kernels; RuntimeError if they are not those of the engine that is running."""
     from fastmlp.kernels import jit, loop, sparse  # noqa: F401 - The loop is made of all the others.
 
     if cache.hash_of_sources() != cache.SOURCES:
         raise RuntimeError("fastmlp's files have changed since it was imported, and a kernel must be compiled: restart")
-    return jit.compile_kernel
+    return jit
 
 
 @functools.cache
@@ -144,22 +147,29 @@ def prepare_linker() -> None:
     """Tell LLVM of the machine, and where CPython is: the operating system does not, in some programs that embed it."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+    new_linker().close()  # LLVM finds nothing of this process before there was one.
     for name in PYTHON_CALLS:
         place = ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value
         assert place is not None
         llvm.add_symbol(name, place)
 
 
+def new_linker() -> Any:
+    """Make a linker, for one kernel: others may have functions of the same names."""
+    machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
+    return llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+
+
 def can_be_linked(compiled: Compiled) -> bool:
-    """Whether all that it calls is there: LLVM would end the process."""
-    return all(map(llvm.address_of_symbol, compiled.calls))
+    """Whether all that it calls is there: LLVM would end the process. Whatever it is, Numba brings it."""
+    prepare_linker()
+    return "numba" in sys.modules if compiled.calls is None else all(map(llvm.address_of_symbol, compiled.calls))
 
 
 def link(compiled: Compiled, name: str) -> Linked:
-    """Bring machine code into memory: with a linker of its own, since other kernels may have functions of its names."""
+    """Bring machine code into memory."""
     prepare_linker()
-    machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
-    linker = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    linker = new_linker()
     for object_file in (compiled.kernel, compiled.entry):
         linker.add_object_file(llvm.ObjectFileRef.from_data(object_file))
     linker.finalize_object()

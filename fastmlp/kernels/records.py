@@ -155,7 +155,8 @@ class Samples(NamedTuple):
 class Array(NamedTuple):
     """What NumPy's C interface says of an array object, behind the header that every Python object has.
 
-    `data`: the address of the first element. `shape` and `strides`: those of as many int64; strides are in bytes.
+    `data`: the address of the first element. `shape` and `strides`: those of as many int64; strides are in bytes. A
+    kernel reads them when the GIL is gone, so no other thread must reshape the array in place meanwhile.
     """
 
     data: int
