@@ -54,7 +54,9 @@ def test_what_kernels_call_is_kept_with_them() -> None:
     assert calls is not None
     assert set(calls) - {"_GLOBAL_OFFSET_TABLE_"} == {"exp2", "some_function"}
     assert jit.calls_of(b"\xcf\xfa\xed\xfe of a Mac") is None
-    assert jit.compile_kernel("loop.values_loss", FLOAT32).calls == ["log"]  # That of the Poisson deviance.
+    compiled = jit.compile_kernel("loop.loss_rows", FLOAT32)  # Its arguments are of all kinds but arrays.
+    assert compiled.calls == ["log"]  # That of softmax's loss, and of the Poisson deviance.
+    assert set(jit.calls_of(compiled.entry) or []) == {compiled.symbol, *native.PYTHON_CALLS}
 
 
 def test_a_kernel_is_what_was_packed() -> None:
