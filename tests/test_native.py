@@ -116,6 +116,14 @@ def test_settings_that_a_program_has_changed_are_not_kept(folder: Path, monkeypa
     assert jit.has_settings_of_cache()
 
 
+@pytest.mark.parametrize("name", [*cache.SETTINGS, *cache.MORE_SETTINGS])
+def test_each_setting_of_numba_has_its_own_folder(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = cache.cache_key.__wrapped__
+    before = key()
+    monkeypatch.setenv(f"NUMBA_{name}", "7")
+    assert key() != before
+
+
 @pytest.mark.parametrize("arguments", [(), (0,), (0, 1, 2), (0, "1"), (0, 2**64), (0, None), (0, 1.5)])
 def test_wrong_arguments_are_errors_of_python(arguments: tuple[object, ...]) -> None:
     with pytest.raises((TypeError, OverflowError)):

@@ -585,3 +585,18 @@ def test_a_schedule_that_gives_no_usable_factor_is_refused(engine, factor):
     net = MLP([2, 3, 2], engine=engine)
     with pytest.raises(ValueError, match=r"schedule must give finite factors >= 0, got (inf|-1) at step 3"):
         net.fit(np.eye(2), np.array([0, 1]), epochs=3, batch_size=1, schedule=Wild())
+
+
+@pytest.mark.parametrize("n_in", [3, 300])
+def test_full_batches_of_one_call_are_those_of_many(n_in: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one call the samples are gathered once; of two threads, each does some rows of it, or some inputs."""
+    monkeypatch.setattr("fastmlp.network.available_cpus", lambda: 2)
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(200, n_in)).astype(np.float32), rng.integers(2, size=200)
+    for threads in (1, 2):
+        at_once, one_by_one = MLP([n_in, 8, 2]), MLP([n_in, 8, 2])
+        at_once.fit(X, y, epochs=20, batch_size=200, optimizer=SGD(0.1), threads=threads)
+        for _ in range(20):
+            one_by_one.fit(X, y, epochs=1, batch_size=200, optimizer=SGD(0.1), threads=threads)
+        for a, b in zip(at_once.weights, one_by_one.weights, strict=True):
+            assert_array_equal(a, b)

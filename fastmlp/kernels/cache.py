@@ -41,6 +41,8 @@ SOURCES = hash_of_sources()
 
 SETTINGS = {"CPU_NAME": None, "CPU_FEATURES": None, "OPT": 3, "LOOP_VECTORIZE": 1, "SLP_VECTORIZE": 0}
 """Numba's settings that machine code depends on, and what they are unless the environment says otherwise."""
+MORE_SETTINGS = "BOUNDSCHECK", "DEBUGINFO", "ENABLE_AVX", "DISABLE_INTEL_SVML"
+"""Others, of which the environment alone is asked."""
 
 
 def numba_version() -> str | bytes:
@@ -62,7 +64,7 @@ def cache_key() -> str:
     environment = (
         SOURCES, numba_version(), llvmlite.__version__, np.__version__, sys.implementation.cache_tag,
         object.__basicsize__, llvm.get_default_triple(), llvm.get_host_cpu_name(),
-        sorted(llvm.get_host_cpu_features().items()), MACHINE, *map(numba_setting, SETTINGS),
+        sorted(llvm.get_host_cpu_features().items()), MACHINE, *map(numba_setting, (*SETTINGS, *MORE_SETTINGS)),
     )  # fmt: skip
     return hashlib.sha256(repr(environment).encode()).hexdigest()[:16]
 
