@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmlp.chunks import MappedRows, is_mapped
-from fastmlp.shapes import NotFiniteError, check_class_targets
+from fastmlp.shapes import UnfitError, check_class_targets
 from fastmlp.sparse import Inputs, SparseRows, is_sparse, sparse_rows
 from fastmlp.spec import NetworkSpec, shown
 from fastmlp.training import Callback
@@ -217,7 +217,7 @@ def in_parts(
         )
     try:
         return compute(parameters, X, threads)
-    except NotFiniteError:
+    except UnfitError:
         raise not_finite("X", X, first_row=first_row) from None
 
 

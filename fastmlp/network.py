@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +33,7 @@ from fastmlp.engines import ENGINES, kernel, make_engine
 from fastmlp.optimizers import SGD, Optimizer, Schedule
 from fastmlp.parameters import ParameterLayout, initialise
 from fastmlp.resuming import Checkpoints, check_checkpoint, describe_run, find_checkpoint, prepare_folder
+from fastmlp.shapes import UnfitError
 from fastmlp.spec import INITIALISERS, NetworkSpec, check_count, check_name, check_number, make_spec, shown
 from fastmlp.training import (
     Callback,
@@ -219,7 +220,7 @@ class MLP:
         ValueError
             If X is not a finite numeric array of that shape.
         """
-        return in_parts(self._engine.outputs, self._parameters, self._check_inputs(X))
+        return self._of_samples(X, self._engine.outputs)
 
     def predict(self, X: Any) -> Array:
         """Predict the class of each sample, or its values.
@@ -236,7 +237,7 @@ class MLP:
             with one output, else ``(n_samples, n_outputs)``. Other losses: values ``(n_samples, n_outputs)``.
         """
         if self.spec.loss == "softmax_cross_entropy":
-            return in_parts(self._engine.classes, self._parameters, self._check_inputs(X))
+            return self._of_samples(X, self._engine.classes)
         if not self.spec.is_classifier:
             return self.forward(X)
         return self._decide(self._forward(self._check_inputs(X)))
@@ -588,12 +589,17 @@ class MLP:
 
     # --- What the methods above are made of ---------------------------------------------------------------------------
 
+    def _of_samples(self, X: Any, compute: Callable[..., Array]) -> Array:
+        """Check X and compute what one of the engine's methods gives for its samples."""
+        # What the engine may take as it is: a single sample is predicted in 2 µs, the checks below take half of one.
+        if type(X) is np.ndarray and X.dtype is self._dtype_as_is and X.ndim == 2:
+            try:
+                return compute(self._parameters, X)
+            except UnfitError:  # `contextlib.suppress` would take 0.4 µs.
+                pass
+        return in_parts(compute, self._parameters, self._check_inputs(X))
+
     def _check_inputs(self, X: Any, what: str = "X") -> Samples:
-        # An array that the engine takes as it is: a single sample is predicted in 3 µs, the full check takes 0.5.
-        if type(X) is np.ndarray and X.dtype is self._dtype_as_is and X.ndim == 2 and X.flags.c_contiguous:
-            n_samples, n_features = X.shape
-            if n_samples and n_features == self.spec.layer_sizes[0]:
-                return X
         return check_inputs(self.spec, X, what, self._engine.finds_not_finite)
 
     def _check_targets(self, y: ArrayLike, n_samples: int, what: str = "y") -> Array:

@@ -15,8 +15,11 @@ Array = NDArray[Any]
 REAL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
-class NotFiniteError(ValueError):
-    """An engine has met a NaN or an infinity in X. It does not know where; the network finds out and says so."""
+class UnfitError(ValueError):
+    """An engine cannot take X: a value is not finite, or its shape is another, if nobody has looked at that before.
+
+    It does not know what is wrong, and where; the network finds out and says so.
+    """
 
 
 # --- One array --------------------------------------------------------------------------------------------------------

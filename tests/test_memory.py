@@ -52,7 +52,7 @@ for dtype in ("float32", "float64"):
                 for threads in (1, 2, 3):
                     net.fit(X, y, epochs=1, batch_size=batch_size, threads=threads, optimizer=slow)
                     net.fit(X, y, epochs=1, batch_size=batch_size, threads=threads, **options)
-                net.forward(X), net.predict(X[:1]), net.gradients(X, y)
+                net.forward(X), net.forward(X[::-1]), net.predict(X[-1:]), net.predict(X[:1]), net.gradients(X, y)
             pixels = copied(rng.integers(256, size=(n, sizes[0])).astype(np.uint8))
             net.fit(pixels, y, epochs=1, batch_size=batch_size, optimizer=slow)
             net.forward(pixels), net.predict(pixels[-1:])

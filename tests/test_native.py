@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def halve_negative(kernel: Kernel) -> list[float]:
     """What the kernel of leaky_relu makes of three numbers."""
     A = np.array([-100.0, 0.0, 2.0], FLOAT32)
-    assert kernel.entry(FLOAT32)(A.__array_interface__["data"][0], A.size) == 0
+    assert kernel.run(FLOAT32, A.__array_interface__["data"][0], A.size) == 0
     return [float(a) for a in A]
 
 
@@ -127,4 +127,10 @@ def test_each_setting_of_numba_has_its_own_folder(name: str, monkeypatch: pytest
 @pytest.mark.parametrize("arguments", [(), (0,), (0, 1, 2), (0, "1"), (0, 2**64), (0, None), (0, 1.5)])
 def test_wrong_arguments_are_errors_of_python(arguments: tuple[object, ...]) -> None:
     with pytest.raises((TypeError, OverflowError)):
+        native.kernel("elementwise.relu").run(FLOAT32, *arguments)
+
+
+@pytest.mark.parametrize("arguments", [(), ("1", 0, 0), (None, 0, 0)])
+def test_whether_the_gil_is_let_go_has_to_be_said(arguments: tuple[object, ...]) -> None:
+    with pytest.raises(TypeError):
         native.kernel("elementwise.relu").entry(FLOAT32)(*arguments)

@@ -230,6 +230,27 @@ def test_inputs_in_every_form(engine: str, form: str, tmp_path: Path) -> None:
     assert_allclose(net.weights[0], same.weights[0], **close)
 
 
+VIEWS: dict[str, Callable[[Array], Array]] = {
+    "reversed": lambda a: a[::-1],
+    "every third": lambda a: np.repeat(a, 3, axis=0)[::3],
+    "some columns": lambda a: np.hstack([a, a, a])[:, a.shape[1] : 2 * a.shape[1]],
+    "one sample, many times": lambda a: np.broadcast_to(a[:1], a.shape),
+    "columns that are not side by side": lambda a: np.repeat(a, 2, axis=1)[:, ::2],
+    "one sample": lambda a: a[::-1][:1],
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("n_inputs", [1, 5, 64, 784])
+def test_samples_need_not_lie_side_by_side(n_inputs: int, view: str) -> None:
+    """They are predicted wherever they lie, without a copy, if the numbers of each do."""
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(700, n_inputs)).astype(np.float32) * (rng.random((700, n_inputs)) < 0.4)
+    net, other = MLP([n_inputs, 30, 4], seed=1), VIEWS[view](a)
+    assert_array_equal(net.predict_proba(other), net.predict_proba(other.copy()))
+    assert_array_equal(net.predict(other), net.predict(other.copy()))
+
+
 def test_booleans_are_numbers(engine: str) -> None:
     net = hand_made(engine)
     assert_array_equal(net.forward(np.array([[True, False]])), net.forward([[1.0, 0.0]]))

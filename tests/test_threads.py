@@ -194,11 +194,11 @@ def test_predict_of_threads_that_find_no_memory(two_cpus, monkeypatch):
         raise MemoryError("no room")
 
     monkeypatch.setattr(engine, "available_cpus", lambda: 2)
-    net = fastmlp.MLP([50, 64, 5])
+    net, other = fastmlp.MLP([50, 64, 5]), fastmlp.MLP([50, 64, 5])
     many_X = rng.normal(size=(20_000, 50)).astype(np.float32)
-    expected = net.predict(many_X)
+    expected = other.predict(many_X)
     with monkeypatch.context() as without_memory:
-        without_memory.setattr(Engine, "_take", fail)
+        without_memory.setattr(Engine, "_make_spare", fail)
         with pytest.raises(MemoryError, match="no room"):
             net.predict(many_X)
     np.testing.assert_array_equal(net.predict(many_X), expected)
@@ -241,3 +241,21 @@ def test_each_dtype_has_its_own_files_in_the_cache():
     assert folder is not None
     files = {path.name for path in folder.glob("elementwise.sgd_float*.kernel")}
     assert files == {"elementwise.sgd_float32.kernel", "elementwise.sgd_float64.kernel"}
+
+
+@pytest.mark.parametrize(("n_samples", "lets_go"), [(1, False), (16, True)])
+def test_a_short_call_does_not_give_other_threads_the_gil(n_samples, lets_go):
+    """They would keep it for 5 ms, and a prediction takes 2 µs; of longer calls, threads make several at once."""
+    net, samples = fastmlp.MLP([784, 100, 64, 32, 10]), np.ones((n_samples, 784), np.float32)
+    net.predict(samples)
+    turns, interval = [], sys.getswitchinterval()
+    sys.setswitchinterval(10.0)  # Until this thread lets it go by itself.
+    try:
+        _thread.start_new_thread(turns.append, (1,))
+        for _ in range(1000):
+            net.predict(samples)
+        assert bool(turns) == lets_go
+    finally:
+        sys.setswitchinterval(interval)
+        while not turns:
+            time.sleep(0.001)

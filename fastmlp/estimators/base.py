@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from contextlib import suppress
 from numbers import Integral, Real
 from typing import Any, Literal
 
@@ -23,7 +22,7 @@ from fastmlp.estimators.lbfgs import fit_lbfgs
 from fastmlp.estimators.run import NOT_FINITE_WEIGHTS, Run, Samples, SolverState, make_optimizer
 from fastmlp.network import MLP
 from fastmlp.optimizers import Optimizer, Schedule
-from fastmlp.shapes import NotFiniteError
+from fastmlp.shapes import UnfitError
 from fastmlp.sparse import Inputs, is_sparse, sparse_rows
 from fastmlp.spec import ACTIVATIONS, DTYPES, check_name, dtype_name, make_spec
 
@@ -446,12 +445,14 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             and X.shape[0] > 0
             and not hasattr(self, "feature_names_in_")
         ):
-            with suppress(NotFiniteError, ValueError):  # scikit-learn says below what is wrong with it.
+            try:
                 return method(parameters, as_inputs(X, parameters.dtype), 1 if X.shape[0] == 1 else self._threads())
+            except ValueError:  # Its own, or an `UnfitError`: scikit-learn says below what is wrong with X.
+                pass
         X = validate_data(self, X, accept_sparse="csr", dtype=parameters.dtype, order="C", reset=False)
         try:
             return method(parameters, as_inputs(X, parameters.dtype), self._threads())
-        except NotFiniteError:
+        except UnfitError:
             raise ValueError("X must be finite") from None
 
     def __sklearn_tags__(self) -> Any:

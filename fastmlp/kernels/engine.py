@@ -18,7 +18,7 @@ from fastmlp.kernels.native import Kernel, activation_kernels, kernel
 from fastmlp.kernels.records import SAMPLE, Layer, Samples
 from fastmlp.kernels.threads import run_together
 from fastmlp.parameters import ParameterLayout
-from fastmlp.shapes import NotFiniteError
+from fastmlp.shapes import UnfitError
 from fastmlp.sparse import Inputs, SparseRows
 from fastmlp.training import Recipe, TrainingState, available_cpus
 
@@ -73,6 +73,9 @@ STEP_WORK_FOR_TWO = 500_000
 """Those of a step that is worth two threads, which then takes 0.6 to 0.96 of the time; with less, some take longer."""
 FORWARD_WORK = 20_000_000
 """The same for a forward pass, which starts its threads anew."""
+SHORT_WORK = 100_000
+"""Multiply-adds of a call of some 5 µs, which does not let Python's lock (the GIL) go. Another thread that computes
+would take it, and give it back 5 ms later. Of longer calls, threads can make several at once."""
 
 
 class Engine:
@@ -96,8 +99,10 @@ class Engine:
         self._work = sum(n_in * n_out for n_in, n_out in pairwise(sizes))  # Multiply-adds a sample.
         self._rows_for_two = 2 * FORWARD_WORK // self._work  # Fewer are one thread's, in a forward pass.
         self._no_outputs = np.empty((0, self._n_outputs), self.dtype)
+        self._rows_of_short_calls = SHORT_WORK // self._work
         # By the kind of samples and threads: scratch memory that no call is using now.
-        self._spare: dict[tuple[str, int], list[Scratch]] = {}
+        self._spare_dense: list[Scratch] = []
+        self._spare: dict[tuple[str, int], list[Scratch]] = {DENSE_ALONE: self._spare_dense}
 
     def __reduce__(self) -> Any:
         return Engine, (self.layout,)
@@ -157,23 +162,34 @@ class Engine:
         threads: int | None = 1,
         activate: int = 0,
     ) -> None:
-        """Write the outputs, or the classes, of X; raise if X is not finite."""
-        if threads != 1 and len(X) >= self._rows_for_two:
+        """Write the outputs, or the classes, of X; raise `UnfitError` if X is not finite.
+
+        Or if it is not of the network's inputs, each sample's side by side: the kernel looks at that in no time.
+        """
+        n_samples = len(X)
+        if n_samples >= self._rows_for_two and threads != 1:
             self._forward_together(parameters, X, outputs, classes, threads, activate)
             return
         if type(X) is SparseRows:  # Not `isinstance`, which takes five times as long for an array.
-            scratch, rows = self._take(SPARSE_ALONE, parameters), np.empty((len(X), 0), self.dtype)
+            scratch, rows = self._take(SPARSE_ALONE, parameters), np.empty((n_samples, 0), self.dtype)
             self._make_room(scratch, X)
             scratch.samples[SAMPLE.values : SAMPLE.starts + 1] = addresses(X)
         else:
-            scratch, rows = self._take(DENSE_ALONE, parameters), X
-        if not scratch.takes_single_rows and len(rows) == 1:
+            rows = X
+            try:  # What `_take` does, without a call that takes longer than a small layer.
+                scratch = self._spare_dense.pop()
+            except IndexError:
+                scratch = self._make_spare(DENSE_ALONE)
+            if scratch.parameters is not parameters:
+                scratch.hold(parameters)
+        if n_samples == 1 and not scratch.takes_single_rows:
             scratch.set(**{name: part.address(self.dtype) for name, part in SINGLE_ROW_KERNELS.items()})
             scratch.takes_single_rows = True
-        is_finite = self._forward_all(scratch.place, rows, rows.itemsize, outputs, classes, activate)
+        lets_go = n_samples > self._rows_of_short_calls
+        is_fit = self._forward_all(lets_go, scratch.place, rows, rows.itemsize, outputs, classes, activate)
         scratch.spare.append(scratch)
-        if not is_finite:
-            raise NotFiniteError
+        if not is_fit:
+            raise UnfitError
 
     @cached_property
     def _forward_all(self) -> Any:
@@ -204,8 +220,7 @@ class Engine:
         constants[:, c.SCALE] = constants[:, c.LOSS_SCALE] = scales[0]
         scratch = self._take((kind_of(X), 1), parameters)
         self._set_up_training(scratch, X, y, orders, sample_weight, None, gradient=address(gradient), halves=0)
-        run = TRAIN_STEPS.entry(self.dtype)
-        run(scratch.place, address(constants), len(X), 0, address(losses), 1, 0, 1)
+        TRAIN_STEPS.run(self.dtype, scratch.place, address(constants), len(X), 0, address(losses), 1, 0, 1)
         if np.isfinite(losses[0]):
             scratch.spare.append(scratch)  # Else NaN may be left where zeros must be.
         else:
@@ -251,7 +266,8 @@ class Engine:
             halves=halves,
         )  # fmt: skip
         run = TRAIN_STEPS.entry(self.dtype)
-        arguments = scratch.place, address(constants), batch_size, first_batch, address(losses), n_steps
+        lets_go = threads > 1 or 3 * n_steps * batch_size > self._rows_of_short_calls
+        arguments = lets_go, scratch.place, address(constants), batch_size, first_batch, address(losses), n_steps
         # A thread that outlives an interrupted call must not find its memory gone: its function holds all of it.
         memory = (scratch, layers, parameters, slots, X, y, orders, sample_weight, average, constants, gradient, losses)
 
@@ -341,11 +357,14 @@ class Engine:
         try:
             scratch = self._spare[key].pop()
         except (KeyError, IndexError):
-            scratch = self._allocate(*key)
-            scratch.spare = self._spare.setdefault(key, [])
+            scratch = self._make_spare(key)
         if scratch.parameters is not parameters:
-            scratch.parameters = parameters
-            scratch.set(parameters=address(parameters))
+            scratch.hold(parameters)
+        return scratch
+
+    def _make_spare(self, key: tuple[str, int]) -> Scratch:
+        scratch = self._allocate(*key)
+        scratch.spare = self._spare.setdefault(key, [])
         return scratch
 
     def _make_room(self, scratch: Scratch, X: SparseRows) -> None:

@@ -114,7 +114,7 @@ def native_type(arguments: list[ir.Type]) -> ir.FunctionType:
 
 
 def emit_entry(symbol: str, names: list[str], dtype: np.dtype) -> bytes:
-    """Compile what makes a kernel a built-in function of Python (METH_FASTCALL), which lets the GIL go for the call.
+    """Compile what makes a kernel a built-in function of Python (METH_FASTCALL), as `native.Linked` says.
 
     Numba has a wrapper for this, too, which takes twice the time to call, and half a second of imports to load.
     """
@@ -133,41 +133,38 @@ def emit_entry(symbol: str, names: list[str], dtype: np.dtype) -> bytes:
     set_error = imported("PyErr_BadArgument", I32)
 
     entry = ir.Function(module, ir.FunctionType(POINTER, [POINTER, POINTER.as_pointer(), I64]), ENTRY)
-    blocks = {name: entry.append_basic_block(name) for name in ("begin", "take", "run", "done", "wrong", "fail")}
-    builder = ir.IRBuilder(blocks["begin"])
-    result, exception = builder.alloca(I64), builder.alloca(POINTER)
-    n_given = len(names) - names.count("like")
-    is_right = builder.icmp_signed("==", entry.args[2], I64(n_given))
-    builder.cbranch(is_right, blocks["take"], blocks["wrong"])
+    builder = ir.IRBuilder(entry.append_basic_block())
+    result, exception, thread = builder.alloca(I64), builder.alloca(POINTER), builder.alloca(POINTER)
+    given = [name for name in names if name != "like"]
+    with builder.if_then(builder.icmp_signed("!=", entry.args[2], I64(1 + len(given)))):
+        builder.call(set_error, [])
+        builder.ret(POINTER(None))
 
-    builder.position_at_end(blocks["take"])
-    values, number = [], 0
+    def argument(number: int) -> ir.Value:
+        return builder.load(builder.gep(entry.args[1], [I64(number)], source_etype=POINTER), typ=POINTER)
+
+    lets_go = builder.icmp_signed("!=", builder.call(to_int, [argument(0)]), I64(0))
+    values = []
     for name, kind in zip(names, kinds, strict=True):
         if name == "like":
             values.append(like(0.0))
-            continue
-        place = builder.gep(entry.args[1], [I64(number)], source_etype=POINTER)
-        given, number = builder.load(place, typ=POINTER), number + 1
-        if name.endswith(ARRAY):
-            values.append(builder.ptrtoint(given, I64))
+        elif name.endswith(ARRAY):
+            values.append(builder.ptrtoint(argument(1 + given.index(name)), I64))
         else:
-            values.append(builder.call(to_double if kind is DOUBLE else to_int, [given]))
+            values.append(builder.call(to_double if kind is DOUBLE else to_int, [argument(1 + given.index(name))]))
     error = builder.ptrtoint(builder.call(has_error, []), I64)
-    builder.cbranch(builder.icmp_signed("==", error, I64(0)), blocks["run"], blocks["fail"])
+    with builder.if_then(builder.icmp_signed("!=", error, I64(0))):
+        builder.ret(POINTER(None))
 
-    builder.position_at_end(blocks["run"])
-    thread = builder.call(let_go, [])
+    with builder.if_then(lets_go):
+        builder.store(builder.call(let_go, []), thread)
     status = builder.call(compiled, [result, exception, *values])
-    builder.call(take_back, [thread])
-    builder.cbranch(builder.icmp_signed("==", status, I32(0)), blocks["done"], blocks["wrong"])
-
-    builder.position_at_end(blocks["done"])
+    with builder.if_then(lets_go):
+        builder.call(take_back, [builder.load(thread, typ=POINTER)])
+    with builder.if_then(builder.icmp_signed("!=", status, I32(0))):
+        builder.call(set_error, [])
+        builder.ret(POINTER(None))
     builder.ret(builder.call(from_int, [builder.load(result, typ=I64)]))
-    builder.position_at_end(blocks["wrong"])
-    builder.call(set_error, [])
-    builder.branch(blocks["fail"])
-    builder.position_at_end(blocks["fail"])
-    builder.ret(POINTER(None))
 
     machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
     object_file: bytes = machine.emit_object(llvm.parse_assembly(str(module)))

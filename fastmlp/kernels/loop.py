@@ -324,18 +324,24 @@ def forward_all(place, X_array, X_itemsize, outputs_array, classes_array, activa
 
     `activate` is the address of the kernel of an activation that the loss does in training, or 0 without.
 
-    Of sparse samples Python has written where they are; of X only its length counts then.
-    Return whether X is finite.
+    Of sparse samples Python has written where they are; of X only its length counts then. Else X has two dimensions,
+    and may have any stride between samples.
+    Return whether that is what the network takes, and is finite.
     """
     net = state_at(place)
     X, outputs, classes = array_at(X_array), array_at(outputs_array), array_at(classes_array)
-    n_samples, writes_classes = pointer(X.shape, np.int64(0))[0], pointer(classes.shape, np.int64(0))[0] > 0
+    shape, strides = pointer(X.shape, np.int64(0)), pointer(X.strides, np.int64(0))
+    n_samples, writes_classes = shape[0], pointer(classes.shape, np.int64(0))[0] > 0
+    n_in, is_sparse = layer_at(net.layers).n_in, net.entry_bounds != 0
+    is_side_by_side = n_in == 1 or strides[1] == X_itemsize
+    if not (is_sparse or (n_samples > 0 and shape[1] == n_in and is_side_by_side)):
+        return np.int64(0)
     last = layer_at(net.layers + (net.n_layers - 1) * LAYER_BYTES)
     workspace, order = pointer(net.workspace, like), pointer(net.order, np.int64(0))
     row_losses = pointer(net.row_losses, 0.0)
     samples = pointer(net.samples, np.int64(0))
     samples[SAMPLE.X], samples[SAMPLE.X_is_uint8] = X.data, np.int64(X_itemsize == 1)
-    samples[SAMPLE.X_stride] = pointer(X.strides, np.int64(0))[0]
+    samples[SAMPLE.X_stride] = strides[0]
     for number in range(net.n_layers):
         layer = layer_at(net.layers + number * LAYER_BYTES)
         if has_one_output(layer):

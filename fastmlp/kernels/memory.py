@@ -66,6 +66,11 @@ class Scratch:
         self.arrays.update(arrays)
         self.set(**{name: address(array) for name, array in arrays.items() if name in State._fields})
 
+    def hold(self, parameters: Array) -> None:
+        """Work on these parameters from now on."""
+        self.parameters = parameters
+        self.set(parameters=address(parameters))
+
     def set(self, **fields: int) -> None:
         """Write fields of the state."""
         for name, value in fields.items():

@@ -43,8 +43,8 @@ class Linked(NamedTuple):
     address : int
         Where other kernels call it (`fastmlp.kernels.instructions.call`).
     entry : callable
-        What Python calls: with numbers, or arrays where an argument's name ends in ``_array``, and without `like`. It
-        does not hold the GIL.
+        What Python calls: with whether to let the GIL go meanwhile, and then with the kernel's arguments, numbers, or
+        arrays where a name ends in ``_array``, but without `like`.
     """
 
     address: int
@@ -72,8 +72,12 @@ class Kernel:
         return (self._linked.get(dtype) or self._link(dtype)).address
 
     def entry(self, dtype: np.dtype) -> Callable[..., int]:
-        """Give what Python calls."""
+        """Give what Python calls, see `Linked`."""
         return (self._linked.get(dtype) or self._link(dtype)).entry
+
+    def run(self, dtype: np.dtype, *arguments: Any) -> int:
+        """Call it from Python, and let the GIL go."""
+        return self.entry(dtype)(True, *arguments)
 
     def _link(self, dtype: np.dtype) -> Linked:
         with compiling:

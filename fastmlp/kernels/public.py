@@ -67,9 +67,9 @@ def product(A: Array, B: Array, initial: Array, n_rows: int, depth: int, by_colu
     places = address(A), A.shape[1], address(B), stride, address(initial), address(C), stride
     n_vectors = stride // lanes_of(B.dtype.itemsize * 8)
     if by_columns:
-        kernel("products.multiply_columns").entry(B.dtype)(*places, n_rows, depth, n_vectors)
+        kernel("products.multiply_columns").run(B.dtype, *places, n_rows, depth, n_vectors)
     else:
-        kernel("products.multiply_rows").entry(B.dtype)(*places, 0, n_rows, depth, n_vectors)
+        kernel("products.multiply_rows").run(B.dtype, *places, 0, n_rows, depth, n_vectors)
     return C
 
 
@@ -126,7 +126,7 @@ def activation(name: str, Z: Array, out: Array | None) -> Array:
     """Run one activation on an array of any shape and layout."""
     A = flat_copy(check_forward(Z, out))
     for activate in activation_kernels(name)[:1]:
-        activate.entry(Z.dtype)(address(A), A.size)
+        activate.run(Z.dtype, address(A), A.size)
     if out is None:
         return A.reshape(Z.shape)
     out[...] = A.reshape(Z.shape)
@@ -138,7 +138,7 @@ def activation_backward(name: str, dA: Array, kept: Array, kept_name: str = "A")
     saved = flat_copy(check_backward(dA, kept, kept_name))
     dZ = flat_copy(dA)
     for multiply_by_slope in activation_kernels(name)[1:]:
-        multiply_by_slope.entry(dA.dtype)(address(dZ), address(saved), dZ.size)
+        multiply_by_slope.run(dA.dtype, address(dZ), address(saved), dZ.size)
     return dZ.reshape(dA.shape)
 
 
@@ -265,11 +265,11 @@ def softmax(Z: Array, out: Array | None = None) -> Array:
     stride = padded(n, Z.itemsize)
     at_once = max(1, min(n_rows, SOFTMAX_BYTES // (stride * Z.itemsize)))
     block = aligned_zeros(at_once * stride, Z.dtype.name).reshape(at_once, stride)
-    run = kernel("elementwise.softmax_outputs").entry(Z.dtype)
+    activate = kernel("elementwise.softmax_outputs")
     for first in range(0, n_rows, at_once):
         count = min(at_once, n_rows - first)
         block[:count, :n] = logits[first : first + count]
-        run(address(block), count, n, stride)
+        activate.run(Z.dtype, address(block), count, n, stride)
         P[first : first + count] = block[:count, :n]
     if out is None:
         return P.reshape(Z.shape)
@@ -293,7 +293,7 @@ def run_loss(
     Z, Y = in_whole_tiles(Z, dtype), flat_copy(Y).astype(dtype, copy=False).reshape(Y.shape)
     D, losses, order, memory = np.empty_like(Z), np.zeros(n_rows), np.arange(n_rows), np.empty(LOSS_MEMORY)
     places = *map(address, (Z, order, classes, Y)), scale, *map(address, (D, losses, memory))
-    kernel("loop.loss_rows").entry(dtype)(*loss_constants(name, parameter), *places, n_rows, n, Z.shape[1])
+    kernel("loop.loss_rows").run(dtype, *loss_constants(name, parameter), *places, n_rows, n, Z.shape[1])
     return float(losses.sum()) * scale, np.ascontiguousarray(D[:, :n])
 
 
@@ -363,8 +363,8 @@ def run_update(
     copies = [flat_copy(slot) for slot in buffers]
     constants = step_constants(optimizer, step - 1, np.array([learning_rate], np.float64))
     m, v = [*copies, w, w][:2]
-    run = kernel(f"elementwise.{update_of(optimizer)}").entry(dtype)
-    run(address(constants), 0.0, *map(address, (w, g, m, v)), w.size)
+    update = kernel(f"elementwise.{update_of(optimizer)}")
+    update.run(dtype, address(constants), 0.0, *map(address, (w, g, m, v)), w.size)
     parameters[...] = w.reshape(parameters.shape)
     for slot, copy in zip(buffers, copies, strict=True):
         slot[...] = copy.reshape(slot.shape)

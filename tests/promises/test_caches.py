@@ -212,7 +212,7 @@ def test_a_damaged_file_is_never_run(promise, count, tmp_path, monkeypatch):
 
     def right(kernel):
         A = X.copy()
-        kernel.entry(dtype)(A.__array_interface__["data"][0], A.size)
+        kernel.run(dtype, A.__array_interface__["data"][0], A.size)
         np.testing.assert_allclose(A, np.where(X > 0, X, X * np.float32(0.01)))
 
     right(make())
