@@ -28,6 +28,7 @@ from fastmlp.checks import (
     smoothed,
 )
 from fastmlp.chunks import MappedRows
+from fastmlp.cpus import available_cpus
 from fastmlp.divergence import DivergenceError
 from fastmlp.engines import ENGINES, kernel, make_engine
 from fastmlp.optimizers import SGD, Optimizer, Schedule
@@ -40,7 +41,6 @@ from fastmlp.training import (
     History,
     ProgressCallback,
     TrainingState,
-    available_cpus,
     check_state,
     make_recipe,
     train,

@@ -7,7 +7,6 @@ progress bar, for Ctrl-C and for the callbacks. All that a run must remember to 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -213,13 +212,6 @@ class Progress:
 
 Callback = Callable[[History], Any]
 ProgressCallback = Callable[[Progress], Any]
-
-
-def available_cpus() -> int:
-    """Count the CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def train(

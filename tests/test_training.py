@@ -15,6 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from fastmlp import MLP, SGD, Adam, Cosine, DivergenceError, History, Progress, training
 from fastmlp.checkpoint import SavedNetwork
+from fastmlp.cpus import available_cpus
 from fastmlp.optimizers import AdamW, Constant, Optimizer, RMSprop, Schedule
 from fastmlp.parameters import aligned_zeros
 from fastmlp.training import Recipe, TrainingState, draw_orders
@@ -568,7 +569,7 @@ def test_chunks_do_not_change_the_result(engine: str, monkeypatch: pytest.Monkey
 
 def test_threads_are_never_more_than_the_process_may_use(engine: str) -> None:
     net = classifier(engine)
-    available = training.available_cpus()
+    available = available_cpus()
     assert net.threads(100, 10_000) == available
     assert net.threads(100, 1) == 1
     assert 1 <= net.threads(100) <= available

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.cpus import available_cpus
 from fastmlp.dropout import step_keys, threshold
 from fastmlp.kernels import constants as c
 from fastmlp.kernels.constants import batch_scales, bits, step_constants, update_of
@@ -20,7 +21,7 @@ from fastmlp.kernels.threads import run_together
 from fastmlp.parameters import ParameterLayout
 from fastmlp.shapes import UnfitError
 from fastmlp.sparse import Inputs, SparseRows
-from fastmlp.training import Recipe, TrainingState, available_cpus
+from fastmlp.training import Recipe, TrainingState
 
 Array = NDArray[Any]
 

@@ -21,7 +21,7 @@ import pytest
 from runs_to_kill import DTYPES, OPTIMIZERS, RECIPES, Plan
 
 from fastmlp import MLP, SGD, Progress, resuming
-from fastmlp.training import available_cpus
+from fastmlp.cpus import available_cpus
 
 HERE = Path(__file__).parent
 
