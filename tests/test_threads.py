@@ -187,6 +187,17 @@ def test_the_error_of_a_helper_stops_the_others_and_is_raised():
         run_together(work, 3, called_off.set)
 
 
+def test_a_network_so_large_that_a_sample_is_worth_two_threads(monkeypatch):
+    from fastmlp.kernels import engine
+
+    expected = fastmlp.MLP([50, 64, 5]).forward(X[:3])
+    monkeypatch.setattr(engine, "available_cpus", lambda: 3)
+    monkeypatch.setattr(engine, "FORWARD_WORK", 100)
+    net = fastmlp.MLP([50, 64, 5])
+    for n_samples in (1, 2, 3):
+        np.testing.assert_array_equal(net.forward(X[:n_samples]), expected[:n_samples])
+
+
 def test_predict_of_threads_that_find_no_memory(two_cpus, monkeypatch):
     from fastmlp.kernels import Engine, engine
 
