@@ -16,7 +16,7 @@ from workloads import Samples, find_workload, load_samples, make_network
 from fastmlp.network import make_engine
 from fastmlp.optimizers import Constant
 from fastmlp.parameters import ParameterLayout
-from fastmlp.training import Recipe
+from fastmlp.recipe import Recipe
 
 CONTENDERS = ("numba", "numpy", "numpy by hand")
 WORKLOADS = ("mnist", "momentum", "adam", "dense", "float64")

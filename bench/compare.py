@@ -13,33 +13,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import estimators
 from contenders import CONTENDERS
-from results import SETTLE_SECONDS, Result, caption, markdown, report, write_readme
+from processes import SETTLE_SECONDS, Conditions, ask, start
+from results import Result, caption, markdown, report, write_readme
 from workloads import WORKLOADS, Workload
-
-ROOT = Path(__file__).resolve().parent.parent
 
 SWEEP_SIZES = (1, 4, 16, 64, 256, 1024, 4096)
 QUICK_SWEEP_SIZES = (1, 16, 256, 4096)
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What holds for a whole race."""
-
-    threads: int
-    rounds: int
-    isa: str | None
-    quick: bool
 
 
 # --- Processes --------------------------------------------------------------------------------------------------------
@@ -50,7 +38,7 @@ class Worker:
 
     def __init__(self, contender: str, conditions: Conditions) -> None:
         self.contender = contender
-        self.process = start_process(contender, conditions, "quick" if conditions.quick else "full")
+        self.process = start("worker.py", contender, conditions, "quick" if conditions.quick else "full")
 
     def prepare(self, work: str) -> dict[str, Any]:
         """Let it prepare for a workload, and take a first turn, which compiles and is not counted."""
@@ -63,66 +51,11 @@ class Worker:
 
     def ask(self, line: str) -> dict[str, Any]:
         """Send a line and wait for the answer."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{line}\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.contender} ended with status {self.process.wait()}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        return ask(self.process, line)
 
     def close(self) -> None:
         """End it."""
         self.process.communicate()
-
-
-def start_process(contender: str, conditions: Conditions, *how: str) -> subprocess.Popen[str]:
-    """Start `worker.py` with the threads pinned before anything is imported."""
-    cpus = ",".join(map(str, chosen_cpus(conditions.threads)))
-    command = [sys.executable, str(ROOT / "bench" / "worker.py"), contender, cpus, *how]
-    environment = {**os.environ, **thread_settings(conditions.threads), **isa_settings(conditions.isa)}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def chosen_cpus(threads: int) -> list[int]:
-    """Choose the last CPUs: the first ones serve most interrupts."""
-    if not hasattr(os, "sched_getaffinity"):
-        return list(range(threads))
-    return sorted(os.sched_getaffinity(0))[-threads:]
-
-
-def thread_settings(threads: int) -> dict[str, str]:
-    """Environment that pins every library's pool."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-    return dict.fromkeys(names, str(threads))
-
-
-HASWELL = (
-    "+64bit,+avx,+avx2,+bmi,+bmi2,+cmov,+cx16,+cx8,+f16c,+fma,+fsgsbase,+fxsr,+invpcid,+lzcnt,+mmx,+movbe,+pclmul,"
-    "+popcnt,+sahf,+sse,+sse2,+sse3,+sse4.1,+sse4.2,+ssse3,+xsave,+xsaveopt"
-)
-
-
-def isa_settings(isa: str | None) -> dict[str, str]:
-    """Environment that keeps every library to an instruction set: none, or "avx2"."""
-    if isa is None:
-        return {}
-    from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
-
-    beyond = [f for f in __cpu_dispatch__ if (f.startswith("AVX512") or f == "X86_V4") and __cpu_features__.get(f)]
-    return {
-        "NUMBA_CPU_NAME": "haswell",
-        "NUMBA_CPU_FEATURES": HASWELL,
-        "NPY_DISABLE_CPU_FEATURES": " ".join(beyond),
-        "OPENBLAS_CORETYPE": "Haswell",
-        "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
-        "ATEN_CPU_CAPABILITY": "avx2",
-        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-        "ONEDNN_MAX_CPU_ISA": "AVX2",
-    }
 
 
 # --- Races ------------------------------------------------------------------------------------------------------------
@@ -171,7 +104,7 @@ def race_processes(work: Workload, peers: list[str], conditions: Conditions) -> 
 def run_process(contender: str, work: Workload, conditions: Conditions, seed: int) -> dict[str, Any]:
     """Time one process."""
     started = time.perf_counter()
-    process = start_process(contender, conditions, work.name, str(seed))
+    process = start("worker.py", contender, conditions, work.name, str(seed))
     output, _ = process.communicate()
     seconds = time.perf_counter() - started
     if process.returncode:

@@ -11,18 +11,16 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 import warnings
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from processes import SETTLE_SECONDS, Conditions, ask, start
 
-HERE = Path(__file__).resolve().parent
 LIBRARIES = ("fastmlp", "sklearn.neural_network")
 PREDICT_CALLS = 300
 
@@ -140,12 +138,16 @@ def race(tasks: list[str], threads: list[int], rounds: int) -> list[Turns]:
     """Let both libraries take turns at every task."""
     all_turns = []
     for n_threads in threads:
-        processes = [start(library, n_threads) for library in LIBRARIES]
+        conditions = Conditions(n_threads, rounds)
+        processes = [start("estimators.py", library, conditions) for library in LIBRARIES]
         for task in tasks:
             for solver in SOLVERS:
                 turns = Turns(TASKS[task][0], solver, n_threads)
                 for seed in (None, *range(rounds)):
-                    answers = [ask(process, task=task, solver=solver, seed=seed) for process in processes]
+                    answers = []
+                    for process in processes:
+                        time.sleep(SETTLE_SECONDS)
+                        answers.append(ask(process, json.dumps({"task": task, "solver": solver, "seed": seed})))
                     if seed is not None:
                         for what in ("seconds", "scores", "predict_seconds"):
                             name = what.removesuffix("s") if what == "scores" else what
@@ -155,32 +157,6 @@ def race(tasks: list[str], threads: list[int], rounds: int) -> list[Turns]:
         for process in processes:
             process.communicate()
     return all_turns
-
-
-def start(library: str, threads: int) -> subprocess.Popen[str]:
-    """Start a library's process, its threads pinned before anything is imported."""
-    from compare import ROOT, chosen_cpus, thread_settings
-
-    environment = {**os.environ, **thread_settings(threads)}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, str(HERE / "estimators.py"), library, ",".join(map(str, chosen_cpus(threads)))]
-    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def ask(process: subprocess.Popen[str], **question: Any) -> dict[str, float]:
-    """Let a process take a turn."""
-    from results import SETTLE_SECONDS
-
-    assert process.stdin is not None
-    assert process.stdout is not None
-    time.sleep(SETTLE_SECONDS)
-    process.stdin.write(f"{json.dumps(question)}\n")
-    process.stdin.flush()
-    line = process.stdout.readline()
-    if not line:
-        raise RuntimeError(f"the process ended with status {process.wait()}")
-    answer: dict[str, float] = json.loads(line)
-    return answer
 
 
 def spread(values: tuple[float, ...]) -> str:

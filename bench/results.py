@@ -19,9 +19,6 @@ from workloads import WORKLOADS
 README = Path(__file__).resolve().parent.parent / "README.md"
 README_MARKS = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
 
-SETTLE_SECONDS = 0.2
-"""Pause before each turn: threads of the other contender spin for a while after its last one, OpenBLAS's for 0.12 s."""
-
 
 @dataclass
 class Result:

@@ -19,8 +19,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "MLP": "network",
     "Gradients": "network",
-    "History": "training",
-    "Progress": "training",
+    "History": "recipe",
+    "Progress": "recipe",
     "DivergenceError": "divergence",
     "ModelFileError": "checkpoint",
     "SGD": "optimizers",

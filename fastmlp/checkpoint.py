@@ -36,9 +36,9 @@ from safetensors.numpy import save
 
 from fastmlp.checks import explaining_lack_of_memory
 from fastmlp.parameters import ParameterLayout
+from fastmlp.recipe import History, TrainingState
 from fastmlp.spec import DTYPES, NetworkSpec, check_count, check_name, check_number, make_spec, shown
 from fastmlp.tensorfile import MAX_HEADER, Entry, TensorFile, parse_json
-from fastmlp.training import History, TrainingState
 
 if sys.platform != "win32":
     import fcntl

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmlp.chunks import MappedRows, is_mapped
+from fastmlp.recipe import Callback
 from fastmlp.shapes import UnfitError, check_class_targets
 from fastmlp.sparse import Inputs, SparseRows, is_sparse, sparse_rows
 from fastmlp.spec import NetworkSpec, shown
-from fastmlp.training import Callback
 
 Array = NDArray[Any]
 Samples = Inputs | MappedRows

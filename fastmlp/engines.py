@@ -12,7 +12,7 @@ from fastmlp.parameters import ParameterLayout
 from fastmlp.sparse import Inputs
 
 if TYPE_CHECKING:
-    from fastmlp.training import Recipe, TrainingState
+    from fastmlp.recipe import Recipe, TrainingState
 
 Array = NDArray[Any]
 

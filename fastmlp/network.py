@@ -33,18 +33,11 @@ from fastmlp.divergence import DivergenceError
 from fastmlp.engines import ENGINES, kernel, make_engine
 from fastmlp.optimizers import SGD, Optimizer, Schedule
 from fastmlp.parameters import ParameterLayout, initialise
+from fastmlp.recipe import Callback, History, ProgressCallback, TrainingState, check_state, make_recipe
 from fastmlp.resuming import Checkpoints, check_checkpoint, describe_run, find_checkpoint, prepare_folder
 from fastmlp.shapes import UnfitError
 from fastmlp.spec import INITIALISERS, NetworkSpec, check_count, check_name, check_number, make_spec, shown
-from fastmlp.training import (
-    Callback,
-    History,
-    ProgressCallback,
-    TrainingState,
-    check_state,
-    make_recipe,
-    train,
-)
+from fastmlp.training import train
 
 Array = NDArray[Any]
 

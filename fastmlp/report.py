@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from fastmlp.training import History, Progress
+    from fastmlp.recipe import History, Progress
 
 Array = NDArray[Any]
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from fastmlp.checkpoint import SavedNetwork, check_notes, remove_leftovers
+from fastmlp.recipe import Recipe, TrainingState
 from fastmlp.spec import NetworkSpec, check_flag, shown
 from fastmlp.stopping import StopRequest
-from fastmlp.training import Recipe, TrainingState
 
 CHECKPOINT = "checkpoint.safetensors"
 """Name of the file in the folder."""

@@ -45,7 +45,7 @@ except KeyboardInterrupt:  # Ctrl-C in the first moments: `main` is not there ye
 if TYPE_CHECKING:
     from fastmlp.datasets import Dataset
     from fastmlp.network import MLP
-    from fastmlp.training import History, Progress, TrainingState
+    from fastmlp.recipe import History, Progress, TrainingState
 
 FILES = ("model.safetensors", CHECKPOINT, "history.csv", "summary.json", "curves.png", "misclassified.png")
 """What a run may leave in its folder."""

@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from fastmlp import MLP, SGD, Adam, Constant, DivergenceError, dropout, reference, training
 from fastmlp.checkpoint import SavedNetwork
+from fastmlp.recipe import Recipe
 
 Array = np.ndarray
 RNG = np.random.default_rng(7)
@@ -138,7 +139,7 @@ def test_a_cap_is_on_the_losses_that_are_reported_and_on_nothing_else(engine: st
     for cap in (np.inf, 2.0):
         net = network(engine, loss=loss)
         net.set_parameters([1e9 * W for W in net.weights])
-        recipe = training.Recipe(1, N, SGD(0.1), Constant(), shuffle=False, loss_cap=cap)
+        recipe = Recipe(1, N, SGD(0.1), Constant(), shuffle=False, loss_cap=cap)
         state = net.training_state(recipe.optimizer)
         wrong = abs((net._forward(X).argmax(axis=1) if y.ndim == 1 else net._forward(X) > 0) - y)
         expected = 2.0 * (wrong != 0).sum() / N

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fastmlp import report
-from fastmlp.training import History, Progress
+from fastmlp.recipe import History, Progress
 
 
 def make_history(n_epochs: int, accuracy: bool = True) -> History:

@@ -24,6 +24,7 @@ from fastmlp import (
     AdamW,
     Cosine,
     DivergenceError,
+    History,
     ModelFileError,
     OneCycle,
     Progress,
@@ -34,6 +35,7 @@ from fastmlp import (
 )
 from fastmlp.checkpoint import SavedNetwork, lock, remove_leftovers
 from fastmlp.optimizers import Schedule
+from fastmlp.recipe import TrainingState
 from fastmlp.resuming import CHECKPOINT, Checkpoints
 
 Array = np.ndarray
@@ -80,7 +82,7 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Any:
     return kill
 
 
-def saved_state(folder: Path) -> training.TrainingState:
+def saved_state(folder: Path) -> TrainingState:
     state = SavedNetwork(folder / CHECKPOINT).state
     assert state is not None
     return state
@@ -407,7 +409,7 @@ def test_checkpoints_are_written_at_their_points(
     steps: list[int] = []
     save = MLP.save
 
-    def saving(self: MLP, path: str, state: training.TrainingState, notes: dict[str, Any]) -> None:
+    def saving(self: MLP, path: str, state: TrainingState, notes: dict[str, Any]) -> None:
         assert len(state.history.train_loss) == state.epoch
         assert len(state.history.validation_loss) == (state.epoch if validated else 0)
         steps.append(state.step)
@@ -548,7 +550,7 @@ def test_children_that_a_callback_forks_end_at_the_first_signal(how: signal.Sign
     """As ``multiprocessing.Pool`` asks its workers to: it would wait for ever for one that does not."""
     ends: list[int] = []
 
-    def fork(history: training.History) -> None:
+    def fork(history: History) -> None:
         child = os.fork()
         if child == 0:
             try:
@@ -566,7 +568,7 @@ def test_children_that_a_callback_forks_end_at_the_first_signal(how: signal.Sign
 def test_a_fit_in_a_forked_child_leaves_its_own_checkpoint(tmp_path: Path) -> None:
     ends: list[int] = []
 
-    def fork(history: training.History) -> None:
+    def fork(history: History) -> None:
         child = os.fork()
         if child == 0:
             try:
@@ -585,7 +587,7 @@ def test_other_threads_leave_checkpoints_and_no_handlers(engine: str, tmp_path: 
     before = signal.getsignal(signal.SIGINT)
     seen: list[Any] = []
 
-    def look(history: training.History) -> None:
+    def look(history: History) -> None:
         seen.append(signal.getsignal(signal.SIGINT))
 
     arguments = {**ARGUMENTS, "checkpoint": tmp_path, "callbacks": [look]}

@@ -545,7 +545,7 @@ def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send this process a real SIGINT when a run has taken that many steps, one by one."""
     progress = report.Reporter.progress
 
-    def interrupted(self: report.Reporter, now: training.Progress) -> None:
+    def interrupted(self: report.Reporter, now: fastmlp.Progress) -> None:
         progress(self, now)
         if now.step == steps:
             os.kill(os.getpid(), signal.SIGINT)

@@ -18,7 +18,8 @@ from fastmlp.checkpoint import SavedNetwork
 from fastmlp.cpus import available_cpus
 from fastmlp.optimizers import AdamW, Constant, Optimizer, RMSprop, Schedule
 from fastmlp.parameters import aligned_zeros
-from fastmlp.training import Recipe, TrainingState, draw_orders
+from fastmlp.recipe import Recipe, TrainingState
+from fastmlp.training import draw_orders
 
 Array = np.ndarray
 

@@ -14,8 +14,8 @@ from sklearn.exceptions import ConvergenceWarning
 from fastmlp.checks import check_callbacks
 from fastmlp.estimators.run import Samples, loss_factor, warn
 from fastmlp.network import MLP
+from fastmlp.recipe import History
 from fastmlp.sparse import SparseRows
-from fastmlp.training import History
 
 Array = NDArray[Any]
 

@@ -21,7 +21,8 @@ from fastmlp.divergence import DivergenceError
 from fastmlp.network import MLP
 from fastmlp.optimizers import SGD, Adam, AdamW, Constant, Cosine, OneCycle, Optimizer, RMSprop, Schedule
 from fastmlp.parameters import aligned_zeros
-from fastmlp.training import Callback, History, Progress, Recipe, TrainingState, check_dropout, train
+from fastmlp.recipe import Callback, History, Progress, Recipe, TrainingState, check_dropout
+from fastmlp.training import train
 
 Array = NDArray[Any]
 
@@ -135,7 +136,7 @@ class RunSchedule(Schedule):
 class SampleOrders:
     """Draws the orders of the epochs as scikit-learn does: each is a shuffle of the one before.
 
-    It stands where `fastmlp.training.TrainingState` has a NumPy generator. That one can draw the order of a half-done
+    It stands where `fastmlp.recipe.TrainingState` has a NumPy generator. That one can draw the order of a half-done
     epoch again; here nobody goes on with one, so `state` is nothing.
     """
 

@@ -19,9 +19,9 @@ from fastmlp.kernels.native import Kernel, activation_kernels, kernel
 from fastmlp.kernels.records import SAMPLE, Layer, Samples
 from fastmlp.kernels.threads import run_together
 from fastmlp.parameters import ParameterLayout
+from fastmlp.recipe import Recipe, TrainingState
 from fastmlp.shapes import UnfitError
 from fastmlp.sparse import Inputs, SparseRows
-from fastmlp.training import Recipe, TrainingState
 
 Array = NDArray[Any]
 

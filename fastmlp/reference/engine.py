@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from fastmlp.dropout import masks, step_keys
 from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
 from fastmlp.parameters import ParameterLayout
+from fastmlp.recipe import Recipe, TrainingState
 from fastmlp.reference import activations as f
 from fastmlp.reference import losses
 from fastmlp.reference.affine import affine_forward
 from fastmlp.reference.updates import adam_step, rmsprop_step, sgd_step
 from fastmlp.sparse import Inputs, SparseRows
-from fastmlp.training import Recipe, TrainingState
 
 Array = NDArray[Any]
 
