@@ -14,12 +14,14 @@ OWN_CGROUPS = Path("/proc/self/cgroup")
 def available_cpus() -> int:
     """Count the CPUs that this process may use."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return math.ceil(min(cpus, cpu_quota()))
+    return max(1, math.ceil(min(cpus, cpu_quota())))
 
 
 @functools.cache
 def cpu_quota() -> float:
     """Give the seconds of CPU time that the process's control groups may use in a second; inf without a limit.
+
+    It is read once: a limit that changes while the process runs is not noticed.
 
     Containers (``docker run --cpus=2``) and services have such a limit on Linux. They see all CPUs; with a thread on
     each, the time is used up at once, and all of them stand still for the rest of each tenth of a second. The files are
@@ -38,7 +40,7 @@ def cpu_quota() -> float:
                 quota = min(quota, quota_of(folder))
                 if folder == top:
                     break
-    except (OSError, ValueError):  # There are none, or of another kind.
+    except (OSError, ValueError, ArithmeticError):  # There are none, or of another kind.
         pass
     return quota
 

@@ -233,7 +233,7 @@ class MLP:
             return self._of_samples(X, self._engine.classes)
         if not self.spec.is_classifier:
             return self.forward(X)
-        return self._decide(self._forward(self._check_inputs(X)))
+        return self._decide(self._of_samples(X, self._engine.forward))
 
     def predict_proba(self, X: Any) -> Array:
         """Probabilities of the classes (after softmax) or of the labels (after sigmoid).
@@ -588,7 +588,7 @@ class MLP:
         if type(X) is np.ndarray and X.dtype is self._dtype_as_is and X.ndim == 2:
             try:
                 return compute(self._parameters, X)
-            except UnfitError:  # `contextlib.suppress` would take 0.4 µs.
+            except (UnfitError, MemoryError):  # `contextlib.suppress` would take 0.4 µs.
                 pass
         return in_parts(compute, self._parameters, self._check_inputs(X))
 

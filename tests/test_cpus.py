@@ -38,6 +38,7 @@ TREES: dict[str, tuple[str, dict[str, str], float]] = {
     ),
     "outside the namespace": ("0::/../b\n", {"cpu.max": "700000 100000\n"}, 7.0),
     "nothing that is known": ("what is this", {"cpu.max": "100000 100000\n"}, math.inf),
+    "a limit of nothing": ("0::/\n", {"cpu.max": "100000 0\n"}, math.inf),
     "an unreadable limit": ("0::/\n", {"cpu.max": "some of it\n"}, math.inf),
 }  # fmt: skip
 

@@ -45,6 +45,8 @@ for dtype in ("float32", "float64"):
             for density in (0.2, 1.0):
                 X = copied((rng.normal(size=(n, sizes[0])) * (rng.random((n, sizes[0])) < density)).astype(dtype))
                 y = copied(rng.integers(sizes[-1], size=n))
+                records = at_the_edge(n, [("x", dtype, sizes[:1]), ("label", "u1")])["x"]  # Strides of 4 k + 1 bytes.
+                records[...] = X
                 if loss == "squared_error":
                     y = copied(rng.normal(size=(n, sizes[-1])).astype(dtype))
                 net = fastmlp.MLP(sizes, dtype=dtype, activation="gelu", loss=loss)
@@ -52,7 +54,8 @@ for dtype in ("float32", "float64"):
                 for threads in (1, 2, 3):
                     net.fit(X, y, epochs=1, batch_size=batch_size, threads=threads, optimizer=slow)
                     net.fit(X, y, epochs=1, batch_size=batch_size, threads=threads, **options)
-                net.forward(X), net.forward(X[::-1]), net.predict(X[-1:]), net.predict(X[:1]), net.gradients(X, y)
+                net.forward(X), net.forward(X[::-1]), net.forward(records), net.forward(records[::-1])
+                net.predict(X[-1:]), net.predict(X[:1]), net.gradients(X, y)
             pixels = copied(rng.integers(256, size=(n, sizes[0])).astype(np.uint8))
             net.fit(pixels, y, epochs=1, batch_size=batch_size, optimizer=slow)
             net.forward(pixels), net.predict(pixels[-1:])

@@ -230,6 +230,13 @@ def test_inputs_in_every_form(engine: str, form: str, tmp_path: Path) -> None:
     assert_allclose(net.weights[0], same.weights[0], **close)
 
 
+def records_of(a: Array) -> Array:
+    """Put each sample behind a byte: then the distance between two is no whole number of elements."""
+    records = np.zeros(len(a), [("label", "u1"), ("inputs", a.dtype, a.shape[1:])])
+    records["inputs"] = a
+    return records
+
+
 VIEWS: dict[str, Callable[[Array], Array]] = {
     "reversed": lambda a: a[::-1],
     "every third": lambda a: np.repeat(a, 3, axis=0)[::3],
@@ -237,6 +244,8 @@ VIEWS: dict[str, Callable[[Array], Array]] = {
     "one sample, many times": lambda a: np.broadcast_to(a[:1], a.shape),
     "columns that are not side by side": lambda a: np.repeat(a, 2, axis=1)[:, ::2],
     "one sample": lambda a: a[::-1][:1],
+    "one sample, of columns": lambda a: np.repeat(a, 2, axis=1)[:1, ::2],
+    "packed records": lambda a: records_of(a)["inputs"],
 }
 
 
@@ -507,6 +516,11 @@ def with_value(value: float) -> Array:
         (np.zeros(2), "X must be (n_samples, 2), got (2,); one sample is X.reshape(1, -1), of shape (1, 2)"),
         (7.0, "X must be (n_samples, 2), got ()"),
         (np.zeros((0, 2)), "X must have at least one sample, got (0, 2)"),
+        (np.zeros((2, 2))[:0], "X must have at least one sample, got (0, 2)"),
+        (
+            np.ma.array([[1.0, 2.0]], mask=[[False, True]]),
+            "X must have no masked values, got one at [0, 1]; .filled(value) fills them",
+        ),
         ([], "X must be (n_samples, 2), got (0,)"),
         (with_value(np.nan), "X must be finite, got nan at [1, 0]"),
         (with_value(np.inf), "X must be finite, got inf at [1, 0]"),

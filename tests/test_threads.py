@@ -254,10 +254,13 @@ def test_each_dtype_has_its_own_files_in_the_cache():
     assert files == {"elementwise.sgd_float32.kernel", "elementwise.sgd_float64.kernel"}
 
 
-@pytest.mark.parametrize(("n_samples", "lets_go"), [(1, False), (16, True)])
-def test_a_short_call_does_not_give_other_threads_the_gil(n_samples, lets_go):
+@pytest.mark.parametrize(
+    ("sizes", "n_samples", "lets_go"),
+    [([784, 100, 64, 32, 10], 1, False), ([784, 100, 64, 32, 10], 16, True), ([1, 1], 1000, True)],
+)
+def test_a_short_call_does_not_give_other_threads_the_gil(sizes, n_samples, lets_go):
     """They would keep it for 5 ms, and a prediction takes 2 µs; of longer calls, threads make several at once."""
-    net, samples = fastmlp.MLP([784, 100, 64, 32, 10]), np.ones((n_samples, 784), np.float32)
+    net, samples = fastmlp.MLP(sizes, loss="squared_error"), np.ones((n_samples, sizes[0]), np.float32)
     net.predict(samples)
     turns, interval = [], sys.getswitchinterval()
     sys.setswitchinterval(10.0)  # Until this thread lets it go by itself.

@@ -74,9 +74,11 @@ STEP_WORK_FOR_TWO = 500_000
 """Those of a step that is worth two threads, which then takes 0.6 to 0.96 of the time; with less, some take longer."""
 FORWARD_WORK = 20_000_000
 """The same for a forward pass, which starts its threads anew."""
-SHORT_WORK = 100_000
-"""Multiply-adds of a call of some 5 µs, which does not let Python's lock (the GIL) go. Another thread that computes
-would take it, and give it back 5 ms later. Of longer calls, threads can make several at once."""
+SHORT_WORK = 200_000
+"""Multiply-adds of a forward pass of some 10 µs, which does not let Python's lock (the GIL) go. Another thread that
+computes would take it, and give it back 5 ms later. Of longer calls, threads can make several at once."""
+LAYER_WORK = 400
+"""What a row of a layer takes besides, counted in multiply-adds: some 20 ns, most of the time of a narrow network."""
 
 
 class Engine:
@@ -100,7 +102,7 @@ class Engine:
         self._work = sum(n_in * n_out for n_in, n_out in pairwise(sizes))  # Multiply-adds a sample.
         self._rows_for_two = 2 * FORWARD_WORK // self._work  # Fewer are one thread's, in a forward pass.
         self._no_outputs = np.empty((0, self._n_outputs), self.dtype)
-        self._rows_of_short_calls = SHORT_WORK // self._work
+        self._rows_of_short_calls = SHORT_WORK // (self._work + LAYER_WORK * (len(sizes) - 1))
         # By the kind of samples and threads: scratch memory that no call is using now.
         self._spare_dense: list[Scratch] = []
         self._spare: dict[tuple[str, int], list[Scratch]] = {DENSE_ALONE: self._spare_dense}
@@ -267,8 +269,7 @@ class Engine:
             halves=halves,
         )  # fmt: skip
         run = TRAIN_STEPS.entry(self.dtype)
-        lets_go = threads > 1 or 3 * n_steps * batch_size > self._rows_of_short_calls
-        arguments = lets_go, scratch.place, address(constants), batch_size, first_batch, address(losses), n_steps
+        arguments = True, scratch.place, address(constants), batch_size, first_batch, address(losses), n_steps
         # A thread that outlives an interrupted call must not find its memory gone: its function holds all of it.
         memory = (scratch, layers, parameters, slots, X, y, orders, sample_weight, average, constants, gradient, losses)
 

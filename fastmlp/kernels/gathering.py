@@ -51,6 +51,7 @@ def gather(place, order_place, first_part, end_part, begin, end, n_rows, like):
         and layer_at(net.layers).n_in >= IN_PLACE_INPUTS
         and layer_at(net.layers).n_in % LISTED_COLUMNS.rows == 0  # Else dW's last tile would read beyond the sample.
         and samples.X_stride % CONFLICTING_STRIDE != 0
+        and samples.X_stride % itemsize == 0  # Tiles take the distance between samples in numbers.
     )
     last = part_at(net.parts + (end_part - 1) * PART_BYTES)
     first_byte, end_byte = part_at(net.parts + first_part * PART_BYTES).first, last.first + last.n_in

@@ -156,7 +156,7 @@ class Array(NamedTuple):
     """What NumPy's C interface says of an array object, behind the header that every Python object has.
 
     `data`: the address of the first element. `shape` and `strides`: those of as many int64; strides are in bytes. A
-    kernel reads them when the GIL is gone, so no other thread must reshape the array in place meanwhile.
+    kernel reads them when the GIL may be gone, so no other thread must reshape the array in place meanwhile.
     """
 
     data: int
