@@ -458,3 +458,12 @@ def test_wrong_options(name: str, value: Any, message: str) -> None:
 def test_smoothing_needs_classes() -> None:
     with pytest.raises(ValueError, match=r"^label_smoothing must be 0 for loss 'huber', got 0\.1$"):
         network("numpy", loss="huber").fit(X, np.eye(4)[CLASSES], label_smoothing=0.1)
+
+
+def test_what_is_predicted_after_averaging_is_the_average(engine: str) -> None:
+    """Memory that a step has used, with the weights that are trained, is used again."""
+    net, plain = (MLP([5, 6, 3], dtype="float64", engine=name) for name in (engine, "numpy"))
+    X, y = np.random.default_rng(0).normal(size=(30, 5)), np.arange(30) % 3
+    net.fit(X, y, epochs=3, batch_size=10, average=0.9, threads=1)
+    plain.set_parameters(net.weights, net.biases)
+    assert_allclose(net.forward(X), plain.forward(X), rtol=1e-12)
