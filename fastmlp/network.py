@@ -588,7 +588,7 @@ class MLP:
         if type(X) is np.ndarray and X.dtype is self._dtype_as_is and X.ndim == 2:
             try:
                 return compute(self._parameters, X)
-            except (UnfitError, MemoryError):  # `contextlib.suppress` would take 0.4 µs.
+            except (UnfitError, MemoryError):  # Of a wrong shape, too. (`contextlib.suppress` would take 0.4 µs.)
                 pass
         return in_parts(compute, self._parameters, self._check_inputs(X))
 

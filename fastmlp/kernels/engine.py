@@ -268,8 +268,8 @@ class Engine:
             average=0 if average is None else address(average), layers=address(layers),
             halves=halves,
         )  # fmt: skip
-        run = TRAIN_STEPS.entry(self.dtype)
-        arguments = True, scratch.place, address(constants), batch_size, first_batch, address(losses), n_steps
+        run, lets_go = TRAIN_STEPS.entry(self.dtype), True
+        arguments = lets_go, scratch.place, address(constants), batch_size, first_batch, address(losses), n_steps
         # A thread that outlives an interrupted call must not find its memory gone: its function holds all of it.
         memory = (scratch, layers, parameters, slots, X, y, orders, sample_weight, average, constants, gradient, losses)
 
