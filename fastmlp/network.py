@@ -584,7 +584,7 @@ class MLP:
 
     def _of_samples(self, X: Any, compute: Callable[..., Array]) -> Array:
         """Check X and compute what one of the engine's methods gives for its samples."""
-        # What the engine may take as it is: a single sample is predicted in 2 µs, the checks below take half of one.
+        # What the engine may take as it is: a single sample is predicted in 2 µs, and the full check takes 1.3.
         if type(X) is np.ndarray and X.dtype is self._dtype_as_is and X.ndim == 2:
             try:
                 return compute(self._parameters, X)

@@ -76,9 +76,9 @@ FORWARD_WORK = 20_000_000
 """The same for a forward pass, which starts its threads anew."""
 SHORT_WORK = 200_000
 """Multiply-adds of a forward pass of some 10 µs, which does not let Python's lock (the GIL) go. Another thread that
-computes would take it, and give it back 5 ms later. Of longer calls, threads can make several at once."""
+computes would take it, and give it back up to 5 ms later. Of longer calls, threads can make several at once."""
 LAYER_WORK = 400
-"""What a row of a layer takes besides, counted in multiply-adds: some 20 ns, most of the time of a narrow network."""
+"""What a row of a layer takes besides, counted in multiply-adds: 10 to 20 ns, most of the time of a narrow network."""
 
 
 class Engine:
