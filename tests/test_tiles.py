@@ -1,6 +1,10 @@
-"""The tiles as machine code, cross-compiled: on every kind of machine the loop holds its sums in registers."""
+"""Machine code: on every kind of machine the loop of a tile holds its sums in registers; nothing is stored by masks."""
 
+import os
+import platform
 import re
+import subprocess
+import sys
 
 import llvmlite.binding as llvm
 import pytest
@@ -65,3 +69,31 @@ def test_the_loop_multiplies_and_does_not_spill(machine, element, kind, monkeypa
     assert multiplications > 0
     if properties.fused:  # Without, a product needs a register more, and SSE2 overwrites an operand: a few are spilled.
         assert not [line for line in loop if STACK.search(line)]
+
+
+MASKED_STORES = """
+from numba import float32, int64
+from fastmlp.kernels import native
+
+jit = native.compiler()
+for name in ("relu", "leaky_relu", "elu"):
+    dispatcher = jit.inline(jit.SOURCES[f"elementwise.{name}"])
+    dispatcher.compile((int64, int64, float32))
+    (assembly,) = dispatcher.inspect_asm().values()
+    assert "ymm" in assembly, f"{name} is no vector code"
+    assert "vmaskmov" not in assembly, name
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="needs an x86-64 compiler")
+def test_activations_make_no_masked_stores() -> None:
+    """With AVX2 they take ten times as long; LLVM makes them of numbers that are left as they are."""
+    features = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2,+popcnt,+sse4.2"}
+    done = subprocess.run(
+        [sys.executable, "-c", MASKED_STORES],
+        env={**os.environ, **features},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
