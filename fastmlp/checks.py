@@ -37,10 +37,11 @@ def check_inputs(spec: NetworkSpec, X: Any, what: str, engine_finds_not_finite: 
     if X.shape[0] == 0:
         raise ValueError(f"{what} must have at least one sample, got {X.shape}")
     if sparse:
-        return sparse_rows(what, X, spec.dtype)
+        return sparse_rows(what, X, spec.dtype, spec.input_scale)
     if X.dtype == np.uint8 or (X.dtype == spec.dtype and engine_finds_not_finite):
         return MappedRows(X) if mapped else np.ascontiguousarray(X)
-    return MappedRows(X, partial(as_finite, what, spec.dtype)) if mapped else as_finite(what, spec.dtype, X)
+    convert = partial(as_finite, what, spec.dtype, scale=spec.input_scale)
+    return MappedRows(X, convert) if mapped else convert(X)
 
 
 def check_targets_and_weights(
@@ -167,35 +168,38 @@ def as_array(what: str, values: Any) -> Array:
     return array
 
 
-def as_finite(what: str, dtype: str, array: Array, first_row: int = 0) -> Array:
+def as_finite(what: str, dtype: str, array: Array, first_row: int = 0, scale: float = 1.0) -> Array:
     """Return a numeric array in C order and of `dtype`; raise ValueError, by position, if a value is not finite.
 
-    Positions count from the row `first_row` of the samples.
+    Or if it would not be when multiplied by `scale`. Positions count from the row `first_row` of the samples.
     """
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{what} must be numeric, got dtype {array.dtype}")
     with np.errstate(over="ignore"):
         converted = np.ascontiguousarray(array, dtype=dtype)
-    if not all_finite(converted):
+    if not all_finite(converted, scale):
         raise not_finite(what, array, converted, first_row)
     return converted
 
 
-def all_finite(array: Samples) -> bool:
-    """Whether all values are finite."""
+def all_finite(array: Samples, scale: float = 1.0) -> bool:
+    """Whether all values are finite, and stay so when multiplied by `scale`."""
     if isinstance(array, MappedRows):
-        return all(all_finite(rows) for _, rows in array.parts())
+        return all(all_finite(rows, scale) for _, rows in array.parts())
     if isinstance(array, SparseRows) or array.dtype == np.uint8:  # The first were looked at when they were made.
         return True
-    # A sum is finite if all its terms are (and seldom overflows); it needs no array of flags.
     with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(array.sum()) or np.isfinite(array).all())
+        # If the sum is finite, so is every term, and no array of flags is needed; if not, it may have overflowed.
+        is_finite = np.isfinite(array.sum()) or np.isfinite(array).all()
+        return bool(is_finite and (scale <= 1.0 or np.isfinite(np.abs(array).max() * array.dtype.type(scale))))
 
 
-def not_finite(what: str, array: Samples, converted: Array | None = None, first_row: int = 0) -> ValueError:
-    """Say which value is the first that is not finite (once converted), or too large once multiplied."""
+def not_finite(
+    what: str, array: Samples, converted: Array | None = None, first_row: int = 0, scale: float = 1.0
+) -> ValueError:
+    """Say which value is the first that is not finite (once converted), or too large once multiplied by `scale`."""
     if isinstance(array, MappedRows):
-        first_row, array = next((first, rows) for first, rows in array.parts() if not all_finite(rows))
+        first_row, array = next((first, rows) for first, rows in array.parts() if not all_finite(rows, scale))
     assert isinstance(array, np.ndarray)
     bad = ~np.isfinite(array if converted is None else converted)
     position = tuple(np.argwhere(bad)[0] if bad.any() else np.unravel_index(np.abs(array).argmax(), array.shape))

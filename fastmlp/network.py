@@ -306,7 +306,7 @@ class MLP:
         inputs = self._check_inputs(np.asarray(X) if isinstance(X, np.memmap) else X)
         assert not isinstance(inputs, MappedRows)
         loss, flat = self._engine.gradients(self._parameters, inputs, self._check_targets(y, len(inputs)))
-        if not np.isfinite(loss) and not all_finite(inputs):
+        if not np.isfinite(loss) and not all_finite(inputs, self.spec.input_scale):
             raise not_finite("X", inputs)
         return Gradients(self._layout.weights(flat), self._layout.biases(flat))
 
@@ -363,7 +363,7 @@ class MLP:
             Evaluated after each epoch.
         threads : int, optional
             None takes what is fastest for this network. Never more than the CPUs that the process may use. The
-            result is the same, bit for bit, whatever the number.
+            result is the same, bit for bit, whatever the number. The NumPy engine leaves threads to its BLAS.
         callbacks : sequence of callable
             Each called with the `History` after each epoch; a true answer stops the run.
         progress : callable, optional
@@ -373,7 +373,7 @@ class MLP:
             another learning rate or schedule. Brought up to date.
         sample_weight : array_like (n_samples,), optional
             Weights >= 0 of the samples: a batch's loss is ``Σ wᵢ lᵢ / Σ wᵢ``, or ``Σ wᵢ lᵢ`` with ``reduction="sum"``.
-            A batch whose weights are all 0 changes nothing.
+            A batch whose weights are all 0 changes no parameter, but counts as a step.
         l2 : float, default 0.0
             Adds ``½ l2 Σ W²`` over the weights, not the biases, to each batch's loss, divided as its losses are: with
             ``reduction="mean"`` by the number of samples, or by the sum of their weights. scikit-learn's `alpha`.
@@ -434,8 +434,8 @@ class MLP:
         if validation_data is not None:
             X_validation, y_validation = check_pair("validation_data", validation_data)
             checked_X = self._check_inputs(X_validation, "validation X")
-            if not all_finite(checked_X):
-                raise not_finite("validation X", checked_X)
+            if not all_finite(checked_X, self.spec.input_scale):
+                raise not_finite("validation X", checked_X, scale=self.spec.input_scale)
             checked_y = self._check_targets(y_validation, len(checked_X), "validation y")
 
             def evaluate() -> tuple[float, float | None]:
@@ -488,10 +488,10 @@ class MLP:
             raise
         except DivergenceError:
             # The kernels make the loss NaN where they meet a NaN or an infinity in X: that saves a pass over X.
-            if all_finite(inputs):
+            if all_finite(inputs, self.spec.input_scale):
                 raise
             self._fits -= is_new
-            raise not_finite("X", inputs) from None
+            raise not_finite("X", inputs, scale=self.spec.input_scale) from None
         return state.history
 
     def training_state(self, optimizer: Optimizer) -> TrainingState:

@@ -302,7 +302,7 @@ class Step(Schedule):
 
     def curve(self, t: NDArray[np.float64], epochs: int) -> NDArray[np.float64]:
         """Give ``gamma ** floor(t / step_size)``."""
-        return np.power(self.gamma, np.floor(t / self.step_size))
+        return np.power(self.gamma, np.floor(t / self.step_size + 1e-9))  # 0.3 / 0.1 is less than 3.
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,21 @@ def check_state(state: TrainingState, recipe: Recipe, parameters: Array, n_sampl
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands, for a progress bar: after `step` of `n_steps` steps, `loss` is the running epoch's mean."""
+    """Where a run stands, for a progress bar.
+
+    Attributes
+    ----------
+    epoch, epochs : int
+        Epochs done, and those of the run.
+    step, n_steps : int
+        Steps done, and those of the run.
+    samples : int
+        Samples that the steps have taken, each epoch's anew.
+    loss : float
+        The running epoch's so far; with ``reduction="sum"``, scaled to all samples. Between epochs, the last one's.
+    history : History
+        Of the epochs done.
+    """
 
     epoch: int
     epochs: int

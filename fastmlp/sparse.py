@@ -89,8 +89,8 @@ def is_sparse(X: Any) -> bool:
     return hasattr(X, "tocsr")
 
 
-def sparse_rows(what: str, X: Any, dtype: str) -> SparseRows:
-    """Convert a sparse matrix of SciPy's to `SparseRows`, or raise ValueError."""
+def sparse_rows(what: str, X: Any, dtype: str, scale: float = 1.0) -> SparseRows:
+    """Convert a sparse matrix of SciPy's to `SparseRows`, or raise ValueError; its values times `scale` are finite."""
     if X.dtype.kind not in "biuf":
         raise ValueError(f"{what} must be numeric, got dtype {X.dtype}")
     X = X.tocsr()
@@ -109,23 +109,29 @@ def sparse_rows(what: str, X: Any, dtype: str) -> SparseRows:
     columns = np.ascontiguousarray(wide_columns, np.int32)
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(X.data[:n_values], dtype)
-    check_finite(what, X.data, values, columns, starts)
+    check_finite(what, X.data, values, columns, starts, scale)
     if not columns_ascend(columns, starts):
         ordered = type(X)((values, columns, starts), X.shape, copy=True)
         ordered.sum_duplicates()
         values, columns = ordered.data, np.ascontiguousarray(ordered.indices, np.int32)
         starts = np.ascontiguousarray(ordered.indptr, np.int64)
-        check_finite(what, values, values, columns, starts)
+        check_finite(what, values, values, columns, starts, scale)
     return SparseRows(values, columns, starts, X.shape[1])
 
 
-def check_finite(what: str, given: Array, values: Array, columns: NDArray[np.int32], starts: NDArray[np.int64]) -> None:
-    """Raise ValueError, by position, if a value is not finite: as given, or since it was converted."""
-    wrong = ~np.isfinite(values)
+def check_finite(
+    what: str, given: Array, values: Array, columns: NDArray[np.int32], starts: NDArray[np.int64], scale: float
+) -> None:
+    """Raise ValueError, by position, if a value is not finite: as given, once converted, or times `scale`."""
+    with np.errstate(over="ignore"):
+        wrong = ~np.isfinite(values * values.dtype.type(scale) if scale > 1.0 else values)
     if wrong.any():
         at = int(np.argmax(wrong))
         place = [int(np.searchsorted(starts, at, side="right")) - 1, int(columns[at])]
-        rule = "be finite" if not np.isfinite(given[at]) else f"not be too large for {values.dtype}"
+        if np.isfinite(values[at]):
+            rule = "be finite when multiplied by input_scale"
+        else:
+            rule = "be finite" if not np.isfinite(given[at]) else f"not be too large for {values.dtype}"
         raise ValueError(f"{what} must {rule}, got {given[at]} at {place}")
 
 

@@ -264,7 +264,7 @@ def enter_in_history(
 def describe(state: TrainingState, recipe: Recipe, n_samples: int, n_batches: int, mean_reduction: bool) -> Progress:
     """Say where the run stands."""
     if state.batch:
-        loss = state.loss_sum / (state.batch * recipe.batch_size) if mean_reduction else state.loss_sum
+        loss = state.loss_sum / (state.batch * recipe.batch_size) * (1 if mean_reduction else n_samples)
     else:
         loss = state.history.train_loss[-1]
     return Progress(

@@ -432,6 +432,13 @@ def test_csv_reads_what_pandas_wrote(tmp_path, column):
         assert list(data.class_names) == [str(label) for label in sorted(set(labels[column].tolist()))]
 
 
+def test_csv_labels_that_only_python_takes_for_numbers_are_words(tmp_path):
+    data = load_dataset(
+        write(tmp_path / "a.csv", "a,y\n" + "".join(f"{i},{y}\n" for i, y in enumerate(["1_1", "11"] * 5))), target="y"
+    )
+    assert data.class_names == ("11", "1_1")
+
+
 def test_csv_needs_no_pandas(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     assert load_dataset(write(tmp_path / "a.csv", CSV), target="kind").class_names == ("cat", "dog", "eel")
@@ -448,6 +455,7 @@ def test_csv_needs_no_pandas(tmp_path, monkeypatch):
         ("a,a,y\n1,2,3\n", "y", "must have different names, got 'a' twice"),
         ("a,b,y\n1,2,0\n1,red,0\n", "y", "column 'b' must be numeric, got 'red' in row 2"),
         ("a,b,y\n1,2,0\n,3,0\n", "y", "column 'a' must be numeric, got '' in row 2"),
+        ("a,b,y\n1,2,0\n1,1_23,0\n", "y", "column 'b' must be numeric, got '1_23' in row 2"),
         ("a,b,y\n1,2,0\n1,3\n", "y", "row 2 of .* must have 3 cells, got 2"),
         ("a,b,y\n1,2,0\n1,3,4,5\n", "y", "row 2 of .* must have 3 cells, got 4"),
         ("a,b,y\n1,2,0\n1,3,\n", "y", "column 'y' must have a label in every row, got none in row 2"),

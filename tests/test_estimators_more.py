@@ -16,6 +16,7 @@ pytest.importorskip("sklearn")
 from sklearn.datasets import load_iris
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score, log_loss, r2_score
+from tqdm import tqdm
 
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor
@@ -318,3 +319,20 @@ def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed.out == ""
     assert "20.0/20 epochs" in printed.err
     assert "loss" in printed.err
+
+
+def test_progress_of_a_fit_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    at: list[float] = []
+
+    class Bar(tqdm):
+        def update(self, n: float | None = 1) -> None:
+            super().update(n)
+            at.append(self.n)
+
+    monkeypatch.setattr("tqdm.tqdm", Bar)
+    clf = make(progress=True, warm_start=True, max_iter=4)
+    for _ in range(2):
+        clf.fit(X_iris, y_iris)
+        assert at == sorted(at)
+        assert at[-1] == 4
+        at.clear()

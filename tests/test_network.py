@@ -578,6 +578,17 @@ def test_numbers_too_large_for_the_input_scale(X: Array, input_scale: float) -> 
         assert message_of(lambda call=call: call(X)) == message
 
 
+def test_no_method_takes_numbers_too_large_for_the_input_scale(engine: str) -> None:
+    net = MLP([2, 3, 2], input_scale=1e10, engine=engine)
+    inputs, y = np.float32([[1, 2], [3, 1e30]]), [0, 1]
+    message = "X must be finite when multiplied by input_scale, got 1.0000000150474662e+30 at [1, 1]"
+    for call in (net.forward, net.predict_proba):
+        assert message_of(lambda call=call: call(inputs)) == message
+    for call in (net.fit, net.loss, net.gradients):
+        assert message_of(lambda call=call: call(inputs, y)) == message
+    assert message_of(lambda: net.fit(np.eye(2), y, validation_data=(inputs, y))) == f"validation {message}"
+
+
 def test_gradients_of_an_infinite_loss_are_not_finite(engine: str) -> None:
     net = MLP([1, 1], loss="poisson", engine=engine)
     net.set_parameters([[[100.0]]], [[0.0]])

@@ -262,6 +262,11 @@ def test_factors(schedule: Schedule, expected: list[float]) -> None:
     assert_array_equal(np.concatenate(pieces), schedule.factors(0, 8, 2, 4))
 
 
+def test_a_step_comes_at_its_point() -> None:
+    factors = Step(step_size=0.1, gamma=0.5).factors(0, 5, steps_per_epoch=10, epochs=1)
+    assert_array_equal(factors, [1, 0.5, 0.25, 0.125, 0.0625])  # 0.3 / 0.1 is less than 3, as floating-point numbers.
+
+
 @pytest.mark.parametrize("schedule", [Cosine(), OneCycle(), OneCycle(rise=0.45), Exponential(), InverseScaling()])
 def test_smooth_schedules_do_not_jump(schedule: Schedule) -> None:
     factors = schedule.factors(0, 3000, steps_per_epoch=1000, epochs=3)

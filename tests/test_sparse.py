@@ -204,3 +204,10 @@ def csr(data: Any, indices: Any, indptr: Any) -> Any:
 def test_what_is_refused(engine: str, X: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         network(engine, dtype="float32").predict(X)
+
+
+def test_numbers_too_large_for_the_input_scale(engine: str) -> None:
+    net = MLP([3, 2], input_scale=1e10, engine=engine)
+    message = r"X must be finite when multiplied by input_scale, got 1.0\d*e\+30 at \[1, 2\]"
+    with pytest.raises(ValueError, match=message):
+        net.predict_proba(sp.csr_array(np.float32([[1, 0, 0], [0, 2, 1e30]])))

@@ -106,6 +106,8 @@ def load_csv(path: Path, target: str | None) -> Source:
                 labels.append(row.pop(position).strip())
                 try:
                     values.extend(map(float, row))
+                    if "_" in "".join(row):
+                        raise ValueError
                 except ValueError:
                     column, cell = next((c, v) for c, v in zip(features, row, strict=True) if not _is_number(v))
                     raise ValueError(f"column {column[:40]!r} must be numeric, got {cell[:40]!r} in {where}") from None
@@ -120,18 +122,20 @@ def load_csv(path: Path, target: str | None) -> Source:
 
 
 def _is_number(cell: str) -> bool:
+    """Whether a cell is a number, as Python writes them; but not ``1_000``, which Python alone takes for one."""
     try:
         float(cell)
     except ValueError:
         return False
-    return True
+    return "_" not in cell
 
 
 def _parse_labels(labels: list[str]) -> Array:
     """Return integers if all cells are integers, else floats if all are numbers, else strings."""
-    for number in (int, float):
-        with contextlib.suppress(ValueError, OverflowError):
-            return np.fromiter(map(number, labels), number, len(labels))
+    if not any("_" in label for label in labels):  # ``int("1_1")`` is 11.
+        for number in (int, float):
+            with contextlib.suppress(ValueError, OverflowError):
+                return np.fromiter(map(number, labels), number, len(labels))
     return np.array(labels, object)  # NumPy's own strings would all take the memory of the longest
 
 

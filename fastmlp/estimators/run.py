@@ -388,7 +388,7 @@ class Run:
         """Move the bar on, and say whether the time is over."""
         e = self.estimator
         if self.bar is not None:
-            self.bar.update(at.step / at.n_steps * at.epochs - self.bar.n)
+            self.bar.update(at.samples / len(self.samples) - self.bar.n)
         if e.max_time is None or time.perf_counter() - self.started < e.max_time:
             return False
         self.stopped_by = f"max_time ({e.max_time:g} s) reached"

@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
 from fastmlp.spec import NetworkSpec
 
-ACTIVATIONS = "relu", "leaky_relu", "elu", "sigmoid", "tanh", "gelu", "silu", "softplus"
-"""Those that kernels are called for: all but identity."""
 TAKES_INPUT = "gelu", "silu"
 """Those whose derivative is told by the input Z, and not by the output A."""
 OUTPUT_ACTIVATIONS = "softmax", "sigmoid"
@@ -49,7 +47,10 @@ def update_of(optimizer: Optimizer) -> str:
         if not optimizer.momentum:
             return "sgd"
         return "sgd_nesterov" if optimizer.nesterov else "sgd_momentum"
-    return "adam" if isinstance(optimizer, Adam) else "rmsprop"
+    if isinstance(optimizer, Adam):  # AdamW is one.
+        return "adam"
+    assert isinstance(optimizer, RMSprop)
+    return "rmsprop"
 
 
 def step_constants(optimizer: Optimizer, first_step: int, learning_rates: NDArray[np.float64]) -> NDArray[np.float64]:

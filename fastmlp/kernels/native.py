@@ -21,7 +21,6 @@ import numpy as np
 
 from fastmlp.kernels import cache
 from fastmlp.kernels.cache import ENTRY, Compiled
-from fastmlp.kernels.constants import ACTIVATIONS
 from fastmlp.kernels.machine import NO_COMPILER, numba_setting
 
 if (numba_setting("DISABLE_JIT") or "").strip("0"):
@@ -123,7 +122,7 @@ def kernel(key: str) -> Kernel:
 
 def activation_kernels(name: str) -> list[Kernel]:
     """Give an activation's kernels, of its values and of its derivative; none for identity."""
-    return [kernel(f"elementwise.{name}"), kernel(f"elementwise.{name}_slope")] if name in ACTIVATIONS else []
+    return [] if name == "identity" else [kernel(f"elementwise.{name}"), kernel(f"elementwise.{name}_slope")]
 
 
 class MethodDefinition(ctypes.Structure):

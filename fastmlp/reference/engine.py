@@ -140,7 +140,7 @@ class Engine:
         threads : int
             Not used here.
         sample_weight : ndarray (n_samples,), optional
-            Of the samples' losses. A batch without weight is left out: its loss is 0, and nothing changes.
+            Of the samples' losses. A batch without weight has loss 0 and changes nothing, but is a step.
         average : ndarray, optional
             Changed after every step: the moving average of `parameters`.
 
@@ -283,7 +283,8 @@ class Engine:
                 parameters, gradient, slots[0], slots[1], step, learning_rate, optimizer.beta1, optimizer.beta2,
                 optimizer.epsilon, optimizer.weight_decay, optimizer.name == "adamw", optimizer.epsilon_hat,
             )  # fmt: skip
-        elif isinstance(optimizer, RMSprop):
+        else:
+            assert isinstance(optimizer, RMSprop)
             rmsprop_step(
                 parameters,
                 gradient,
