@@ -54,7 +54,7 @@ def test_what_kernels_call_is_kept_with_them() -> None:
     assert calls is not None
     assert set(calls) - {"_GLOBAL_OFFSET_TABLE_"} == {"exp2", "some_function"}
     assert jit.calls_of(b"\xcf\xfa\xed\xfe of a Mac") is None
-    compiled = jit.compile_kernel("loop.loss_rows", FLOAT32)  # Its arguments are of all kinds but arrays.
+    compiled = jit.compile_kernel("losses.loss_rows", FLOAT32)  # Its arguments are of all kinds but arrays.
     assert compiled.calls == ["log"]  # That of softmax's loss, and of the Poisson deviance.
     assert set(jit.calls_of(compiled.entry) or []) == {compiled.symbol, *native.PYTHON_CALLS}
 
@@ -66,7 +66,7 @@ def test_a_kernel_is_what_was_packed() -> None:
 
 
 def test_one_that_calls_what_is_not_here_is_compiled_anew(folder: Path) -> None:
-    right = halve_negative(Kernel("elementwise.leaky_relu"))
+    right = halve_negative(Kernel("activations.leaky_relu"))
     assert right == pytest.approx([-1.0, 0.0, 2.0])
     (path,) = folder.iterdir()
     body = cache.load(path.name)
@@ -74,7 +74,7 @@ def test_one_that_calls_what_is_not_here_is_compiled_anew(folder: Path) -> None:
     compiled = Compiled.unpack(body)
     elsewhere = compiled._replace(calls=["a_function_of_nobody"]).pack()
     cache.save(path.name, elsewhere)
-    assert halve_negative(Kernel("elementwise.leaky_relu")) == right
+    assert halve_negative(Kernel("activations.leaky_relu")) == right
     assert cache.load(path.name) not in (None, elsewhere)
 
 
@@ -95,7 +95,7 @@ def test_numba_is_imported_for_what_may_not_be_here(calls: list[str] | None, tmp
 
     folder = Path(run())
     assert run() == "False"
-    name = "elementwise.relu_float64.kernel"
+    name = "activations.relu_float64.kernel"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache, "cache_folder", lambda: folder)
         body = cache.load(name)
@@ -110,7 +110,7 @@ def test_settings_that_a_program_has_changed_are_not_kept(folder: Path, monkeypa
     monkeypatch.setattr("numba.config.CPU_NAME", "generic")
     cache.warn_once.cache_clear()
     with pytest.warns(RuntimeWarning, match=r"^fastmlp compiles .* because numba\.config\.CPU_NAME was changed"):
-        halve_negative(Kernel("elementwise.leaky_relu"))
+        halve_negative(Kernel("activations.leaky_relu"))
     assert list(folder.iterdir()) == []
     monkeypatch.setenv("NUMBA_CPU_NAME", "generic")
     assert jit.has_settings_of_cache()
@@ -127,10 +127,10 @@ def test_each_setting_of_numba_has_its_own_folder(name: str, monkeypatch: pytest
 @pytest.mark.parametrize("arguments", [(), (0,), (0, 1, 2), (0, "1"), (0, 2**64), (0, None), (0, 1.5)])
 def test_wrong_arguments_are_errors_of_python(arguments: tuple[object, ...]) -> None:
     with pytest.raises((TypeError, OverflowError)):
-        native.kernel("elementwise.relu").run(FLOAT32, *arguments)
+        native.kernel("activations.relu").run(FLOAT32, *arguments)
 
 
 @pytest.mark.parametrize("arguments", [(), ("1", 0, 0), (None, 0, 0)])
 def test_whether_the_gil_is_let_go_has_to_be_said(arguments: tuple[object, ...]) -> None:
     with pytest.raises(TypeError):
-        native.kernel("elementwise.relu").entry(FLOAT32)(*arguments)
+        native.kernel("activations.relu").entry(FLOAT32)(*arguments)

@@ -247,11 +247,11 @@ def test_each_dtype_has_its_own_files_in_the_cache():
     from fastmlp.kernels.native import kernel
 
     for dtype in (np.dtype("float32"), np.dtype("float64")):
-        kernel("elementwise.sgd").address(dtype)
+        kernel("updates.sgd").address(dtype)
     folder = cache_folder()
     assert folder is not None
-    files = {path.name for path in folder.glob("elementwise.sgd_float*.kernel")}
-    assert files == {"elementwise.sgd_float32.kernel", "elementwise.sgd_float64.kernel"}
+    files = {path.name for path in folder.glob("updates.sgd_float*.kernel")}
+    assert files == {"updates.sgd_float32.kernel", "updates.sgd_float64.kernel"}
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ OUTPUT_ACTIVATIONS = "softmax", "sigmoid"
 SOFTMAX_CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY, POISSON, CLIPPED_ERROR, SLOPED_ERROR = range(5)
 """The codes by which the loops know the losses; `loss_constants` says which is which."""
 
-RATE, DECAY, SHRINK, FIRST, SECOND, EPSILON, ROOT_SCALE, SCALE, LOSS_SCALE, L2, KEEP, KEY = range(12)
-"""The constants of a step: where they stand in its row. See `step_constants`, and the updates in `elementwise`."""
+RATE, DECAY, SHRINK, BETA1, BETA2, EPSILON, ROOT_SCALE, SCALE, LOSS_SCALE, L2, KEEP, KEY = range(12)
+"""The constants of a step: where they stand in its row (BETA1 is SGD's momentum, too, and BETA2 RMSprop's ρ). See
+`step_constants`, and `fastmlp.kernels.updates`."""
 N_CONSTANTS = 12
 
 
@@ -27,7 +28,7 @@ def bits(value: float) -> int:
 
 
 def loss_constants(loss: str, parameter: float | None) -> tuple[int, float, float]:
-    """Give a loss's code and the two constants that `fastmlp.kernels.elementwise.values_loss_rows` takes."""
+    """Give a loss's code and the two constants that `fastmlp.kernels.losses.values_loss_rows` takes."""
     value = parameter or 0.0
     constants: dict[str, tuple[int, float, float]] = {
         "softmax_cross_entropy": (SOFTMAX_CROSS_ENTROPY, 0.0, np.inf),  # The cap, see `Recipe.loss_cap`.
@@ -60,12 +61,12 @@ def step_constants(optimizer: Optimizer, first_step: int, learning_rates: NDArra
     constants[:, SHRINK] = 1.0
     if isinstance(optimizer, SGD):
         constants[:, DECAY] = optimizer.weight_decay
-        constants[:, FIRST] = optimizer.momentum
+        constants[:, BETA1] = optimizer.momentum
     elif isinstance(optimizer, Adam):
         t = np.arange(first_step + 1, first_step + len(learning_rates) + 1, dtype=np.float64)
         constants[:, RATE] = learning_rates / (1.0 - optimizer.beta1**t)
         constants[:, ROOT_SCALE] = 1.0 / np.sqrt(1.0 - optimizer.beta2**t)
-        constants[:, FIRST], constants[:, SECOND] = optimizer.beta1, optimizer.beta2
+        constants[:, BETA1], constants[:, BETA2] = optimizer.beta1, optimizer.beta2
         constants[:, EPSILON] = optimizer.epsilon
         if optimizer.epsilon_hat:
             constants[:, EPSILON] *= constants[:, ROOT_SCALE]
@@ -76,7 +77,7 @@ def step_constants(optimizer: Optimizer, first_step: int, learning_rates: NDArra
     else:
         assert isinstance(optimizer, RMSprop)
         constants[:, DECAY] = optimizer.weight_decay
-        constants[:, SECOND] = optimizer.rho
+        constants[:, BETA2] = optimizer.rho
         constants[:, EPSILON] = optimizer.epsilon
     return constants
 

@@ -146,7 +146,7 @@ class Engine:
                     np.exp(outputs, out=outputs)
             return outputs
         outputs = np.empty((X.shape[0], self._n_outputs), self.dtype)
-        activate = kernel(f"elementwise.{name}_outputs").address(self.dtype)
+        activate = kernel(f"losses.{name}_outputs").address(self.dtype)
         self._forward(parameters, X, outputs, NO_CLASSES, threads, activate)
         return outputs
 
@@ -298,15 +298,15 @@ class Engine:
         """The kernels that the loop calls besides the forward pass's: for a recipe, or for gradients alone."""
         is_softmax = self.layout.spec.loss == "softmax_cross_entropy"
         parts = {**TRAINING_KERNELS, **TRAINING_KERNELS_BY_KIND[kind_of(X)]}
-        parts["loss_and_output_gradient"] = kernel("loop.classes_loss" if is_softmax else "loop.values_loss")
+        parts["loss_and_output_gradient"] = kernel("losses.classes_loss" if is_softmax else "losses.values_loss")
         if recipe is not None:
             if 1 in (recipe.batch_size, len(X) % recipe.batch_size):
                 parts.update(SINGLE_ROW_KERNELS)
-            parts["update"] = kernel(f"elementwise.{update_of(recipe.optimizer)}")
+            parts["update"] = kernel(f"updates.{update_of(recipe.optimizer)}")
             if recipe.clip_norm is not None:
                 parts["update_clipped"] = kernel("weights.update_clipped")
             if recipe.dropout:
-                parts["drop"] = kernel("elementwise.drop")
+                parts["drop"] = kernel("dropout.drop")
         return parts
 
     def _set_up_training(

@@ -31,8 +31,8 @@ scalar: Callable[..., Any] = numba.njit(
 """The same for functions of one element: LLVM makes vector code of a loop only if no call is left in it."""
 
 
-FIRST = np.int64(0)
-"""A zero that Numba does not compile a function of its own for, as it does for a literal."""
+ZERO = np.int64(0)
+"""Zero as an int64. A literal 0 is of a type of its own, for which Numba would compile the callee once more."""
 
 REALS = ("scale", "l2", "low", "high")
 ARRAY = "_array"

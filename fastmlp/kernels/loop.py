@@ -21,17 +21,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastmlp.kernels import elementwise as e
-from fastmlp.kernels.constants import KEY, L2, LOSS_SCALE, N_CONSTANTS, SCALE, SOFTMAX_CROSS_ENTROPY
-from fastmlp.kernels.instructions import address_of, advance, atomic_add, atomic_load, call, give_way, pointer, real
-from fastmlp.kernels.jit import FIRST, inline, kernel
-from fastmlp.kernels.memory import BLOCK_ROWS, LOSS_MEMORY
+from fastmlp.kernels.constants import KEY, L2, LOSS_SCALE, N_CONSTANTS, SCALE
+from fastmlp.kernels.dropout import drop_units, key_of_row
+from fastmlp.kernels.instructions import address_of, advance, atomic_add, atomic_load, call, give_way, pointer
+from fastmlp.kernels.jit import ZERO, inline, kernel
+from fastmlp.kernels.memory import BLOCK_ROWS
 from fastmlp.kernels.products import ROW_UNIT, share_of_rows
 from fastmlp.kernels.readers import array_at, has_one_output, layer_at, owns_parts, part_at, samples_at, state_at
 from fastmlp.kernels.records import LAYER_BYTES, PART_BYTES, SAMPLE
 from fastmlp.kernels.rows import add_vectors, dots_of_rows
 from fastmlp.kernels.tiles import lanes
-from fastmlp.kernels.weights import USE
+from fastmlp.kernels.weights import USE, sum_halves
 
 assert BLOCK_ROWS % ROW_UNIT == 0
 assert BLOCK_ROWS % 8 == 0
@@ -44,25 +44,28 @@ SPINS = 4000
 """Looks at a barrier before a thread gives way to others."""
 
 
-@inline
-def all_arrived(barrier, threads, arrived):
-    """Wait until all threads have come here for the `arrived`-th time; or say that Python has called the work off.
+CALLED_OFF = 0
+"""What `wait_for_all` returns if Python was interrupted before it had started all the threads."""
 
-    The barrier is two numbers: how often a thread has arrived, and whether the work is off, which it is when Python
-    was interrupted before it had started all the threads.
+
+@inline
+def wait_for_all(barrier, threads, n_waits):
+    """The barrier: wait until all threads are here. `n_waits` is how often they have waited before; return that + 1.
+
+    The barrier is two numbers: how often a thread has come to it, and whether the work is called off.
     """
     if threads > 1:
         counter = pointer(barrier, np.int64(0))
         off = advance(counter, 1)
         atomic_add(counter, 1)
         spins = 0
-        while atomic_load(counter) < threads * arrived:
+        while atomic_load(counter) < threads * (n_waits + 1):
             if atomic_load(off) != 0:
-                return False
+                return np.int64(CALLED_OFF)
             spins += 1
             if spins > SPINS:
                 give_way()
-    return True
+    return n_waits + 1
 
 
 @inline
@@ -139,70 +142,6 @@ def add_parts(net, begin, end, like):
         sums = Z
 
 
-@inline
-def drop_units(net, layer, number, rows_place, begin, end, key, like):
-    """Multiply the rows begin ... end of a layer's outputs, or of their derivative, by the masks of dropout."""
-    key_of_begin = key + np.int64(e.GOLDEN) * begin
-    call(net.drop, (rows_place, end - begin, layer.stride, key_of_begin, number, layer.threshold, like))
-
-
-@kernel
-def classes_loss(place, order_place, begin, end, scale, thread, like):
-    """The softmax cross-entropy of the rows begin ... end, and its derivative by the last layer's Z.
-
-    The derivative is that of the batch's loss: `scale` is the division by the batch size. A sample's weight multiplies
-    both.
-    """
-    net = state_at(place)
-    samples, order = samples_at(net.samples), pointer(order_place, np.int64(0))
-    last = layer_at(net.layers + (net.n_layers - 1) * LAYER_BYTES)
-    stride, n_out = last.stride, last.n_out
-    scale = real(scale, like)
-    workspace, losses = pointer(net.workspace, like), pointer(net.row_losses, 0.0)
-    A, D = advance(workspace, last.A), advance(workspace, last.D)
-    classes = pointer(samples.y, np.int64(0))
-    e.softmax_cross_entropy_rows(A, n_out, classes, order, scale, D, stride, losses, begin, end)
-    for row in range(begin, end):
-        if losses[row] > net.loss_high:  # The cap; a NaN stays.
-            losses[row] = net.loss_high
-    if net.label_smoothing != 0.0:
-        for row in range(begin, end):
-            a, d, y = advance(A, row * stride), advance(D, row * stride), classes[order[row]]
-            losses[row] += e.smoothing_row(a, n_out, y, scale, net.label_smoothing, d)
-    weigh_samples(samples, order, begin, end, losses, D, n_out, stride, like)
-    return 0
-
-
-@kernel
-def values_loss(place, order_place, begin, end, scale, thread, like):
-    """The same of a loss with values as targets; the derivative is by Z if the activation is a part of it, or by A."""
-    net = state_at(place)
-    samples, order = samples_at(net.samples), pointer(order_place, np.int64(0))
-    last = layer_at(net.layers + (net.n_layers - 1) * LAYER_BYTES)
-    stride, n_out = last.stride, last.n_out
-    scale = real(scale, like)
-    workspace, losses = pointer(net.workspace, like), pointer(net.row_losses, 0.0)
-    A, D = advance(workspace, last.A), advance(workspace, last.D)
-    memory = advance(pointer(net.loss_memory, 0.0), thread * LOSS_MEMORY)
-    e.values_loss_rows(
-        net.loss, A, stride, n_out, pointer(samples.y, like), order, scale, net.loss_low, net.loss_high, D, losses,
-        begin, end, memory,
-    )  # fmt: skip
-    weigh_samples(samples, order, begin, end, losses, D, n_out, stride, like)
-    return 0
-
-
-@inline
-def weigh_samples(samples, order, begin, end, losses, D, n_out, stride, like):
-    """Multiply losses and derivatives of rows by the weights of their samples."""
-    if samples.weights != 0:
-        for row in range(begin, end):
-            weight, d = pointer(samples.weights, 0.0)[order[row]], advance(D, row * stride)
-            losses[row] *= weight
-            for j in range(n_out):
-                d[j] *= real(weight, like)
-
-
 @kernel
 def backward_through_layers(place, begin, end, key, thread, like):
     """From the last layer's dA down to the first layer's dZ: times the activation's slope, then ``dX = dY Wᵀ``."""
@@ -239,14 +178,14 @@ def train_steps(place, constants_place, batch_size, first_batch, losses_place, n
     """
     net = state_at(place)
     samples = samples_at(net.samples)
-    losses = pointer(losses_place, 0.0)
-    arrived = np.int64(1)
+    losses, row_losses = pointer(losses_place, 0.0), pointer(net.row_losses, 0.0)
     n_batches = -(-samples.n_samples // batch_size)
-    row_losses, weight_squares = pointer(net.row_losses, 0.0), pointer(net.weight_squares, 0.0)
+    has_parts, clips = owns_parts(net, threads), net.gradient_squares != 0
     is_gathered = False  # What the next step needs: if all samples are one block, they stay there in one order.
     if thread == 0:
         call(net.prepare_weights, (place, like))
-    if not all_arrived(net.barrier, threads, arrived):
+    n_waits = wait_for_all(net.barrier, threads, ZERO)
+    if n_waits == CALLED_OFF:
         return 0
     for step in range(n_steps):
         epoch = (first_batch + step) // n_batches
@@ -258,7 +197,7 @@ def train_steps(place, constants_place, batch_size, first_batch, losses_place, n
             losses[step] = 0.0
             continue
         order = samples.orders + (epoch % samples.n_orders * samples.n_samples + first) * 8
-        loss, loss_scale = 0.0, pointer(constants, 0.0)[LOSS_SCALE]
+        loss = 0.0
         for block in range(0, n_batch, BLOCK_ROWS):
             n_rows = min(BLOCK_ROWS, n_batch - block)
             rows = order + block * 8
@@ -269,53 +208,53 @@ def train_steps(place, constants_place, batch_size, first_batch, losses_place, n
                     call(net.sort_entries, (place, begin, end, thread, like))
                 is_gathered = n_rows == samples.n_samples and samples.n_orders == 1
             call(net.multiply_inputs, (place, first_part, end_part, begin, end, thread, like))
-            if owns_parts(net, threads):
-                arrived += 1
-                if not all_arrived(net.barrier, threads, arrived):
+            if has_parts:
+                n_waits = wait_for_all(net.barrier, threads, n_waits)
+                if n_waits == CALLED_OFF:
                     return step
                 begin, end = share_of_rows(n_rows, thread, threads)
-            if block == 0 and net.weight_squares != 0:
-                for piece in range(net.n_pieces):
-                    loss += weight_squares[piece]
-                loss *= 0.5 * pointer(constants, 0.0)[L2]
-            key = pointer(constants, np.int64(0))[KEY] + np.int64(e.GOLDEN) * block
+            if block == 0:  # Between two barriers: before the first, another thread may still update its weights.
+                loss = l2_loss(net, pointer(constants, 0.0)[L2])
+
+            key = key_of_row(pointer(constants, np.int64(0))[KEY], block)
             call(net.forward, (place, begin, end, key, thread, like))
             call(net.loss_and_output_gradient, (place, rows, begin, end, scale, thread, like))
             call(net.backward_through_layers, (place, begin, end, key, thread, like))
-            is_first, is_last = np.int64(block == 0), np.int64(block + n_rows == n_batch)
-            if net.halves != 0 and threads <= 2:
-                for half in range(2 * thread // threads, 2 * (thread + 1) // threads):
-                    call(
-                        net.backward_to_weights,
-                        (place, n_rows, half, is_first, is_last, constants, thread, threads, like),
-                    )
-            arrived += 1
-            if not all_arrived(net.barrier, threads, arrived):
+            sum_halves(net, place, n_rows, thread, threads, True, like)
+            n_waits = wait_for_all(net.barrier, threads, n_waits)
+            if n_waits == CALLED_OFF:
                 return step
+
             for row in range(n_rows):  # Each thread sums all rows, in one order: all come to the same loss.
-                loss += row_losses[row] * loss_scale
+                loss += row_losses[row] * pointer(constants, 0.0)[LOSS_SCALE]
             if not np.isfinite(loss):
                 losses[step] = loss
                 return step + 1
-            if net.halves != 0 and threads > 2:
-                for half in range(2):
-                    call(
-                        net.backward_to_weights,
-                        (place, n_rows, half, is_first, is_last, constants, thread, threads, like),
-                    )
+            sum_halves(net, place, n_rows, thread, threads, False, like)
+            is_first, is_last = np.int64(block == 0), np.int64(block + n_rows == n_batch)
             call(net.backward_to_weights, (place, n_rows, USE, is_first, is_last, constants, thread, threads, like))
-            if net.gradient_squares != 0 or not owns_parts(net, threads):
-                arrived += 1
-                if not all_arrived(net.barrier, threads, arrived):
+            if clips or not has_parts:
+                n_waits = wait_for_all(net.barrier, threads, n_waits)
+                if n_waits == CALLED_OFF:
                     return step
-        if net.gradient_squares != 0:
+        if clips:
             call(net.update_clipped, (place, constants, thread, threads, like))
-            if not owns_parts(net, threads):
-                arrived += 1
-                if not all_arrived(net.barrier, threads, arrived):
+            if not has_parts:
+                n_waits = wait_for_all(net.barrier, threads, n_waits)
+                if n_waits == CALLED_OFF:
                     return step
         losses[step] = loss
     return n_steps
+
+
+@inline
+def l2_loss(net, l2):
+    """``½ l2 Σ W²``, from the sums of squares of the pieces."""
+    total = 0.0
+    if net.weight_squares != 0:
+        for piece in range(net.n_pieces):
+            total += pointer(net.weight_squares, 0.0)[piece]
+    return total * (0.5 * l2)
 
 
 @kernel
@@ -355,9 +294,9 @@ def forward_all(place, X_array, X_itemsize, outputs_array, classes_array, activa
         for row in range(n_rows):
             order[row] = block + row
         # The rows beyond need not be cleared: what a tile reads there changes nothing but its rows that nobody reads.
-        call(net.gather, (place, net.order, FIRST, net.n_parts, FIRST, n_rows, FIRST, like))
-        call(net.multiply_inputs, (place, FIRST, net.n_parts, FIRST, n_rows, FIRST, like))
-        call(net.forward, (place, FIRST, n_rows, FIRST, FIRST, like))
+        call(net.gather, (place, net.order, ZERO, net.n_parts, ZERO, n_rows, ZERO, like))
+        call(net.multiply_inputs, (place, ZERO, net.n_parts, ZERO, n_rows, ZERO, like))
+        call(net.forward, (place, ZERO, n_rows, ZERO, ZERO, like))
         if activate != 0:
             call(activate, (address_of(advance(workspace, last.A)), n_rows, last.n_out, last.stride, like))
         for row in range(n_rows):
@@ -373,21 +312,3 @@ def forward_all(place, X_array, X_itemsize, outputs_array, classes_array, activa
                 for j in range(last.n_out):
                     pointer(outputs.data, like)[(block + row) * last.n_out + j] = a[j]
     return np.int64(doubt == 0.0)
-
-
-@kernel
-def loss_rows(
-    loss, low, high, Z_place, order, classes, Y, scale, D_place, losses_place, memory, n_rows, n, stride, like
-):  # fmt: skip
-    """The losses of rows of n elements; their derivatives, times `scale`, go to D. Rows are `stride` apart."""
-    factor = real(scale, like)
-    Z, D, losses = pointer(Z_place, like), pointer(D_place, like), pointer(losses_place, 0.0)
-    if loss == SOFTMAX_CROSS_ENTROPY:
-        classes_, order_ = pointer(classes, np.int64(0)), pointer(order, np.int64(0))
-        e.softmax_cross_entropy_rows(Z, n, classes_, order_, factor, D, stride, losses, FIRST, n_rows)
-    else:
-        e.values_loss_rows(
-            loss, Z, stride, n, pointer(Y, like), pointer(order, np.int64(0)), factor, low, high, D, losses, FIRST,
-            n_rows, pointer(memory, 0.0),
-        )  # fmt: skip
-    return 0

@@ -31,7 +31,7 @@ WEIGHT_ROWS = 16
 for it. It divides 64, so that a word of the masks serves a whole number of pieces, and is whole tiles."""
 
 VALUES_AT_ONCE = 512
-"""Outputs that `fastmlp.kernels.elementwise.values_loss_rows` takes at once."""
+"""Outputs that `fastmlp.kernels.losses.values_loss_rows` takes at once."""
 LOSS_MEMORY = 4 * VALUES_AT_ONCE
 """The float64 of memory that it needs, whatever the dtype."""
 

@@ -107,7 +107,7 @@ class Kernel:
 @functools.cache
 def compiler() -> Any:
     """Import Numba and all kernels; RuntimeError if they are not those of the engine that is running."""
-    from fastmlp.kernels import jit, loop, sparse  # noqa: F401 - The loop is made of all the others.
+    from fastmlp.kernels import activations, jit, loop, losses, sparse, updates  # noqa: F401 - These import all others.
 
     if cache.hash_of_sources() != cache.SOURCES:
         raise RuntimeError("fastmlp's files have changed since it was imported, and a kernel must be compiled: restart")
@@ -122,7 +122,7 @@ def kernel(key: str) -> Kernel:
 
 def activation_kernels(name: str) -> list[Kernel]:
     """Give an activation's kernels, of its values and of its derivative; none for identity."""
-    return [] if name == "identity" else [kernel(f"elementwise.{name}"), kernel(f"elementwise.{name}_slope")]
+    return [] if name == "identity" else [kernel(f"activations.{name}"), kernel(f"activations.{name}_slope")]
 
 
 class MethodDefinition(ctypes.Structure):

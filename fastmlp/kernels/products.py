@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from fastmlp.kernels.instructions import advance, is_double, pointer
-from fastmlp.kernels.jit import FIRST, inline, kernel
+from fastmlp.kernels.jit import ZERO, inline, kernel
 from fastmlp.kernels.lists import backward_list, forward_list
 from fastmlp.kernels.machine import MACHINE, SHAPES, Shape
 from fastmlp.kernels.tiles import (
@@ -70,7 +70,7 @@ def product_by_rows(name: str, tile: Any, shape: Shape) -> Any:
     def multiply(A_place, lda, B_place, ldb, initial_place, C_place, ldc, first_row, last_row, depth, n_vectors, like):
         A, B = pointer(A_place, like), pointer(B_place, like)
         C, initial = pointer(C_place, like), pointer(initial_place, like)
-        no_list = pointer(FIRST, np.int32(0))
+        no_list = pointer(ZERO, np.int32(0))
         n_panels = -(-n_vectors // shape.vectors)
         for panel in range(n_panels):
             v = panel_edge(panel, n_panels, n_vectors)
@@ -147,7 +147,7 @@ def multiply_columns(A_place, lda, B_place, ldb, initial_place, C_place, ldc, n_
         pointer(C_place, like),
         pointer(initial_place, like),
     )
-    no_list = pointer(FIRST, np.int32(0))
+    no_list = pointer(ZERO, np.int32(0))
     n_panels = -(-n_vectors // DENSE_COLUMNS.vectors)
     for panel in range(n_panels):
         v = panel_edge(panel, n_panels, n_vectors)

@@ -265,7 +265,7 @@ def softmax(Z: Array, out: Array | None = None) -> Array:
     stride = padded(n, Z.itemsize)
     at_once = max(1, min(n_rows, SOFTMAX_BYTES // (stride * Z.itemsize)))
     block = aligned_zeros(at_once * stride, Z.dtype.name).reshape(at_once, stride)
-    activate = kernel("elementwise.softmax_outputs")
+    activate = kernel("losses.softmax_outputs")
     for first in range(0, n_rows, at_once):
         count = min(at_once, n_rows - first)
         block[:count, :n] = logits[first : first + count]
@@ -293,7 +293,7 @@ def run_loss(
     Z, Y = in_whole_tiles(Z, dtype), flat_copy(Y).astype(dtype, copy=False).reshape(Y.shape)
     D, losses, order, memory = np.empty_like(Z), np.zeros(n_rows), np.arange(n_rows), np.empty(LOSS_MEMORY)
     places = *map(address, (Z, order, classes, Y)), scale, *map(address, (D, losses, memory))
-    kernel("loop.loss_rows").run(dtype, *loss_constants(name, parameter), *places, n_rows, n, Z.shape[1])
+    kernel("losses.loss_rows").run(dtype, *loss_constants(name, parameter), *places, n_rows, n, Z.shape[1])
     return float(losses.sum()) * scale, np.ascontiguousarray(D[:, :n])
 
 
@@ -363,7 +363,7 @@ def run_update(
     copies = [flat_copy(slot) for slot in buffers]
     constants = step_constants(optimizer, step - 1, np.array([learning_rate], np.float64))
     m, v = [*copies, w, w][:2]
-    update = kernel(f"elementwise.{update_of(optimizer)}")
+    update = kernel(f"updates.{update_of(optimizer)}")
     update.run(dtype, address(constants), 0.0, *map(address, (w, g, m, v)), w.size)
     parameters[...] = w.reshape(parameters.shape)
     for slot, copy in zip(buffers, copies, strict=True):

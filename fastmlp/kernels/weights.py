@@ -19,7 +19,7 @@ import numpy as np
 from fastmlp.kernels.constants import KEEP, L2
 from fastmlp.kernels.gathering import takes_lists
 from fastmlp.kernels.instructions import address_of, advance, call, pointer, prefetch, real
-from fastmlp.kernels.jit import FIRST, inline, kernel
+from fastmlp.kernels.jit import ZERO, inline, kernel
 from fastmlp.kernels.lists import turn_masks
 from fastmlp.kernels.machine import SHAPES, lanes_of
 from fastmlp.kernels.memory import WEIGHT_ROWS, has_few_weights
@@ -143,6 +143,21 @@ def backward_to_weights(place, n_rows, half, first_block, last_block, constants,
 
 
 @inline
+def sum_halves(net, place, n_rows, thread, threads, are_own_rows, like):
+    """Make the sums of dW over the halves of the rows that are this thread's.
+
+    One or two threads make them of their own rows, before the barrier. Of more threads each has both halves of some
+    pieces, and reads the rows of all: after the barrier.
+    """
+    if net.halves != 0 and are_own_rows == (threads <= 2):
+        first, end = ZERO, np.int64(2)
+        if are_own_rows:
+            first, end = 2 * thread // threads, 2 * (thread + 1) // threads
+        for half in range(first, end):
+            call(net.backward_to_weights, (place, n_rows, half, ZERO, ZERO, ZERO, thread, threads, like))
+
+
+@inline
 def middle_of(net, layer, number, n_rows):
     """The first row of the second half of a block, where a layer's dW is summed in halves; else 0.
 
@@ -259,7 +274,7 @@ def prepare_weights(place, like):
     for number in range(net.n_layers - 1, -1, -1):
         layer = layer_at(net.layers + number * LAYER_BYTES)
         if layer.transposed > 0:
-            call(net.transpose_weights, (place, number, FIRST, layer.n_in, like))
+            call(net.transpose_weights, (place, number, ZERO, layer.n_in, like))
         if net.weight_squares != 0:
             for row in range(0, layer.n_in, WEIGHT_ROWS):
                 w = advance(pointer(net.parameters, like), layer.weights + row * layer.stride)

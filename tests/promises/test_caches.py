@@ -207,8 +207,8 @@ DAMAGE = {
 def test_a_damaged_file_is_never_run(promise, count, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path)
     draw, dtype = random.Random(0), np.dtype("float32")
-    make = partial(Kernel, "elementwise.leaky_relu")
-    path = tmp_path / "elementwise.leaky_relu_float32.kernel"
+    make = partial(Kernel, "activations.leaky_relu")
+    path = tmp_path / "activations.leaky_relu_float32.kernel"
 
     def right(kernel):
         A = X.copy()
@@ -216,7 +216,7 @@ def test_a_damaged_file_is_never_run(promise, count, tmp_path, monkeypatch):
         np.testing.assert_allclose(A, np.where(X > 0, X, X * np.float32(0.01)))
 
     right(make())
-    other = tmp_path / "elementwise.leaky_relu_float64.kernel"
+    other = tmp_path / "activations.leaky_relu_float64.kernel"
     make().address(np.dtype("float64"))
     damage = {**DAMAGE, "another kernel's": lambda content, draw: other.read_bytes()}
     for number in range(count(60, 1000)):
@@ -261,7 +261,7 @@ def test_many_damaged_files_are_one_warning(promise, tmp_path):
 
 def upgrade(site, new="0.02", old="0.01"):
     """Change a constant of the kernels, and neither the size nor the time of its file."""
-    source = site / "fastmlp/kernels/elementwise.py"
+    source = site / "fastmlp/kernels/activations.py"
     text, times = source.read_text(), (source.stat().st_atime_ns, source.stat().st_mtime_ns)
     assert f"LEAKY_SLOPE = {old}\n" in text
     source.write_text(text.replace(f"LEAKY_SLOPE = {old}\n", f"LEAKY_SLOPE = {new}\n"))

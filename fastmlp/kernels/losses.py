@@ -1,0 +1,272 @@
+"""Losses, each formula once, for a row or for a run of values; and what a step makes of them.
+
+The formulas are those of `fastmlp.reference.losses`. A softmax goes row by row. The losses of values are computed
+without a sum in the loop, so that it is vector code.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fastmlp.kernels.activations import relu_value, sigmoid_value
+from fastmlp.kernels.constants import CLIPPED_ERROR, POISSON, SIGMOID_CROSS_ENTROPY, SOFTMAX_CROSS_ENTROPY
+from fastmlp.kernels.exponentials import exp_negative, exp_value, log1p_of_fraction
+from fastmlp.kernels.instructions import address_of, advance, pointer, real
+from fastmlp.kernels.jit import ZERO, inline, kernel
+from fastmlp.kernels.memory import LOSS_MEMORY, VALUES_AT_ONCE
+from fastmlp.kernels.readers import layer_at, samples_at, state_at
+from fastmlp.kernels.records import LAYER_BYTES
+from fastmlp.kernels.rows import row_max, row_sum, scale_row, shift_row
+
+# --- Softmax: rows of logits, and classes -----------------------------------------------------------------------------
+
+
+@inline
+def exp_below_max(P, n):
+    """``P = exp(P)`` for the n elements of whole rows, from each of which its row's maximum has been subtracted."""
+    for i in range(n):
+        P[i] = exp_negative(P[i])
+
+
+@inline
+def softmax_rows(Z, n, P, stride, n_rows):
+    """The softmax of rows of n elements, `stride` apart, with zeros as padding: ``P = exp(Z - max Z) / Σ``."""
+    for row in range(n_rows):
+        z = advance(Z, row * stride)
+        shift_row(z, n, row_max(z, n), advance(P, row * stride))
+    exp_below_max(P, n_rows * stride)
+    for row in range(n_rows):
+        p = advance(P, row * stride)
+        scale_row(p, n, real(1.0, p[0]) / row_sum(p, n))
+
+
+@kernel
+def softmax_outputs(place, n_rows, n, stride, like):
+    """The softmax of rows of n logits, in place."""
+    rows = pointer(place, like)
+    softmax_rows(rows, n, rows, stride, n_rows)
+    return 0
+
+
+@kernel
+def sigmoid_outputs(place, n_rows, n, stride, like):
+    """The sigmoid of rows of n logits, in place."""
+    rows = pointer(place, like)
+    for i in range(n_rows * stride):
+        rows[i] = sigmoid_value(rows[i])
+    return 0
+
+
+@inline
+def softmax_cross_entropy_rows(Z, n, classes, order, scale, D, stride, losses, begin, end):
+    """Add to `losses` those of the rows: ``log Σ exp z - z[y]``; and write ``D = scale (softmax(Z) - onehot(y))``.
+
+    A row's y is ``classes[order[row]]``. Rows are `stride` apart, and the padding of D becomes zero.
+    """
+    for row in range(begin, end):
+        z, d = advance(Z, row * stride), advance(D, row * stride)
+        shift_row(z, n, row_max(z, n), d)
+        losses[row] -= np.float64(d[classes[order[row]]])
+    exp_below_max(advance(D, begin * stride), (end - begin) * stride)
+    for row in range(begin, end):
+        d = advance(D, row * stride)
+        total = row_sum(d, n)
+        losses[row] += math.log(np.float64(total))
+        scale_row(d, n, scale / total)
+        d[classes[order[row]]] -= scale
+
+
+@inline
+def smoothing_row(z, n, y, scale, smoothing, d):
+    """What label smoothing adds to the softmax cross-entropy of a row, and to d: see `fastmlp.MLP.fit`."""
+    share = real(smoothing, scale) * scale
+    total = 0.0
+    for j in range(n):
+        total += np.float64(z[j])
+        d[j] -= share / real(n, scale)
+    d[y] += share
+    return smoothing * (np.float64(z[y]) - total / n)
+
+
+# --- Losses of values -------------------------------------------------------------------------------------------------
+
+# Of n outputs a, or logits z, and targets y, the loss of each goes to `losses`, in float64, and its derivative, times
+# `scale`, to d. No loop adds up anything, so all are vector code.
+
+
+@inline
+def sigmoid_cross_entropy_values(z, y, n, scale, cap, d, losses):
+    """``max(z, 0) - y z + log(1 + exp(-|z|))``, and ``d = scale (sigmoid(z) - y)``.
+
+    No loss counts more than `cap`; d is as without.
+    """
+    for i in range(n):
+        loss = relu_value(z[i]) - y[i] * z[i] + log1p_of_fraction(exp_negative(-abs(z[i])))
+        losses[i] = np.float64(cap if loss > cap else loss)
+        d[i] = scale * (sigmoid_value(z[i]) - y[i])
+
+
+@inline
+def poisson_values(z, y, n, scale, d, losses):
+    """``y log(y / exp(z)) - y + exp(z)``, and ``d = scale (exp(z) - y)``."""
+    for i in range(n):
+        mean = exp_value(z[i])
+        log_y = math.log(np.float64(y[i])) if y[i] > real(0.0, scale) else 0.0
+        losses[i] = np.float64(y[i]) * (log_y - np.float64(z[i])) - np.float64(y[i]) + np.float64(mean)
+        d[i] = scale * (mean - y[i])
+
+
+@inline
+def clipped_error_values(a, y, n, scale, low, high, d, losses):
+    """``c (r - ½ c)``, ``r = a - y`` and c that clipped to [low, high], and ``d = scale c``.
+
+    Huber's loss; with infinite bounds, half the squared error.
+    """
+    for i in range(n):
+        r = a[i] - y[i]
+        c = high if r > high else (low if r < low else r)
+        losses[i] = np.float64(c) * (np.float64(r) - 0.5 * np.float64(c))
+        d[i] = scale * c
+
+
+@inline
+def sloped_error_values(a, y, n, scale, low, high, d, losses):
+    """``s r``, ``r = a - y``, s being `high` above 0, `low` below, and ``d = scale s``.
+
+    The absolute error and the pinball loss.
+    """
+    zero = real(0.0, scale)
+    for i in range(n):
+        r = a[i] - y[i]
+        s = high if r > zero else (low if r < zero else r)  # NaN must survive.
+        losses[i] = np.float64(s) * np.float64(r)
+        d[i] = scale * s
+
+
+@inline
+def losses_of_values(code, a, y, n, scale, low, high, d, losses):
+    """The loss of each value, by its code: all but softmax_cross_entropy, whose targets are classes."""
+    if code == SIGMOID_CROSS_ENTROPY:
+        sigmoid_cross_entropy_values(a, y, n, scale, high, d, losses)
+    elif code == POISSON:
+        poisson_values(a, y, n, scale, d, losses)
+    elif code == CLIPPED_ERROR:
+        clipped_error_values(a, y, n, scale, low, high, d, losses)
+    else:
+        sloped_error_values(a, y, n, scale, low, high, d, losses)
+
+
+SHORT_ROW = 8
+"""Outputs of a sample that make a loop long enough."""
+
+
+@inline
+def values_loss_rows(code, A, stride, n, targets, order, scale, low, high, D, losses, begin, end, memory):
+    """Add to `losses` those of the rows begin ... end of n outputs, and write their derivatives, times `scale`, to D.
+
+    A row's targets are the n from ``targets[n * order[row]]`` on. Rows of A and D are `stride` apart. Short rows are
+    taken many at once, output by output: all rows' first, all rows' second. `memory` holds the losses, and then, of
+    short rows, their outputs, targets and derivatives.
+    """
+    low, high = real(low, scale), real(high, scale)
+    rest = pointer(address_of(advance(memory, VALUES_AT_ONCE)), scale)
+    a, y, d = rest, advance(rest, VALUES_AT_ONCE), advance(rest, 2 * VALUES_AT_ONCE)
+    if n >= SHORT_ROW:
+        for row in range(begin, end):
+            for first in range(0, n, VALUES_AT_ONCE):
+                count, place = min(VALUES_AT_ONCE, n - first), row * stride + first
+                of_row = advance(targets, order[row] * n + first)
+                losses_of_values(code, advance(A, place), of_row, count, scale, low, high, advance(D, place), memory)
+                losses[row] += row_sum(memory, count)
+    else:
+        for first in range(begin, end, VALUES_AT_ONCE // n):
+            n_rows = min(VALUES_AT_ONCE // n, end - first)
+            for j in range(n):
+                for i in range(n_rows):
+                    a[j * n_rows + i] = A[(first + i) * stride + j]
+                    y[j * n_rows + i] = targets[order[first + i] * n + j]
+            losses_of_values(code, a, y, n_rows * n, scale, low, high, d, memory)
+            for j in range(n):
+                for i in range(n_rows):
+                    D[(first + i) * stride + j] = d[j * n_rows + i]
+                    losses[first + i] += memory[j * n_rows + i]
+
+
+# --- What the loop, and the public kernels, call ----------------------------------------------------------------------
+
+
+@kernel
+def classes_loss(place, order_place, begin, end, scale, thread, like):
+    """The softmax cross-entropy of the rows begin ... end, and its derivative by the last layer's Z.
+
+    The derivative is that of the batch's loss: `scale` is the division by the batch size. A sample's weight multiplies
+    both.
+    """
+    net = state_at(place)
+    samples, order = samples_at(net.samples), pointer(order_place, np.int64(0))
+    last = layer_at(net.layers + (net.n_layers - 1) * LAYER_BYTES)
+    stride, n_out = last.stride, last.n_out
+    scale = real(scale, like)
+    workspace, losses = pointer(net.workspace, like), pointer(net.row_losses, 0.0)
+    A, D = advance(workspace, last.A), advance(workspace, last.D)
+    classes = pointer(samples.y, np.int64(0))
+    softmax_cross_entropy_rows(A, n_out, classes, order, scale, D, stride, losses, begin, end)
+    for row in range(begin, end):
+        if losses[row] > net.loss_high:  # The cap; a NaN stays.
+            losses[row] = net.loss_high
+    if net.label_smoothing != 0.0:
+        for row in range(begin, end):
+            a, d, y = advance(A, row * stride), advance(D, row * stride), classes[order[row]]
+            losses[row] += smoothing_row(a, n_out, y, scale, net.label_smoothing, d)
+    weigh_samples(samples, order, begin, end, losses, D, n_out, stride, like)
+    return 0
+
+
+@kernel
+def values_loss(place, order_place, begin, end, scale, thread, like):
+    """The same of a loss with values as targets; the derivative is by Z if the activation is a part of it, or by A."""
+    net = state_at(place)
+    samples, order = samples_at(net.samples), pointer(order_place, np.int64(0))
+    last = layer_at(net.layers + (net.n_layers - 1) * LAYER_BYTES)
+    stride, n_out = last.stride, last.n_out
+    scale = real(scale, like)
+    workspace, losses = pointer(net.workspace, like), pointer(net.row_losses, 0.0)
+    A, D = advance(workspace, last.A), advance(workspace, last.D)
+    memory = advance(pointer(net.loss_memory, 0.0), thread * LOSS_MEMORY)
+    values_loss_rows(
+        net.loss, A, stride, n_out, pointer(samples.y, like), order, scale, net.loss_low, net.loss_high, D, losses,
+        begin, end, memory,
+    )  # fmt: skip
+    weigh_samples(samples, order, begin, end, losses, D, n_out, stride, like)
+    return 0
+
+
+@inline
+def weigh_samples(samples, order, begin, end, losses, D, n_out, stride, like):
+    """Multiply losses and derivatives of rows by the weights of their samples."""
+    if samples.weights != 0:
+        for row in range(begin, end):
+            weight, d = pointer(samples.weights, 0.0)[order[row]], advance(D, row * stride)
+            losses[row] *= weight
+            for j in range(n_out):
+                d[j] *= real(weight, like)
+
+
+@kernel
+def loss_rows(
+    loss, low, high, Z_place, order, classes, Y, scale, D_place, losses_place, memory, n_rows, n, stride, like
+):  # fmt: skip
+    """The losses of rows of n elements; their derivatives, times `scale`, go to D. Rows are `stride` apart."""
+    factor = real(scale, like)
+    Z, D, losses = pointer(Z_place, like), pointer(D_place, like), pointer(losses_place, 0.0)
+    if loss == SOFTMAX_CROSS_ENTROPY:
+        classes_, order_ = pointer(classes, np.int64(0)), pointer(order, np.int64(0))
+        softmax_cross_entropy_rows(Z, n, classes_, order_, factor, D, stride, losses, ZERO, n_rows)
+    else:
+        values_loss_rows(
+            loss, Z, stride, n, pointer(Y, like), pointer(order, np.int64(0)), factor, low, high, D, losses, ZERO,
+            n_rows, pointer(memory, 0.0),
+        )  # fmt: skip
+    return 0

@@ -1,0 +1,90 @@
+"""Optimizer updates: one step over n parameters each; `w` and the slots `m`, `v` change in place.
+
+All are given by address. The constants of a step (`fastmlp.kernels.constants`) are float64 and become the dtype of `w`
+once, before the loop. For all optimizers, the gradient is ``g' = g + (DECAY + l2) w``. The formulas are those of
+`fastmlp.reference.updates`.
+"""
+
+from __future__ import annotations
+
+import math
+
+from fastmlp.kernels.constants import BETA1, BETA2, DECAY, EPSILON, RATE, ROOT_SCALE, SHRINK
+from fastmlp.kernels.instructions import pointer, real
+from fastmlp.kernels.jit import kernel, scalar
+
+
+@scalar
+def constant(constants_place, number, like):
+    """A constant of the step, in the dtype of `like`."""
+    return real(pointer(constants_place, 0.0)[number], like)
+
+
+@kernel
+def sgd(constants_place, l2, w_place, g_place, m_place, v_place, n, like):
+    """``w -= RATE g'``."""
+    w, g = pointer(w_place, like), pointer(g_place, like)
+    rate, decay = constant(constants_place, RATE, like), real(pointer(constants_place, 0.0)[DECAY] + l2, like)
+    for i in range(n):
+        w[i] -= rate * (g[i] + decay * w[i])
+    return 0
+
+
+@kernel
+def sgd_momentum(constants_place, l2, w_place, g_place, m_place, v_place, n, like):
+    """``m = BETA1 m + g'``, ``w -= RATE m``."""
+    w, g, m = pointer(w_place, like), pointer(g_place, like), pointer(m_place, like)
+    rate, decay = constant(constants_place, RATE, like), real(pointer(constants_place, 0.0)[DECAY] + l2, like)
+    first = constant(constants_place, BETA1, like)
+    for i in range(n):
+        m[i] = first * m[i] + (g[i] + decay * w[i])
+        w[i] -= rate * m[i]
+    return 0
+
+
+@kernel
+def sgd_nesterov(constants_place, l2, w_place, g_place, m_place, v_place, n, like):
+    """``m = BETA1 m + g'``, ``w -= RATE (g' + BETA1 m)``."""
+    w, g, m = pointer(w_place, like), pointer(g_place, like), pointer(m_place, like)
+    rate, decay = constant(constants_place, RATE, like), real(pointer(constants_place, 0.0)[DECAY] + l2, like)
+    first = constant(constants_place, BETA1, like)
+    for i in range(n):
+        gradient = g[i] + decay * w[i]
+        m[i] = first * m[i] + gradient
+        w[i] -= rate * (gradient + first * m[i])
+    return 0
+
+
+@kernel
+def adam(constants_place, l2, w_place, g_place, m_place, v_place, n, like):
+    """``m = BETA1 m + (1 - BETA1) g'``, ``v = BETA2 v + (1 - BETA2) g'²``, ``w = SHRINK w - RATE m / s``.
+
+    ``s = ROOT_SCALE √v + EPSILON``; RATE and ROOT_SCALE hold the corrections of the bias.
+    """
+    w, g, m, v = pointer(w_place, like), pointer(g_place, like), pointer(m_place, like), pointer(v_place, like)
+    rate, decay = constant(constants_place, RATE, like), real(pointer(constants_place, 0.0)[DECAY] + l2, like)
+    first, second = constant(constants_place, BETA1, like), constant(constants_place, BETA2, like)
+    rest_first = real(1.0 - pointer(constants_place, 0.0)[BETA1], like)
+    rest_second = real(1.0 - pointer(constants_place, 0.0)[BETA2], like)
+    shrink, epsilon = constant(constants_place, SHRINK, like), constant(constants_place, EPSILON, like)
+    root_scale = constant(constants_place, ROOT_SCALE, like)
+    for i in range(n):
+        gradient = g[i] + decay * w[i]
+        m[i] = first * m[i] + rest_first * gradient
+        v[i] = second * v[i] + rest_second * gradient * gradient
+        w[i] = shrink * w[i] - rate * m[i] / (root_scale * math.sqrt(v[i]) + epsilon)
+    return 0
+
+
+@kernel
+def rmsprop(constants_place, l2, w_place, g_place, m_place, v_place, n, like):
+    """``m = BETA2 m + (1 - BETA2) g'²``, ``w -= RATE g' / (√m + EPSILON)``."""
+    w, g, m = pointer(w_place, like), pointer(g_place, like), pointer(m_place, like)
+    rate, decay = constant(constants_place, RATE, like), real(pointer(constants_place, 0.0)[DECAY] + l2, like)
+    second, epsilon = constant(constants_place, BETA2, like), constant(constants_place, EPSILON, like)
+    rest_second = real(1.0 - pointer(constants_place, 0.0)[BETA2], like)
+    for i in range(n):
+        gradient = g[i] + decay * w[i]
+        m[i] = second * m[i] + rest_second * gradient * gradient
+        w[i] -= rate * gradient / (math.sqrt(m[i]) + epsilon)
+    return 0
