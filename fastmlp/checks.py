@@ -259,4 +259,12 @@ def check_weight_values(sample_weight: ArrayLike, n_samples: int) -> NDArray[np.
     weights = as_finite("sample_weight", "float64", weights)
     if weights.min() < 0.0:
         raise ValueError(f"sample_weight must be >= 0, got {weights.min():g}")
+    require_finite_sum("sample_weight", weights)
     return weights
+
+
+def require_finite_sum(what: str, weights: NDArray[np.float64]) -> None:
+    """Raise ValueError if finite weights add up to infinity, by which the losses of a batch would be divided."""
+    with np.errstate(over="ignore"):
+        if not np.isfinite(weights.sum()):
+            raise ValueError(f"{what} must have a finite sum, got {weights.max():g}")

@@ -335,7 +335,7 @@ def test_warnings_of_scikit_learn() -> None:
         MLPClassifier((5,), max_iter=3).fit(X_iris, y_iris)
     with pytest.warns(ConvergenceWarning, match="lbfgs failed to converge after 3 iteration") as lbfgs:
         MLPClassifier((5,), solver="lbfgs", max_iter=3).fit(X_iris, y_iris)
-    with pytest.warns(UserWarning, match="batch_size must be <= 150 samples, got 151") as clipped:
+    with pytest.warns(UserWarning, match="Got `batch_size` less than 1 or larger than sample size") as clipped:
         MLPClassifier((5,), batch_size=151, tol=10.0).fit(X_iris, y_iris)
     for warned in (epochs, lbfgs, clipped):
         assert [warning.filename for warning in warned] == [__file__]  # They point to the call of fit.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,10 @@ import pytest
 
 pytest.importorskip("sklearn")
 
+import joblib
+from scipy.sparse import csr_array
+from sklearn import config_context
+from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score, log_loss, r2_score
@@ -199,7 +205,7 @@ def test_warm_start_with_another_optimizer_begins_its_state_anew() -> None:
 @pytest.mark.parametrize(
     ("solver", "optimizer"),
     [
-        ("adamw", fastmlp.AdamW(0.01)),
+        ("adamw", fastmlp.AdamW(0.01, weight_decay=0.3)),
         ("rmsprop", fastmlp.RMSprop(0.01)),
         (fastmlp.AdamW(0.02, weight_decay=0.3), fastmlp.AdamW(0.02, weight_decay=0.3)),
         (fastmlp.SGD(0.1, momentum=0.5, nesterov=True), fastmlp.SGD(0.1, momentum=0.5, nesterov=True)),
@@ -220,7 +226,8 @@ def test_solvers_and_schedules_are_those_of_the_network(
     first = make(max_iter=1, solver=fastmlp.SGD(1e-300), alpha=0).fit(X_iris, y_iris)  # The weights it begins with.
     clf = make(solver=solver, learning_rate=learning_rate, shuffle=False, batch_size=40, alpha=0.3).fit(X_iris, y_iris)
     net = as_network(first)
-    net.fit(X_iris, y_iris, 20, 40, optimizer, schedule, shuffle=False, l2=0.3)
+    l2 = 0.0 if solver == "adamw" else 0.3  # Of which alpha is the decoupled weight decay.
+    net.fit(X_iris, y_iris, 20, 40, optimizer, schedule, shuffle=False, l2=l2)
     for mine, yours in zip(clf.coefs_ + clf.intercepts_, net.weights + net.biases, strict=True):
         np.testing.assert_allclose(mine, yours, rtol=1e-9, atol=1e-12)
 
@@ -336,3 +343,155 @@ def test_progress_of_a_fit_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None
         assert at == sorted(at)
         assert at[-1] == 4
         at.clear()
+
+
+# --- What must not happen ---------------------------------------------------------------------------------------------
+
+
+def test_other_targets_than_those_of_the_fit_are_refused() -> None:
+    clf = make(max_iter=2).fit(X_iris, y_iris)
+    one_hot = np.eye(3, dtype=int)[y_iris]
+    with pytest.raises(ValueError, match=r"y must be labels \(n_samples,\) as in the first fit, got shape \(150, 3\)"):
+        clf.partial_fit(X_iris, one_hot)
+    with pytest.raises(ValueError, match="y_val must be labels"):
+        make(max_iter=2).fit(X_iris, y_iris, X_val=X_iris, y_val=one_hot, sample_weight_val=np.ones(150))
+    clf.classes_ = np.array([2, 1, 0])  # Which changes nothing: labels are encoded as in the fit.
+    expected = make(max_iter=2).fit(X_iris, y_iris).partial_fit(X_iris, y_iris)
+    assert_same_weights(clf.partial_fit(X_iris, y_iris), expected)
+    assert clf.predict(X_iris).tolist() == expected.predict(X_iris).tolist()
+
+
+@pytest.mark.parametrize("kind", [np.asarray, csr_array])
+def test_coefs_must_fit_the_features(kind: Any) -> None:
+    clf = make(max_iter=2).fit(kind(X_iris), y_iris)
+    clf.coefs_[0] = np.zeros((3, 8))
+    for call in (lambda: clf.predict_proba(kind(X_iris)), lambda: clf.partial_fit(kind(X_iris), y_iris)):
+        with pytest.raises(ValueError, match=r"coefs_\[0\] must have 4 rows, one a feature, got 3"):
+            call()
+    clf.coefs_[0] = None
+    with pytest.raises(ValueError, match="coefs_ must be matrices and intercepts_ vectors, got shapes"):
+        clf.predict(X_iris)
+
+
+def test_a_subclass_may_have_parameters_of_its_own() -> None:
+    class Narrow(MLPClassifier):
+        def __init__(self, n_units: int = 7, random_state: Any = None) -> None:
+            self.n_units = n_units
+            super().__init__(hidden_layer_sizes=(n_units,), max_iter=3, random_state=random_state)
+
+    clf = clone(Narrow(5, random_state=0)).fit(X_iris, y_iris)
+    assert clf.coefs_[0].shape == (4, 5)
+    assert clf.get_params() == {"n_units": 5, "random_state": 0}
+
+
+def test_first_predictions_of_many_threads() -> None:
+    data = pickle.dumps(make(max_iter=2).fit(X_iris, y_iris))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(100):
+                clf = pickle.loads(data)
+                assert len({P.tobytes() for P in pool.map(clf.predict_proba, [X_iris] * 8)}) == 1
+                clf.intercepts_[-1][:] = [0, 50, 0]
+                assert set(clf.predict(X_iris)) == {1}
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_a_loss_that_is_changed_afterwards() -> None:
+    y = X_iris[:, 0]
+    reg = make(MLPRegressor, loss="squared_error").fit(X_iris, y)
+    expected = reg.predict(X_iris)
+    reg.set_params(loss="poisson", loss_parameter=3.0)
+    for each in (reg, pickle.loads(pickle.dumps(reg))):
+        np.testing.assert_array_equal(each.predict(X_iris), expected)
+        with pytest.raises(ValueError, match="loss must keep the output activation 'identity'"):
+            each.set_params(loss_parameter=None).partial_fit(X_iris, np.abs(y))
+    # Where training goes on, it does so with the new one, pickled or not.
+    reg = make(MLPRegressor, loss="quantile", loss_parameter=0.1, warm_start=True, max_iter=200).fit(X_iris, y)
+    reg.set_params(loss_parameter=0.9)
+    copied = pickle.loads(pickle.dumps(reg)).fit(X_iris, y)
+    assert_same_weights(reg.fit(X_iris, y), copied)
+    assert (y < reg.predict(X_iris)).mean() > 0.7
+
+
+def test_an_activation_list_that_is_changed_in_place() -> None:
+    clf = make(max_iter=2, activation=["relu"], init="he").fit(X_iris, y_iris)
+    clf.activation[0] = "tanh"
+    np.testing.assert_array_equal(clf.predict_proba(X_iris), pickle.loads(pickle.dumps(clf)).predict_proba(X_iris))
+
+
+def test_weights_without_a_finite_sum() -> None:
+    for weight in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="class_weight must be finite"):
+            make(class_weight={0: weight}).fit(X_iris, y_iris)
+    with pytest.raises(ValueError, match=r"must have a finite sum, got 1e\+308"):
+        make(class_weight={0: 1e308}).fit(X_iris, y_iris)
+    with pytest.raises(ValueError, match=r"sample_weight must have a finite sum, got 1e\+308"):
+        make().fit(X_iris, y_iris, np.full(150, 1e308))
+
+
+@pytest.mark.parametrize("metric", ["score", "loss"])
+def test_a_warm_start_is_judged_by_its_own_validation_data(metric: str) -> None:
+    clf = make(early_stopping=True, early_stopping_metric=metric, warm_start=True, max_iter=30)
+    clf.fit(X_train, y_train, X_val=X_val, y_val=y_val)
+    before = [W.copy() for W in clf.coefs_]
+    wrong = (y_val + 1) % 3  # Whatever it learns of these, it was better before.
+    clf.fit(X_train, y_train, X_val=X_val, y_val=wrong)
+    assert clf.best_validation_score_ == pytest.approx(clf.score(X_val, wrong))
+    assert any((old != W).any() for W, old in zip(clf.coefs_, before, strict=True))
+
+
+def test_equal_models_are_equal_bytes() -> None:
+    clf = make(max_iter=2).fit(X_iris, y_iris)
+    again = pickle.loads(pickle.dumps(clf))
+    assert joblib.hash(again) == joblib.hash(clf)
+    again.predict(X_iris)
+    assert joblib.hash(again) == joblib.hash(clf)
+
+
+def test_an_average_goes_on_from_what_was_written_into_coefs() -> None:
+    clf = make(average=0.9, max_iter=3, learning_rate_init=1e-12).fit(X_iris, y_iris)
+    clf.partial_fit(X_iris, y_iris)
+    clf.coefs_[0][:] = 0
+    clf.partial_fit(X_iris, y_iris)
+    assert abs(clf.coefs_[0]).max() < 1e-9
+
+
+def test_lbfgs_says_that_the_loss_is_not_finite() -> None:
+    with pytest.warns(ConvergenceWarning, match="the loss is nan"):
+        make(solver="lbfgs").fit(X_iris * 1e200, y_iris)
+
+
+def test_scores_of_float32_are_of_the_targets_as_they_are() -> None:
+    X, y = X_iris.astype(np.float32), X_iris[:, 0] * 1e25
+    reg = make(MLPRegressor, early_stopping=True, max_iter=2).fit(X, y, X_val=X, y_val=y)
+    assert reg.validation_scores_[0] == pytest.approx(r2_score(y, np.zeros(150)), rel=1e-2)
+
+
+def test_targets_and_samples_that_are_no_numbers() -> None:
+    with pytest.raises(TypeError, match="y must be numeric, got dtype <U"):
+        make(MLPRegressor).fit(X_iris, X_iris[:, 0].astype(str))
+    with pytest.raises(ValueError, match="y must be dense"):
+        make(MLPRegressor).fit(X_iris, csr_array(X_iris))
+    clf = make(max_iter=2).fit(X_iris, y_iris)
+    with pytest.raises(ValueError, match="strings"):
+        clf.predict(X_iris.astype(str))
+    with pytest.raises(ValueError, match="X must be numeric, got dtype datetime64"):
+        clf.predict(np.zeros((2, 4), "datetime64[s]"))
+
+
+def test_scikit_learns_switch_of_parameter_checks() -> None:
+    with config_context(skip_parameter_validation=True):
+        make(max_iter=2, alpha=np.float16(0.1), verbose=0).fit(X_iris, y_iris)
+        make(max_iter=2, max_fun=-1).fit(X_iris, y_iris)
+
+
+def test_the_state_is_not_pickled_where_nothing_goes_on() -> None:
+    clf = make(early_stopping=True, n_iter_no_change=1, learning_rate_init=1e-9)
+    while not getattr(clf, "stopped_", False):
+        clf.partial_fit(X_train, y_train, classes=[0, 1, 2], X_val=X_val, y_val=y_val)
+    again = pickle.loads(pickle.dumps(clf))
+    assert "_optimizer" not in vars(again)
+    assert_same_weights(again.partial_fit(X_train, y_train, X_val=X_val, y_val=y_val), clf)

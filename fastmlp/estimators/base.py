@@ -5,11 +5,12 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from joblib.parallel import get_active_backend
 from numpy.typing import NDArray
+from sklearn import get_config
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
@@ -17,7 +18,7 @@ from sklearn.utils._param_validation import Interval, InvalidParameterError, Opt
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from fastmlp.checks import check_callbacks
+from fastmlp.checks import check_callbacks, require_finite_sum
 from fastmlp.estimators.lbfgs import fit_lbfgs
 from fastmlp.estimators.run import NOT_FINITE_WEIGHTS, Run, Samples, SolverState, make_optimizer
 from fastmlp.network import MLP
@@ -28,12 +29,9 @@ from fastmlp.spec import ACTIVATIONS, DTYPES, check_name, dtype_name, make_spec
 
 Array = NDArray[Any]
 
-LOSS_OF_OUTPUT = {"softmax": "softmax_cross_entropy", "logistic": "sigmoid_cross_entropy"}
-"""The loss of a classifier, by scikit-learn's name of its output activation."""
 
-
-def is_stochastic(estimator: Any) -> bool:
-    """Whether there is a `partial_fit`, or else AttributeError."""
+def require_stochastic(estimator: Any) -> bool:
+    """Return True; raise AttributeError, as for a method that is not there, if the solver has no `partial_fit`."""
     if estimator.solver == "lbfgs":
         raise AttributeError("partial_fit needs a stochastic solver, got solver='lbfgs'")
     return True
@@ -43,6 +41,8 @@ def as_inputs(X: Any, dtype: np.dtype[Any]) -> Inputs:
     """Give a matrix as the engine takes it."""
     if is_sparse(X):
         return sparse_rows("X", X, dtype.name)
+    if X.dtype.kind not in "biuf":
+        raise ValueError(f"X must be numeric, got dtype {X.dtype}")
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(X, dtype=dtype)
 
@@ -52,7 +52,26 @@ def checked_weights(what: str, sample_weight: Any, X: Any) -> Array:
     weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
     if (weights < 0).any():
         raise ValueError(f"{what} must be >= 0, got {weights.min():g}")
+    require_finite_sum(what, weights)
     return np.ascontiguousarray(weights)
+
+
+class Shown(NamedTuple):
+    """The network behind an estimator's ``coefs_``.
+
+    Attributes
+    ----------
+    net : MLP
+        The network.
+    views : tuple of ndarray
+        What ``coefs_`` and ``intercepts_`` hold, unless a user has put something else there.
+    made_for : tuple
+        The estimator's activations and loss when the network was made.
+    """
+
+    net: MLP
+    views: tuple[Array, ...]
+    made_for: tuple[Any, ...]
 
 
 class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types.
@@ -94,6 +113,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         "callbacks": ["array-like", None],
     }
 
+    label_smoothing = 0.0  # A parameter of the classifier alone.
     best_loss_: float | None
     best_validation_score_: float | None
     validation_scores_: list[float] | None
@@ -103,9 +123,10 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     # --- Fitting ------------------------------------------------------------------------------------------------------
 
     def _store(self, arguments: dict[str, Any]) -> None:
-        """Store the arguments of ``__init__``, and do nothing else: scikit-learn wants it so."""
-        for name in self._get_param_names():
-            setattr(self, name, arguments[name])
+        """Store the arguments of ``__init__``, its ``locals()``, and do nothing else: scikit-learn wants it so."""
+        for name, value in arguments.items():
+            if name != "self":
+                setattr(self, name, value)
 
     def fit(
         self,
@@ -145,7 +166,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """
         return self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val), incremental=False)
 
-    @available_if(is_stochastic)  # type: ignore[untyped-decorator]
+    @available_if(require_stochastic)  # type: ignore[untyped-decorator]
     def partial_fit(
         self,
         X: Any,
@@ -188,21 +209,25 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         random_state = check_random_state(self.random_state)
         if is_first:
             self._initialise((X.shape[1], *hidden, self._count_outputs(Y)), X.dtype.name, random_state)
+        elif self._output_name() != self.out_activation_:
+            raise ValueError(f"loss must keep the output activation {self.out_activation_!r} of the fit that goes on")
+        if self._loss() != self._fitted_loss:
+            self._fitted_loss = self._loss()
+            self._begin_curves()  # What was reached by another loss is no measure for this one.
         net = self._network()
-        samples = self._samples(X, Y, weights)
-        self.n_outputs_ = net.spec.layer_sizes[-1]
+        samples = self._samples(net, X, Y, weights)
         if self.solver == "lbfgs":
             fit_lbfgs(self, net, samples)
         else:
-            self._fit_stochastic(net, samples, validation, random_state, incremental)
+            self._fit_stochastic(net, samples, self._held_out(net, validation), random_state, incremental)
         if not np.isfinite(net._parameters).all():
             raise ValueError(NOT_FINITE_WEIGHTS)
         return self
 
     def _fit_stochastic(
-        self, net: MLP, samples: Samples, validation: Any, random_state: Any, incremental: bool
+        self, net: MLP, samples: Samples, held_out: Samples | None, random_state: Any, incremental: bool
     ) -> None:
-        held_out = self._held_out(validation)
+        is_users = held_out is not None
         if self.early_stopping and held_out is None:
             if incremental:
                 raise ValueError("partial_fit does not support early_stopping=True without X_val and y_val")
@@ -210,12 +235,13 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         callbacks = check_callbacks(self.callbacks or ())
         if not hasattr(self, "loss_curve_"):  # It goes on from what lbfgs has found.
             self._begin_curves()
-        went_on = getattr(self, "_went_on", False)
-        if incremental and self.early_stopping:
-            if went_on and self.stopped_:
-                return
-            if not went_on:  # What a fit has found best was judged by other samples.
-                self._no_improvement_count, self.best_validation_score_ = 0, -np.inf
+        last_was_partial = getattr(self, "_last_was_partial", False)
+        if incremental and self.early_stopping and last_was_partial and self.stopped_:
+            return
+        if is_users and not (incremental and last_was_partial):  # What was best before was judged by other samples.
+            self.best_validation_score_, self._lowest_validation_loss = -np.inf, np.inf
+            if self.early_stopping:
+                self._no_improvement_count = 0
         solver = self.__dict__.get("_optimizer")
         if solver is None or not incremental:
             optimizer = make_optimizer(self)
@@ -225,11 +251,13 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                 solver.optimizer, solver.epochs = optimizer, 0
                 solver.set_learning_rate(optimizer.learning_rate)
             self._optimizer = solver
-        self._went_on, self.stopped_ = incremental, False
+        self._last_was_partial, self.stopped_ = incremental, False
         Run(self, net, solver, samples, held_out, random_state, callbacks, incremental).train(self._threads())
 
     def _validate_params(self) -> None:
         """Check the parameters as scikit-learn does, but not again what has not changed: 0.2 ms of `partial_fit`."""
+        if get_config()["skip_parameter_validation"]:
+            return
         values = [self.__dict__.get(name) for name in self._parameter_constraints]
         checked = self.__dict__.get("_checked", ())
         if len(values) != len(checked) or not all(map(operator.is_, values, checked)):
@@ -248,7 +276,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     def _refuse_with_lbfgs(self, validation: Any) -> None:
         """Raise ValueError for what only minibatches can do."""
         given = {"dropout": np.any(self.dropout), "clip_norm": self.clip_norm, "average": self.average}
-        given |= {"label_smoothing": getattr(self, "label_smoothing", 0), "X_val": validation[0] is not None}
+        given |= {"label_smoothing": self.label_smoothing, "X_val": validation[0] is not None}
         for name, is_given in given.items():
             if is_given:
                 raise ValueError(f"{name} must be left out with solver='lbfgs'")
@@ -267,16 +295,12 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             return None
         return checked_weights("sample_weight", sample_weight, X)
 
-    def _samples(self, X: Any, Y: Array, weights: Array | None, what: str = "y") -> Samples:
-        """Give X, which `validate_data` has checked, with its encoded targets, as the network's engine takes them."""
-        n_outputs, spec = self._count_outputs(Y), self._net.spec
+    def _samples(self, net: MLP, X: Any, Y: Array, weights: Array | None, what: str = "y") -> Samples:
+        """Give X, which `validate_data` has checked, as the engine takes it, with its encoded targets."""
+        n_outputs, spec = self._count_outputs(Y), net.spec
         if n_outputs != spec.layer_sizes[-1]:
             raise ValueError(f"{what} must have {spec.layer_sizes[-1]} outputs as before, got {n_outputs}")
-        return Samples(
-            as_inputs(X, np.dtype(spec.dtype)),
-            np.ascontiguousarray(Y, dtype=np.int64 if Y.ndim == 1 else spec.dtype),
-            weights,
-        )
+        return Samples(as_inputs(X, np.dtype(spec.dtype)), Y, weights)
 
     def _split(self, samples: Samples, random_state: Any) -> tuple[Samples, Samples]:
         """Set samples aside for validation, the same ones as scikit-learn does."""
@@ -294,7 +318,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     def _strata(self, Y: Array) -> Array | None:
         return None
 
-    def _held_out(self, validation: Any) -> Samples | None:
+    def _held_out(self, net: MLP, validation: Any) -> Samples | None:
         """Check the user's own validation samples."""
         X, y, sample_weight = validation
         if (X is None) != (y is None):
@@ -308,20 +332,21 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             dtype=self._input_dtypes(is_first=False), order="C",
         )  # fmt: skip
         weights = None if sample_weight is None else checked_weights("sample_weight_val", sample_weight, X)
-        return self._samples(X, self._encode(y, learn=False, what="y_val"), weights, "y_val")
+        return self._samples(net, X, self._encode(y, learn=False, what="y_val"), weights, "y_val")
 
     # --- The network --------------------------------------------------------------------------------------------------
 
     def _initialise(self, layer_sizes: tuple[int, ...], dtype: str, random_state: Any) -> None:
         """Make a new network, with weights as scikit-learn draws them, and forget what was learnt."""
         self.out_activation_ = self._output_name()
+        self._fitted_loss = self._loss()
         self.n_iter_ = self.t_ = 0
         self.n_outputs_ = layer_sizes[-1]
         self.n_layers_ = len(layer_sizes)
-        self._net = self._build(layer_sizes, dtype)
-        self.coefs_, self.intercepts_ = self._net.weights, self._net.biases
-        self._views = (*self.coefs_, *self.intercepts_)
-        self._draw_weights(random_state)
+        net = self._build(layer_sizes, dtype)
+        self.coefs_, self.intercepts_ = net.weights, net.biases
+        self._shown = Shown(net, (*self.coefs_, *self.intercepts_), self._made_for())
+        self._draw_weights(net, random_state)
         self.__dict__.pop("_optimizer", None)
         if self.solver != "lbfgs":
             self._begin_curves()
@@ -334,14 +359,14 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         self.validation_scores_ = [] if self.early_stopping else None
         self.validation_loss_curve_ = [] if self.early_stopping else None
         self.best_validation_score_ = -np.inf if self.early_stopping else None
+        self._lowest_validation_loss = np.inf
 
-    def _draw_weights(self, random_state: Any) -> None:
+    def _draw_weights(self, net: MLP, random_state: Any) -> None:
         """Draw weights and biases, or copy the user's.
 
         ``glorot``: uniform within ``sqrt(6 / (n_in + n_out))`` (2 instead of 6 with the logistic function), biases
         too: scikit-learn's way, in its order of draws. ``he``: uniform within ``sqrt(6 / n_in)``, biases zero.
         """
-        net = self._net
         if not isinstance(self.init, str):
             try:
                 weights, biases = self.init
@@ -361,24 +386,16 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             W[:] = random_state.uniform(-bound, bound, W.shape)
             b[:] = random_state.uniform(-bound, bound, b.shape)
 
+    def _made_for(self) -> tuple[Any, ...]:
+        """Give what decides of which kind the network is: activations, which may change at any time, and the loss."""
+        return self.activation if isinstance(self.activation, str) else tuple(self.activation), self._fitted_loss
+
     def _build(self, layer_sizes: tuple[int, ...], dtype: str) -> MLP:
         names = [self.activation] * (len(layer_sizes) - 2) if isinstance(self.activation, str) else self.activation
         names = ["sigmoid" if name == "logistic" else name for name in names]
-        loss, parameter = self._loss()
+        loss, parameter = self._fitted_loss
         spec = make_spec(layer_sizes, names, None, loss, "mean", True, 1.0, dtype, parameter)
-        self._built_with = self.activation
         return MLP._from_spec(spec, "numba")
-
-    def _remember_views(self) -> None:
-        """Show the network's memory as ``coefs_`` and ``intercepts_``, in the lists that the user may hold already."""
-        net = self._net
-        for name, views in (("coefs_", net.weights), ("intercepts_", net.biases)):
-            shown = self.__dict__.get(name)
-            if isinstance(shown, list):
-                shown[:] = views
-            else:
-                setattr(self, name, views)
-        self._views = (*self.coefs_, *self.intercepts_)
 
     def _network(self) -> MLP:
         """Give the network with the parameters that ``coefs_`` and ``intercepts_`` hold.
@@ -390,23 +407,32 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         except AttributeError:
             check_is_fitted(self)
             raise
-        net: MLP | None = self.__dict__.get("_net")
-        if net is not None:
-            given = (*coefs, *intercepts)
-            is_same = self.activation is self._built_with  # As with scikit-learn, it may change with warm_start.
-            if is_same and len(given) == len(self._views) and all(map(operator.is_, given, self._views)):
-                return net
-        shapes = [np.shape(array) for array in (*coefs, *intercepts)]
-        unpickled = net is None
-        # Or another network altogether.
-        if net is None or self.activation is not self._built_with or shapes != [view.shape for view in self._views]:
-            sizes = (len(coefs[0]), *(len(b) for b in intercepts))
-            net = self._build(sizes, self._dtype_of_coefs().name)
+        shown: Shown | None = self.__dict__.get("_shown")
+        made_for, given = self._made_for(), (*coefs, *intercepts)
+        if shown is not None and shown.made_for != made_for:
+            shown = None
+        if shown is not None and len(given) == len(shown.views) and all(map(operator.is_, given, shown.views)):
+            return shown.net
+        shapes = [np.shape(array) for array in given]
+        if shown is not None and shapes == [view.shape for view in shown.views]:
+            net = shown.net
+        else:  # Another network altogether.
+            if [len(shape) for shape in shapes] != [2] * len(coefs) + [1] * len(intercepts):
+                raise ValueError(f"coefs_ must be matrices and intercepts_ vectors, got shapes {shapes}")
+            if shapes[0][0] != self.n_features_in_:
+                raise ValueError(f"coefs_[0] must have {self.n_features_in_} rows, one a feature, got {shapes[0][0]}")
+            net = self._build(
+                (shapes[0][0], *(shape[0] for shape in shapes[len(coefs) :])), self._dtype_of_coefs().name
+            )
         net.set_parameters(coefs, intercepts)
-        self._net = net
-        self._remember_views()
-        if "_optimizer" in self.__dict__ and not unpickled:
-            self._optimizer.unaveraged = None  # It goes on from what was assigned.
+        # In the lists that the user may hold already; and in one go, for other threads may be here, too.
+        for name, views in (("coefs_", net.weights), ("intercepts_", net.biases)):
+            held = self.__dict__.get(name)
+            if isinstance(held, list):
+                held[:] = views
+            else:
+                setattr(self, name, views)
+        self._shown = Shown(net, (*self.coefs_, *self.intercepts_), made_for)
         return net
 
     def _dtype_of_coefs(self) -> np.dtype[Any]:
@@ -422,10 +448,14 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     def __getstate__(self) -> dict[str, Any]:
         """Give what a pickle holds: the weights once, and the optimizer's state only where training is to go on."""
         state = dict(super().__getstate__())
-        for name in ("_net", "_views", "_built_with", "_checked"):
+        for name in ("_shown", "_checked"):
             state.pop(name, None)
-        if not self.warm_start and not state.get("_went_on", False):
+        has_ended = self.early_stopping and state.get("stopped_", False)  # Further calls of partial_fit do nothing.
+        if not self.warm_start and (has_ended or not state.get("_last_was_partial", False)):
             state.pop("_optimizer", None)
+        for name in ("coefs_", "intercepts_"):
+            if isinstance(state.get(name), list):  # Without the padding of their rows: equal models are equal bytes.
+                state[name] = [np.ascontiguousarray(array) for array in state[name]]
         return state
 
     # --- Prediction ---------------------------------------------------------------------------------------------------
@@ -449,7 +479,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                 return method(parameters, as_inputs(X, parameters.dtype), 1 if X.shape[0] == 1 else self._threads())
             except ValueError:  # Its own, or an `UnfitError`: scikit-learn says below what is wrong with X.
                 pass
-        X = validate_data(self, X, accept_sparse="csr", dtype=parameters.dtype, order="C", reset=False)
+        X = validate_data(self, X, accept_sparse="csr", reset=False)
         try:
             return method(parameters, as_inputs(X, parameters.dtype), self._threads())
         except UnfitError:

@@ -14,7 +14,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 
-from fastmlp.estimators.base import LOSS_OF_OUTPUT, BaseMLP, is_stochastic
+from fastmlp.checks import require_finite_sum
+from fastmlp.estimators.base import BaseMLP, require_stochastic
 
 Array = NDArray[Any]
 
@@ -37,7 +38,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         ``lbfgs``, ``sgd``, ``adam``; also ``adamw``, ``rmsprop`` and an object such as
         ``fastmlp.AdamW(0.001, weight_decay=0.1)``, which then has the learning rate, too.
     alpha : float, default 0.0001
-        Strength of the L2 term, ``alpha / 2 * sum(W ** 2)`` over a batch's number of samples. No biases.
+        Strength of the L2 term, ``alpha / 2 * sum(W ** 2)`` over a batch's number of samples. No biases. With
+        ``adamw`` the decoupled weight decay instead.
     batch_size : int or "auto", default "auto"
         Samples a step; "auto" is 200, or all if there are fewer.
     learning_rate : str or Schedule, default "constant"
@@ -95,6 +97,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         a true answer stops the training.
     class_weight : dict, list of dict or "balanced", optional
         Factor of the sample weights by class, 1 for a class that is not named; a dict a label for several labels.
+        Samples that `fit` holds out have it in their score and loss, too; those of `X_val` have `sample_weight_val`.
     label_smoothing : float, default 0.0
         Part of the targets that is spread over all classes.
 
@@ -182,7 +185,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
     ) -> None:
         self._store(locals())
 
-    @available_if(is_stochastic)  # type: ignore[untyped-decorator]
+    @available_if(require_stochastic)  # type: ignore[untyped-decorator]
     def partial_fit(
         self,
         X: Any,
@@ -232,12 +235,13 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             Of `classes_`, or 0 and 1 for several labels.
         """
         if self.__dict__.get("out_activation_") == "softmax":
-            labels: Array = self.classes_.take(self._forward(X, "classes"))
+            labels: Array = self._label_binarizer.classes_.take(self._forward(X, "classes"))
             return labels
         Z = self._forward(X)
         binarizer = self._label_binarizer
         if binarizer.y_type_ == "binary":
-            return self.classes_.take(np.minimum(Z[:, 0] > 0, len(self.classes_) - 1))  # type: ignore[no-any-return]
+            classes = binarizer.classes_
+            return classes.take(np.minimum(Z[:, 0] > 0, len(classes) - 1))  # type: ignore[no-any-return]
         if binarizer.y_type_ == "multilabel-indicator" and not binarizer.sparse_input_:
             return (Z > 0).astype(int)  # As below, without the checks, which take longer than a small network.
         return binarizer.inverse_transform(Z, threshold=0.0)  # type: ignore[no-any-return]
@@ -285,29 +289,34 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             self.classes_ = self._label_binarizer.classes_
         else:
             self._check_classes(unique_labels(y), what)
-        if self._label_binarizer.y_type_ == "multilabel-indicator":
+        kind = self._label_binarizer.y_type_
+        if kind == "multilabel-indicator":
             return np.asarray(self._label_binarizer.transform(y), dtype=np.float64)
-        indices: Array = np.searchsorted(self.classes_, y)
-        return indices if self._label_binarizer.y_type_ == "multiclass" else indices.astype(np.float64)[:, None]
+        if y.ndim != 1:
+            raise ValueError(f"{what} must be labels (n_samples,) as in the first fit, got shape {y.shape}")
+        indices: Array = np.searchsorted(self._label_binarizer.classes_, y)
+        return indices if kind == "multiclass" else indices.astype(np.float64)[:, None]
 
     def _check_classes(self, classes: Array, what: str) -> None:
+        known = self._label_binarizer.classes_  # Those of the fit, whatever has been assigned to `classes_` since.
         if self.warm_start and what == "y":
-            if set(classes) != set(self.classes_):
+            if set(classes) != set(known):
                 raise ValueError(
                     "warm_start can only be used where `y` has the same classes as in the previous call to fit. "
-                    f"Previously got {self.classes_}, `y` has {classes}"
+                    f"Previously got {known}, `y` has {classes}"
                 )
-        elif len(np.setdiff1d(classes, self.classes_, assume_unique=True)):
-            raise ValueError(f"{what} must have no classes but {self.classes_}, got {classes}")
+        elif len(np.setdiff1d(classes, known, assume_unique=True)):
+            raise ValueError(f"{what} must have no classes but {known}, got {classes}")
 
     def _count_outputs(self, Y: Array) -> int:
-        return len(self.classes_) if Y.ndim == 1 else int(Y.shape[1])
+        return len(self._label_binarizer.classes_) if Y.ndim == 1 else int(Y.shape[1])
 
     def _output_name(self) -> str:
         return "softmax" if self._label_binarizer.y_type_ == "multiclass" else "logistic"
 
     def _loss(self) -> tuple[str, float | None]:
-        return LOSS_OF_OUTPUT[self.out_activation_], None
+        losses = {"softmax": "softmax_cross_entropy", "logistic": "sigmoid_cross_entropy"}
+        return losses[self.out_activation_], None
 
     def _strata(self, Y: Array) -> Array | None:
         """Give what the validation samples are stratified by: the label, for two classes, as in scikit-learn."""
@@ -323,22 +332,27 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             )
         of_classes: Array
         if isinstance(self.class_weight, dict) and y.ndim == 1:  # A batch of partial_fit may lack some classes.
-            classes = self.classes_.tolist()
+            classes = self._label_binarizer.classes_.tolist()
             if unknown := [label for label in self.class_weight if label not in classes]:
                 raise ValueError(f"class_weight must be of labels in y, got {unknown[0]!r}")
             factors = np.array([float(self.class_weight.get(label, 1.0)) for label in classes])
-            of_classes = factors[np.searchsorted(self.classes_, y)]
+            of_classes = factors[np.searchsorted(self._label_binarizer.classes_, y)]
         else:
             of_classes = compute_sample_weight(self.class_weight, y)
+        if not np.isfinite(of_classes).all():
+            raise ValueError(f"class_weight must be finite, got {of_classes[~np.isfinite(of_classes)][0]:g}")
         if (of_classes < 0).any():
             raise ValueError(f"class_weight must be >= 0, got {of_classes.min():g}")
-        return of_classes if weights is None else weights * of_classes
+        with np.errstate(over="ignore"):
+            weights = of_classes if weights is None else weights * of_classes
+        require_finite_sum("the product of sample_weight and class_weight", weights)
+        return weights
 
     def _score_outputs(self, Z: Array, Y: Array, weights: Array | None) -> float:
         """Accuracy of the logits."""
         if not np.isfinite(Z).all():
             return float("nan")
-        if len(self.classes_) == 1:  # Whatever the network says, there is no other label.
+        if len(self._label_binarizer.classes_) == 1:  # Whatever the network says, there is no other label.
             return 1.0
         right = Z.argmax(axis=1) == Y if Y.ndim == 1 else ((Z > 0) == Y).all(axis=1)
         return float(np.average(right, weights=weights))

@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
 from fastmlp.checks import check_callbacks
-from fastmlp.estimators.run import Samples, loss_factor, warn
+from fastmlp.estimators.run import Samples, as_targets, loss_factor, warn
 from fastmlp.network import MLP
 from fastmlp.recipe import History
 from fastmlp.sparse import SparseRows
@@ -62,8 +62,10 @@ def fit_lbfgs(estimator: Any, net: MLP, samples: Samples) -> None:
     net._parameters[:] = 0
     for view, values in zip((*net.weights, *net.biases), objective.views(result.x), strict=True):
         view[...] = values
-    if result.status != 0 and not is_called_off:
-        why = f"status={result.status}): {result.message}; raise max_iter or max_fun, or scale the data"
+    is_finite = np.isfinite(e.loss_)
+    if not (result.status == 0 and is_finite) and not is_called_off:
+        message = result.message if is_finite else f"the loss is {e.loss_:g}"
+        why = f"status={result.status}): {message}; raise max_iter or max_fun, or scale the data"
         if is_late:
             why = f"max_time ({e.max_time:g} s) reached)"
         warn(f"lbfgs failed to converge after {e.n_iter_} iteration(s) ({why}", ConvergenceWarning)
@@ -83,7 +85,7 @@ class Objective:
         self.weights = samples.weights
         # scikit-learn's value of the squared error is the mean over the outputs, its gradient that of the sum.
         self.loss_factor = loss_factor(net)
-        self.Y = samples.Y if samples.Y.dtype.kind == "i" else samples.Y.astype(np.float64, copy=False)
+        self.Y = as_targets(samples.Y, "float64")
         total = len(samples) if samples.weights is None else float(samples.weights.sum())
         # alpha / total for the weights, nothing for biases and padding (which is zero anyway).
         layout = self.net._layout
@@ -108,5 +110,6 @@ class Objective:
         net = self.net
         net._parameters[:] = x
         loss, gradient = net._engine.gradients(net._parameters, self.X, self.Y, self.weights)
-        decayed = self.decay * x
-        return self.loss_factor * loss + 0.5 * float(decayed @ x), gradient + decayed
+        with np.errstate(over="ignore", invalid="ignore"):  # What is not finite is told at the end.
+            decayed = self.decay * x
+            return self.loss_factor * loss + 0.5 * float(decayed @ x), gradient + decayed

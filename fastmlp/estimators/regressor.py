@@ -13,6 +13,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from fastmlp.estimators.base import BaseMLP
+from fastmlp.sparse import is_sparse
 
 Array = NDArray[Any]
 
@@ -24,7 +25,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # scikit-lea
     ----------
     loss : str, default "squared_error"
         ``squared_error`` (half of it), ``poisson`` (half the deviance; the outputs are exponentials); also
-        ``absolute_error``, ``huber`` and ``quantile``.
+        ``absolute_error``, ``huber`` and ``quantile``. Of several outputs ``loss_`` is the sum, but the mean of
+        squared errors, as in scikit-learn.
     hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, \
 shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, validation_fraction, \
 beta_1, beta_2, epsilon, n_iter_no_change, max_fun, early_stopping_metric, dropout, clip_norm, average, init, dtype, \
@@ -116,8 +118,12 @@ intercepts_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, 
 
     def _encode(self, y: Any, learn: bool, what: str = "y") -> Array:
         """Give y as rows of values."""
+        if is_sparse(y):
+            raise ValueError(f"{what} must be dense, got a sparse matrix")
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
+        if y.dtype.kind not in "biuf":
+            raise TypeError(f"{what} must be numeric, got dtype {y.dtype}")
         if self.loss == "poisson" and np.min(y) < 0:
             raise ValueError(f"{what} must be >= 0 with loss='poisson', got {np.min(y):g}")
         return y.reshape(len(y), -1)  # type: ignore[no-any-return]
@@ -134,8 +140,8 @@ intercepts_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, 
     def _score_outputs(self, outputs: Array, Y: Array, weights: Array | None) -> float:
         """R² of the outputs: of a network's before an activation that is a part of the loss."""
         with np.errstate(over="ignore"):
-            values = np.exp(outputs) if self._net.spec.loss_takes_logits else outputs
+            values = np.exp(outputs) if self.out_activation_ == "exp" else outputs
         if not np.isfinite(values).all():
             return float("nan")
         with np.errstate(over="ignore"):
-            return float(r2_score(Y, values, sample_weight=weights))
+            return float(r2_score(Y, values.astype(np.float64), sample_weight=weights))

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
+from fastmlp.checks import smoothed
 from fastmlp.divergence import DivergenceError
 from fastmlp.network import MLP
 from fastmlp.optimizers import SGD, Adam, AdamW, Constant, Cosine, OneCycle, Optimizer, RMSprop, Schedule
@@ -48,7 +50,7 @@ def warn(message: str, category: type[Warning]) -> None:
 
 @dataclass(frozen=True)
 class Samples:
-    """X and the targets as the engine takes them, and the weights of the samples, or None."""
+    """X as the engine takes it, the targets as the estimator encodes them, and the weights, or None."""
 
     X: Any
     Y: Array
@@ -62,11 +64,21 @@ class Samples:
         return Samples(self.X[rows], self.Y[rows], None if self.weights is None else self.weights[rows])
 
 
+def as_targets(Y: Array, dtype: str) -> Array:
+    """Give encoded targets as an engine takes them: classes, or rows of numbers of the network's dtype."""
+    return np.ascontiguousarray(Y, dtype=np.int64 if Y.ndim == 1 else dtype)
+
+
 def aligned(array: Array) -> Array:
     """Give a copy that starts on a cache line."""
     copy = aligned_zeros(array.size, array.dtype.name)
     copy[:] = array
     return copy
+
+
+def checksum(array: Array) -> int:
+    """Give a number that tells whether an array is still what it was."""
+    return crc32(array.data)
 
 
 @dataclass
@@ -87,6 +99,8 @@ class SolverState:
         The best weights so far, with early stopping.
     unaveraged : ndarray, optional
         With a moving average, the weights that the optimizer changes.
+    average : int
+        A checksum of the averaged weights that belong to them: if a user has changed those, it goes on from them.
     """
 
     optimizer: Optimizer
@@ -96,6 +110,7 @@ class SolverState:
     epochs: int = 0
     best: Array | None = None
     unaveraged: Array | None = None
+    average: int = 0
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what a pickle or a copy holds; the kernels want the buffers to start on a cache line."""
@@ -166,7 +181,7 @@ def make_optimizer(estimator: Any) -> Optimizer:
         return RMSprop(rate, epsilon=float(e.epsilon))
     constants: dict[str, Any] = {"beta1": float(e.beta_1), "beta2": float(e.beta_2), "epsilon": float(e.epsilon)}
     if e.solver == "adamw":
-        return AdamW(rate, **constants)
+        return AdamW(rate, **constants, weight_decay=float(e.alpha))
     return Adam(rate, **constants, epsilon_hat=True)  # scikit-learn's form.
 
 
@@ -212,20 +227,24 @@ class Run:
             optimizer=solver.optimizer,
             schedule=RunSchedule(solver=solver, chosen=chosen_schedule(e), epochs=int(e.max_iter)),
             shuffle=bool(e.shuffle),
-            l2=float(e.alpha),
+            l2=0.0 if e.solver == "adamw" else float(e.alpha),  # Which has it for its decoupled decay.
             loss_factor=loss_factor(net),
             loss_cap=-float(np.log(np.finfo(net.spec.dtype).eps)),  # As scikit-learn reports it.
-            label_smoothing=getattr(e, "label_smoothing", 0.0),
+            label_smoothing=e.label_smoothing,
             clip_norm=e.clip_norm,
             average=e.average,
             dropout=check_dropout(e.dropout, net.spec.n_layers - 1),
         )
+        targets: Any = as_targets(samples.Y, net.spec.dtype)
+        if e.label_smoothing and targets.ndim == 2:  # Of softmax's classes, which are no numbers, it is the engine's.
+            targets = smoothed(targets, e.label_smoothing)
         orders: Any = SampleOrders(self.random_state, len(samples))
         # Drawn only where it is needed: the stream of a run without dropout is scikit-learn's.
         dropout_seed = int(self.random_state.randint(1 << 31)) if recipe.dropout else 0
         state = TrainingState(orders, solver.slots, step=solver.step, dropout_seed=dropout_seed)
         if e.average is not None:
-            state.unaveraged = aligned(net._parameters if solver.unaveraged is None else solver.unaveraged)
+            is_own = solver.unaveraged is not None and solver.average == checksum(net._parameters)
+            state.unaveraged = aligned(solver.unaveraged if is_own else net._parameters)  # type: ignore[arg-type]
         e.n_iter_ = 0
         if e.early_stopping and (solver.best is None or not self.incremental):
             solver.best = net._parameters.copy()
@@ -236,7 +255,7 @@ class Run:
             self.bar = tqdm(total=recipe.epochs, bar_format=shape)
         try:
             train(
-                net._engine, net._parameters, samples.X, self.targets(), True, recipe, state,
+                net._engine, net._parameters, samples.X, targets, True, recipe, state,
                 net.threads(batch_size, threads), samples.weights, None if self.held_out is None else self.evaluate,
                 (self.end_epochs, *self.callbacks), self.between_chunks if e.progress or e.max_time else None,
                 self.ahead,
@@ -249,7 +268,7 @@ class Run:
             self.end_epoch_without_loss()
         finally:
             solver.step, solver.epochs = state.step, solver.epochs + state.epoch
-            solver.unaveraged = state.unaveraged
+            solver.unaveraged, solver.average = state.unaveraged, checksum(net._parameters)
             if self.bar is not None:
                 self.bar.close()
         self.end_epochs(state.history)  # If it was stopped between two calls.
@@ -263,20 +282,13 @@ class Run:
                 ConvergenceWarning,
             )
 
-    def targets(self) -> Array:
-        """Give the targets to train on. Smoothing of softmax's classes, which are no numbers, is the engine's."""
-        Y, smoothing = self.samples.Y, getattr(self.estimator, "label_smoothing", 0.0)
-        if Y.ndim == 1 or not smoothing:
-            return Y
-        return ((1.0 - smoothing) * Y + smoothing / 2).astype(Y.dtype)
-
     def batch_size(self) -> int:
         """Give the size of a batch, at most all samples."""
         asked, n_samples = self.estimator.batch_size, len(self.samples)
         if asked == "auto":
             return min(200, n_samples)
         if asked > n_samples:
-            warn(f"batch_size must be <= {n_samples} samples, got {asked}: it is clipped", UserWarning)
+            warn("Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", UserWarning)
         return min(int(asked), n_samples)
 
     # --- Between two epochs -------------------------------------------------------------------------------------------
@@ -332,8 +344,8 @@ class Run:
         """Without improvement: stop, or go on with a smaller learning rate."""
         e, solver = self.estimator, self.solver
         what = "Validation " + e.early_stopping_metric if e.early_stopping else "Training loss"
-        verdict = "Stopping."
         adapts = isinstance(solver.optimizer, SGD) and e.learning_rate == "adaptive"
+        verdict = "Learning rate too small. Stopping." if adapts else "Stopping."
         is_over = not adapts or solver.learning_rate <= SMALLEST_RATE
         if not is_over:
             solver.set_learning_rate(solver.learning_rate / 5.0)
@@ -350,10 +362,11 @@ class Run:
         held_out, net = self.held_out, self.net
         assert held_out is not None
         outputs = net._engine.forward(net._parameters, held_out.X, self.threads)
+        Y = as_targets(held_out.Y, net.spec.dtype)
         if held_out.weights is None:
-            loss = net._loss(outputs, held_out.Y)
+            loss = net._loss(outputs, Y)
         else:
-            loss = net._engine.gradients(net._parameters, held_out.X, held_out.Y, held_out.weights)[0]
+            loss = net._engine.gradients(net._parameters, held_out.X, Y, held_out.weights)[0]
         loss *= loss_factor(net)
         return loss, self.estimator._score_outputs(outputs, held_out.Y, held_out.weights)
 
@@ -364,7 +377,8 @@ class Run:
             print(f"Validation score: {score:f}")
         value, best = score, e.best_validation_score_
         if e.early_stopping_metric == "loss":
-            value, best = -loss, -min(curve, default=np.inf)
+            value, best = -loss, -e._lowest_validation_loss
+        e._lowest_validation_loss = min(e._lowest_validation_loss, loss)
         e.validation_scores_.append(score)
         curve.append(loss)
         if e.early_stopping:
