@@ -57,13 +57,13 @@ def check_targets_and_weights(
         weights = None if sample_weight is None else check_sample_weight(sample_weight, n_samples)
         return check_targets(spec, y, n_samples, "y"), weights
     if X.convert is not None:
-        for _ in X.parts():
+        for _ in X.blocks():
             pass
     targets = mapped_rows("y", y, n_samples, lambda rows, n: check_targets(spec, rows, n, "y"))
     if sample_weight is None:
         return targets, None
     mapped_weights = mapped_rows("sample_weight", sample_weight, n_samples, check_weight_values)
-    if not any(rows.any() for _, rows in mapped_weights.parts()):
+    if not any(rows.any() for _, rows in mapped_weights.blocks()):
         raise ValueError(NO_WEIGHT)
     return targets, mapped_weights
 
@@ -75,7 +75,7 @@ def mapped_rows(what: str, values: Any, n_samples: int, check: Callable[[Array, 
     try:
         if array.shape[:1] != (n_samples,):
             raise ValueError
-        for _ in rows.parts():
+        for _ in rows.blocks():
             pass
     except ValueError:
         check(array, n_samples)  # It says of the whole what is wrong: the shape, and the place in it.
@@ -185,7 +185,7 @@ def as_finite(what: str, dtype: str, array: Array, first_row: int = 0, scale: fl
 def all_finite(array: Samples, scale: float = 1.0) -> bool:
     """Whether all values are finite, and stay so when multiplied by `scale`."""
     if isinstance(array, MappedRows):
-        return all(all_finite(rows, scale) for _, rows in array.parts())
+        return all(all_finite(rows, scale) for _, rows in array.blocks())
     if isinstance(array, SparseRows) or array.dtype == np.uint8:  # The first were looked at when they were made.
         return True
     with np.errstate(over="ignore", invalid="ignore"):
@@ -199,7 +199,7 @@ def not_finite(
 ) -> ValueError:
     """Say which value is the first that is not finite (once converted), or too large once multiplied by `scale`."""
     if isinstance(array, MappedRows):
-        first_row, array = next((first, rows) for first, rows in array.parts() if not all_finite(rows, scale))
+        first_row, array = next((first, rows) for first, rows in array.blocks() if not all_finite(rows, scale))
     assert isinstance(array, np.ndarray)
     bad = ~np.isfinite(array if converted is None else converted)
     position = tuple(np.argwhere(bad)[0] if bad.any() else np.unravel_index(np.abs(array).argmax(), array.shape))
@@ -211,13 +211,13 @@ def not_finite(
     return ValueError(f"{what} must be finite, {got}")
 
 
-def in_parts(
+def compute_by_blocks(
     compute: Callable[..., Array], parameters: Array, X: Samples, threads: int | None = None, first_row: int = 0
 ) -> Array:
     """Call ``compute(parameters, X, threads)``: if the samples are a file's, for one chunk after the other."""
     if type(X) is MappedRows:
         return np.concatenate(
-            [in_parts(compute, parameters, rows, threads, first_row=first) for first, rows in X.parts()]
+            [compute_by_blocks(compute, parameters, rows, threads, first_row=first) for first, rows in X.blocks()]
         )
     try:
         return compute(parameters, X, threads)

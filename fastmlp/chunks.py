@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 CHUNK_BYTES = 64 << 20
-"""Of the samples that are in memory at once, with their targets, weights and order; a batch may need more."""
+"""Bytes of a chunk: samples with their targets, weights and order. A batch may need more."""
 
 
 def is_mapped(array: Any) -> bool:
@@ -38,8 +38,8 @@ class MappedRows:
     array : ndarray (n_samples, ...)
         Samples, targets or weights as a user gave them.
     convert : callable, optional
-        ``convert(rows, first)`` gives rows, of which `first` is the number of the first, as the engines take them, if
-        they are not taken as they are.
+        ``convert(rows, first)`` gives rows as the engines take them; `first` is the number of the first of them. If
+        None, they are taken as they are.
     """
 
     array: Array
@@ -50,12 +50,12 @@ class MappedRows:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the whole."""
+        """Shape of the whole array."""
         return self.array.shape
 
     @property
     def row_bytes(self) -> int:
-        """Of a row in memory: as it is in the file, or as it is converted."""
+        """Bytes of a row in memory: as it is in the file, or as it is converted, whichever is more."""
         return max(self.array[:1].nbytes, self.read(0, 1).nbytes)
 
     def read(self, first: int, end: int) -> Array:
@@ -68,8 +68,8 @@ class MappedRows:
         """Convert rows, of which `first` is the number of the first."""
         return rows if self.convert is None else self.convert(rows, first)
 
-    def parts(self) -> Iterator[tuple[int, Array]]:
-        """Read all rows in order, in parts, each with the number of its first row.
+    def blocks(self) -> Iterator[tuple[int, Array]]:
+        """Read all rows in order, in blocks, each with the number of its first row.
 
         They are small: what is computed of them needs memory, too.
         """
@@ -89,8 +89,11 @@ def give_back(array: Array) -> None:
 
 
 @dataclass(frozen=True)
-class Part:
-    """What an engine call takes its samples from: all of them, or a chunk. `end` is its last batch's number, plus 1."""
+class Chunk:
+    """What an engine call takes its samples from: a chunk of a file or, of an array, all samples.
+
+    Its batches are those from `first_batch` up to `end` of the epoch, or span of epochs; `orders` are of its rows.
+    """
 
     X: Any
     y: Any
@@ -108,7 +111,7 @@ class ChunkReader:
     X, y, sample_weight : MappedRows
         The samples; the weights may be None.
     batch_size : int
-        Of the batches.
+        Samples of a batch.
     """
 
     def __init__(self, X: MappedRows, y: Any, sample_weight: Any, batch_size: int) -> None:
@@ -120,14 +123,14 @@ class ChunkReader:
         self.chunk_rows = self.chunk_batches * batch_size
         self.seed: int | None = None
         self.starts: NDArray[np.int64] = np.empty(0, np.int64)
-        self.part_at: Part | None = None
+        self.current: Chunk | None = None
 
     def draw_orders(self, rng: np.random.Generator, n_epochs: int, n_samples: int) -> NDArray[np.int64]:
         """Draw the order of an epoch; with 0, take that of the file. Give the chunks' first rows.
 
         Of the generator it takes one number, a seed: where a half-done epoch goes on, no chunk need be drawn before.
         """
-        self.part_at = None
+        self.current = None
         self.seed = int(rng.integers(1 << 63)) if n_epochs else None
         self.starts = np.arange(0, self.n_samples, self.chunk_rows)
         if self.seed is not None:
@@ -139,12 +142,12 @@ class ChunkReader:
             self.starts = np.append(shuffler.permutation(others), place * self.chunk_rows)
         return self.starts
 
-    def part(self, batch: int) -> Part:
+    def chunk_of(self, batch: int) -> Chunk:
         """Give the chunk that has this batch of the epoch; it stays in memory until another one is asked for."""
         number = batch // self.chunk_batches
         first_batch = number * self.chunk_batches
-        if self.part_at is None or self.part_at.first_batch != first_batch:
-            self.part_at = None  # Before the next one is read: one chunk at a time.
+        if self.current is None or self.current.first_batch != first_batch:
+            self.current = None  # Before the next one is read: one chunk at a time.
             is_last = number == len(self.starts) - 1
             n_rows = self.n_samples - number * self.chunk_rows if is_last else self.chunk_rows
             first = int(self.starts[number])
@@ -153,5 +156,5 @@ class ChunkReader:
             if self.seed is not None:
                 order = np.random.default_rng([self.seed, number]).permutation(order)
             end = first_batch + -(-n_rows // self.batch_size)
-            self.part_at = Part(X, y, weights[0] if weights else None, order[None], first_batch, end)
-        return self.part_at
+            self.current = Chunk(X, y, weights[0] if weights else None, order[None], first_batch, end)
+        return self.current

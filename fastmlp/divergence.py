@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ class BestSoFar:
     mean of the epoch that they come from, and that of the first step that begins with them. The mean alone would not
     do: it is of the weights that the epoch went through, and the last step may have spoilt them. The step alone would
     not do: it is one batch's, unless that is all samples. The weights of the beginning have one epoch's mean, the one
-    that begins with them.
+    that begins with them; with validation data they are evaluated if the run diverges, and not before.
 
     Parameters
     ----------
@@ -38,7 +39,7 @@ class BestSoFar:
     def __init__(self, buffers: list[Array], epoch: int, n_batches: int) -> None:
         self.n_batches = n_batches
         self.began = self.epoch = epoch
-        self.buffers = [buffer.copy() for buffer in buffers]
+        self.first = self.buffers = [buffer.copy() for buffer in buffers]
         self.loss = np.inf
         self.candidate: tuple[list[Array], int, float] | None = None
 
@@ -53,11 +54,22 @@ class BestSoFar:
         self.candidate = copies, epoch, train_loss
 
     def judge(self, first_loss: float) -> None:
-        """Judge the weights that were offered last by the loss of the first step that began with them, as of all."""
+        """Judge the weights that were offered last by the loss of the first step that began with them.
+
+        It is on the scale of an epoch's loss.
+        """
         if self.candidate is not None:
             buffers, epoch, train_loss = self.candidate
             self._take(buffers, epoch, float(np.maximum(train_loss, first_loss)) if self.n_batches > 1 else first_loss)
             self.candidate = None
+
+    def put_back(self, buffers: list[Array], evaluate: Callable[[], tuple[float, float | None]] | None) -> None:
+        """Copy the best weights to the run's buffers; `evaluate` gives the validation loss of what is in these."""
+        if evaluate is not None and self.epoch > self.began:
+            copy_to(buffers, self.first)
+            if evaluate()[0] < self.loss:
+                self.buffers, self.epoch = self.first, self.began
+        copy_to(buffers, self.buffers)
 
     def _take(self, buffers: list[Array], epoch: int, loss: float) -> None:
         if loss <= self.loss and loss < np.inf:  # Nor if it is NaN.

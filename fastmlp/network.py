@@ -21,9 +21,9 @@ from fastmlp.checks import (
     check_pair,
     check_targets,
     check_targets_and_weights,
+    compute_by_blocks,
     copy_checked,
     explaining_lack_of_memory,
-    in_parts,
     not_finite,
     smoothed,
 )
@@ -590,7 +590,7 @@ class MLP:
                 return compute(self._parameters, X)
             except (UnfitError, MemoryError):  # Of a wrong shape, too. (`contextlib.suppress` would take 0.4 µs.)
                 pass
-        return in_parts(compute, self._parameters, self._check_inputs(X))
+        return compute_by_blocks(compute, self._parameters, self._check_inputs(X))
 
     def _check_inputs(self, X: Any, what: str = "X") -> Samples:
         return check_inputs(self.spec, X, what, self._engine.finds_not_finite)
@@ -603,7 +603,7 @@ class MLP:
             raise ValueError(f"{what} needs a cross-entropy loss, this network has loss {self.spec.loss!r}")
 
     def _forward(self, X: Samples, threads: int | None = None) -> Array:
-        return in_parts(self._engine.forward, self._parameters, X, threads)
+        return compute_by_blocks(self._engine.forward, self._parameters, X, threads)
 
     def _decide(self, Z: Array) -> Array:
         """Class indices, or 0/1 labels, from the logits."""

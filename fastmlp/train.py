@@ -93,6 +93,9 @@ def run(options: Options) -> None:
     data = load_data(options)
     options = replace(options, loss=choose_loss(options.loss, data))
     net, state = begin_or_resume(options, data)
+    began_with = None
+    if options.resume and options.out and os.path.samefile(options.resume, options.out):
+        began_with = Path(options.resume, CHECKPOINT).read_bytes()
     optimizer = make_optimizer(options)
     notes = {
         "class_names": data.class_names,
@@ -146,8 +149,14 @@ def run(options: Options) -> None:
         except DivergenceError as error:
             if options.out is None:
                 raise
-            left = f"only the checkpoint of epoch {saved_epoch(options.out)}" if is_written else "nothing"
-            raise UsageError(f"{error}; {left} was written to {options.out}") from None
+            if not is_written:
+                left = f"nothing was written to {options.out}"
+            elif began_with is not None:  # A run that diverges must not cost the one that it went on from.
+                write(options.out, CHECKPOINT, began_with)
+                left = f"the checkpoint in {options.out} is again that of epoch {saved_epoch(options.out)}, as before"
+            else:
+                left = f"only the checkpoint of epoch {saved_epoch(options.out)} was written to {options.out}"
+            raise UsageError(f"{error}; {left}") from None
         finally:
             reporter.end()
         train_loss = latest[0].loss if latest else state.history.train_loss[-1]

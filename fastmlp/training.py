@@ -1,8 +1,11 @@
 """The epoch-level loop: draw the order, take the steps, keep the history, evaluate, call back, stop.
 
-An engine takes the steps, many in one call; Python comes back between such chunks, about ten times a second, for the
+An engine takes the steps, many in one call; Python comes back between the calls, about ten times a second, for the
 progress bar, for Ctrl-C and for the callbacks. All that a run must remember to go on exactly where it stopped is in
 `TrainingState`.
+
+The epochs whose orders are drawn together are a *span*: one or, where epochs are short and Python has nothing to do
+between them, several, so that a call may go on from one epoch to the next. A call never goes beyond its span.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.chunks import ChunkReader, MappedRows, Part
+from fastmlp.chunks import Chunk, ChunkReader, MappedRows
 from fastmlp.divergence import BestSoFar, copy_to, diverged
 from fastmlp.optimizers import Schedule
 from fastmlp.recipe import Callback, Progress, ProgressCallback, Recipe, TrainingState
@@ -27,11 +30,11 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-CHUNK_SECONDS = 0.1
-"""Aim for the time of one engine call: short enough for a smooth bar and a prompt Ctrl-C."""
+CALL_SECONDS = 0.1
+"""Time that an engine call is to take: short enough for a smooth bar and a prompt Ctrl-C."""
 
 ORDERS_ELEMENTS = 1 << 18
-"""Most elements of the orders drawn ahead, when several short epochs run in one engine call (2 MiB)."""
+"""Most elements of the orders of a span of several epochs (2 MiB)."""
 
 
 def train(
@@ -78,11 +81,11 @@ def train(
     callbacks : sequence of callable
         Each is called with the history after each epoch; a true answer stops the run.
     progress : callable, optional
-        Called with a `Progress` between chunks of steps; a true answer stops the run, even within an epoch.
+        Called with a `Progress` between engine calls; a true answer stops the run, even within an epoch.
     ahead : callable, optional
         Says how many epochs may pass before `evaluate` and the callbacks have to be called again, instead of one.
     checkpoints : Checkpoints, optional
-        Written between chunks of steps, and at the end.
+        Written between engine calls, and at the end.
 
     Raises
     ------
@@ -93,7 +96,6 @@ def train(
     """
     n_samples = X.shape[0]
     n_batches = -(-n_samples // recipe.batch_size)
-    last_size = n_samples - (n_batches - 1) * recipe.batch_size
     stop = state.is_over
     if state.epoch < recipe.epochs and not stop:
         started = time.perf_counter()
@@ -107,12 +109,11 @@ def train(
     trained, average = (parameters, None) if state.unaveraged is None else (state.unaveraged, parameters)
     buffers = [trained] if average is None else [trained, average]
     best, last_loss = BestSoFar(buffers, state.epoch, n_batches), np.nan
-    chunk, longest = 1, recipe.epochs
+    most_steps, longest_span = 1, recipe.epochs
     while state.epoch < recipe.epochs and not stop:
-        # Several epochs in one go where Python has nothing to do between them, and their orders, and the copies of the
-        # parameters that a span needs to go back, take little memory.
+        # The orders of a span, and the copies of the parameters that it needs to go back, take little memory.
         is_large = reader is not None or parameters.size > ORDERS_ELEMENTS
-        span = 1 if is_large else max(1, min(recipe.epochs - state.epoch, ORDERS_ELEMENTS // n_samples, longest))
+        span = 1 if is_large else max(1, min(recipe.epochs - state.epoch, ORDERS_ELEMENTS // n_samples, longest_span))
         if evaluate or callbacks:
             span = 1 if ahead is None else max(1, min(span, ahead()))
         go_back = remember(buffers, state) if span > 1 and ahead is None else None
@@ -123,38 +124,24 @@ def train(
         while state.epoch < first_epoch + span and not stop:
             position = (state.epoch - first_epoch) * n_batches + state.batch
             started = time.perf_counter()
-            part = reader.part(position) if reader else Part(X, y, sample_weight, orders, 0, span * n_batches)
-            n_steps = min(chunk, part.end - position)
+            chunk = reader.chunk_of(position) if reader else Chunk(X, y, sample_weight, orders, 0, span * n_batches)
+            n_steps = min(most_steps, chunk.end - position)
             if checkpoints is not None:
                 n_steps = checkpoints.cut(state.step, n_steps)
             factors = checked_factors(recipe.schedule, state.step, n_steps, n_batches, recipe.epochs)
             losses = engine.train_steps(
-                trained, state, part.X, part.y, part.orders, recipe, position - part.first_batch,
-                recipe.optimizer.learning_rate * factors, threads, part.sample_weight, average,
+                trained, state, chunk.X, chunk.y, chunk.orders, recipe, position - chunk.first_batch,
+                recipe.optimizer.learning_rate * factors, threads, chunk.sample_weight, average,
             )  # fmt: skip
-            del part  # Before the next one is read: one chunk of a file is in memory.
+            del chunk  # Before the next one is read: one chunk of a file is in memory.
             elapsed = time.perf_counter() - started
             finite = losses[np.isfinite(losses)]
             last_loss = finite[-1] if len(finite) else last_loss
-            best.judge(float(losses[0]) * (1.0 if mean_reduction else n_samples / recipe.batch_size))  # As of an epoch.
+            best.judge(float(losses[0]) * (1.0 if mean_reduction else n_samples / recipe.batch_size))
             if len(finite) < len(losses):
                 break
-            chunk = max(1, int(n_steps * min(8.0, CHUNK_SECONDS / max(elapsed, 1e-9))))
-
-            # Share losses and time out among the epochs that these steps belong to.
-            steps = position + np.arange(n_steps)
-            is_last = steps % n_batches == n_batches - 1
-            sizes = np.where(is_last, last_size, recipe.batch_size)
-            local_epochs = steps // n_batches - (state.epoch - first_epoch)
-            with np.errstate(over="ignore"):  # What diverges is told by an error; a warning would come before it.
-                sums = losses * sizes if mean_reduction else losses
-            # The sum so far is the first to be added: the result's last bits do not depend on where a chunk ended.
-            loss_sums = np.bincount(np.append(0, local_epochs), weights=np.append(state.loss_sum, sums))
-            seconds = np.bincount(local_epochs) * (elapsed / n_steps)
-            seconds[0] += state.seconds
-            enter_in_history(state, recipe, loss_sums, n_samples if mean_reduction else 1, seconds, factors[is_last])
-            state.step += n_steps
-            state.batch = (position + n_steps) % n_batches
+            most_steps = max(1, int(n_steps * min(8.0, CALL_SECONDS / max(elapsed, 1e-9))))
+            enter_steps(state, recipe, n_samples, mean_reduction, losses, factors, elapsed)
             if progress is not None:
                 stop = bool(progress(describe(state, recipe, n_samples, n_batches, mean_reduction)))
 
@@ -170,9 +157,9 @@ def train(
         if len(finite) < len(losses) or not np.isfinite(trained).all():
             if go_back is not None:  # Take these epochs again, one by one: the best of them is wanted.
                 go_back()
-                longest, last_loss, stop = 1, loss_before, False
+                longest_span, last_loss, stop = 1, loss_before, False
                 continue
-            copy_to(buffers, best.buffers)
+            best.put_back(buffers, evaluate)
             step = first_epoch * n_batches + position
             raise diverged(losses, last_loss, step, n_batches, str(best), recipe.optimizer)
         if state.epoch < first_epoch + span:  # Stopped within the span.
@@ -245,20 +232,33 @@ def draw_orders(rng: np.random.Generator, n_epochs: int, n_samples: int) -> NDAr
     return rng.permuted(orders, axis=1, out=orders)
 
 
-def enter_in_history(
-    state: TrainingState, recipe: Recipe, loss_sums: Array, divisor: int, seconds: Array, factors: Array
-) -> None:
-    """Enter the finished epochs, and begin the next.
+def enter_steps(
+    state: TrainingState, recipe: Recipe, n_samples: int, mean_reduction: bool, losses: NDArray[np.float64],
+    factors: NDArray[np.float64], elapsed: float,
+) -> None:  # fmt: skip
+    """Enter steps that were taken: share their losses and time out among their epochs, and finish those that are over.
 
-    `loss_sums` and `seconds` are of each epoch that a chunk of steps belonged to; `factors` are the schedule's at the
-    last step of each finished one.
+    `losses` and `factors`, the schedule's, are those of the steps, which took `elapsed` seconds together.
     """
-    done, history = len(factors), state.history
-    history.train_loss += (loss_sums[:done] / divisor).tolist()
-    history.learning_rate += (recipe.optimizer.learning_rate * factors).tolist()
+    n_steps, n_batches = len(losses), -(-n_samples // recipe.batch_size)
+    batches = state.batch + np.arange(n_steps)
+    epochs, is_last = batches // n_batches, batches % n_batches == n_batches - 1
+    sizes = np.where(is_last, n_samples - (n_batches - 1) * recipe.batch_size, recipe.batch_size)
+    with np.errstate(over="ignore"):  # What diverges is told by an error; a warning would come before it.
+        sums = losses * sizes if mean_reduction else losses
+    # The sum so far is the first to be added: the result's last bits do not depend on where a call ended.
+    loss_sums = np.bincount(np.append(0, epochs), weights=np.append(state.loss_sum, sums))
+    seconds = np.bincount(epochs) * (elapsed / n_steps)
+    seconds[0] += state.seconds
+
+    done, history = int(is_last.sum()), state.history
+    history.train_loss += (loss_sums[:done] / (n_samples if mean_reduction else 1)).tolist()
+    history.learning_rate += (recipe.optimizer.learning_rate * factors[is_last]).tolist()
     history.seconds += seconds[:done].tolist()
-    state.epoch += done
     state.loss_sum, state.seconds = float(loss_sums[done:].sum()), float(seconds[done:].sum())
+    state.epoch += done
+    state.batch = (state.batch + n_steps) % n_batches
+    state.step += n_steps
 
 
 def describe(state: TrainingState, recipe: Recipe, n_samples: int, n_batches: int, mean_reduction: bool) -> Progress:

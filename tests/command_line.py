@@ -60,7 +60,7 @@ def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
         if now.step == steps:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(training, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(training, "CALL_SECONDS", 0.0)
     monkeypatch.setattr(report.Reporter, "progress", interrupted)
 
 

@@ -109,7 +109,7 @@ def test_threads_leave_every_bit(
 def test_a_resumed_run_is_the_uninterrupted_one(
     engine: str, options: dict[str, Any], through_a_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(training, "CALL_SECONDS", 0.0)
     arguments: dict[str, Any] = {"epochs": 2, "batch_size": 80, **with_optimizer(options)}
     whole, net = network(engine), network(engine)
     expected = whole.fit(X, CLASSES, **arguments)

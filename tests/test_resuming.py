@@ -73,7 +73,7 @@ def assert_same(actual: MLP, expected: MLP) -> None:
 
 def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Give a progress callback that ends a run after that step; the steps are taken one by one then."""
-    monkeypatch.setattr(training, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(training, "CALL_SECONDS", 0.0)
 
     def kill(progress: Progress) -> None:
         if progress.step == step:
@@ -482,7 +482,7 @@ def test_ctrl_c_leaves_a_checkpoint_first(engine: str, tmp_path: Path, monkeypat
         if progress.step == 13:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(training, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(training, "CALL_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
         net.fit(X, Y, **ARGUMENTS, checkpoint=tmp_path, checkpoint_every=100, progress=interrupt)
     assert saved_state(tmp_path).step == 13
@@ -497,7 +497,7 @@ def test_ctrl_c_leaves_a_checkpoint_first(engine: str, tmp_path: Path, monkeypat
 def test_a_programs_own_handler_is_called_after_the_checkpoint(
     stops: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(training, "CALL_SECONDS", 0.0)
     seen: list[tuple[int, int]] = []
 
     def handler(number: int, frame: Any) -> None:

@@ -146,16 +146,31 @@ def test_divergence_says_what_it_left(
     monkeypatch.setattr(resuming, "WRITING_SHARE", 1.0)
     assert call(*diverging, "--lr", 10) == 2  # some epochs later
     told = re.search(
-        r"weights of epoch (\d+), the best so far; .*; only the checkpoint of epoch (\d+) was written to (.*)",
+        r"keeps the weights it began with; .*; only the checkpoint of epoch (\d+) was written to (.*)",
         one_error(capsys),
     )
     assert told is not None
-    assert 0 < int(told[1]) <= int(told[2])
-    assert told[3] == str(out)
+    assert told[2] == str(out)
     state = SavedNetwork(out / resuming.CHECKPOINT).state
     assert state is not None
-    assert state.epoch == int(told[2])
+    assert state.epoch == int(told[1]) > 0
     assert {path.name for path in out.iterdir()} == {resuming.CHECKPOINT, "previous"}
+
+
+def test_a_run_that_diverges_does_not_cost_the_one_it_went_on_from(
+    values: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(resuming, "WRITING_SHARE", 1.0)
+    out = tmp_path / "run"
+    assert call("--dataset", values, "--target", "y", "--hidden", "none", "--epochs", 3, "--out", out, "--quiet") == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert call("--resume", out, "--epochs", 1000, "--lr", 10, "--schedule", "constant", "--quiet") == 2
+    assert one_error(capsys).endswith(
+        f"keeps the weights it began with; try a learning_rate below 10, a warm-up, or inputs scaled to about [-1, 1]; "
+        f"the checkpoint in {out} is again that of epoch 3, as before"
+    )
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert call("--resume", out, "--epochs", 4, "--quiet") == 0
 
 
 def test_numba_without_its_compiler_is_one_line(digits: Path) -> None:

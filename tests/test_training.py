@@ -264,8 +264,8 @@ def test_orders_do_not_depend_on_how_they_are_grouped() -> None:
 
 def test_the_schedule_is_followed_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = 0.1 * Cosine(warmup=1).factors(0, 20, steps_per_epoch=5, epochs=4)
-    for chunk_seconds in (0.0, 0.1):  # One step a call, and as many as there are.
-        monkeypatch.setattr(training, "CHUNK_SECONDS", chunk_seconds)
+    for call_seconds in (0.0, 0.1):  # One step a call, and as many as there are.
+        monkeypatch.setattr(training, "CALL_SECONDS", call_seconds)
         recorder, state = record(23, epochs=4, batch_size=5, schedule=Cosine(warmup=1))
         assert_allclose(recorder.rates, expected, rtol=1e-15)
         assert_allclose(state.history.learning_rate, expected[4::5], rtol=1e-15)
@@ -338,7 +338,7 @@ def test_a_callback_stops_after_its_epoch(engine: str) -> None:
 
 
 def test_progress_says_where_the_run_stands(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "CHUNK_SECONDS", 0.0)  # One step a call.
+    monkeypatch.setattr(training, "CALL_SECONDS", 0.0)  # One step a call.
     X, y = blobs()
     net = classifier(engine)
     seen: list[Progress] = []
@@ -355,7 +355,7 @@ def test_progress_says_where_the_run_stands(engine: str, monkeypatch: pytest.Mon
 def test_progress_tells_the_loss_of_the_epoch_so_far(
     engine: str, reduction: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(training, "CALL_SECONDS", 0.0)
     X, y = blobs()
     net = classifier(engine, reduction=reduction)
     expected = [net.loss(X[:8], y[:8])]
@@ -382,7 +382,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     engine: str, stop_at: int, validated: bool, through_a_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Six steps an epoch: stopped at the first step, within epochs, and at their ends; then on, bit for bit."""
-    monkeypatch.setattr(training, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(training, "CALL_SECONDS", 0.0)
     X, y = blobs()
     arguments: dict[str, Any] = {
         "epochs": 3, "batch_size": 4, "optimizer": Adam(0.01), "schedule": "one_cycle",
@@ -465,6 +465,19 @@ def test_divergence_says_when_and_keeps_the_best_weights(engine: str) -> None:
         "or inputs scaled to about [-1, 1]"
     )
     assert net.weights[0][0, 0] == pytest.approx(-1e180, rel=1e-12)
+
+
+@pytest.mark.parametrize("average", [None, 0.5])
+def test_weights_that_validate_worse_than_those_of_the_beginning_are_not_kept(
+    engine: str, average: float | None
+) -> None:
+    """The weight is 1, -1e60, 1e120, ...: each validates worse than the one before."""
+    net = MLP([1, 1], loss="squared_error", bias=False, dtype="float64", engine=engine)
+    net.set_parameters([[[1.0]]])
+    data = [[1.0]], [0.0]
+    with pytest.raises(DivergenceError, match=r"in epoch 4, batch 1 of 1: .* keeps the weights it began with"):
+        net.fit(*data, epochs=10, batch_size=1, optimizer=SGD(1e60), validation_data=data, average=average)
+    assert net.weights[0][0, 0] == 1.0
 
 
 def test_weights_of_an_epoch_whose_last_step_spoilt_them_are_not_kept(engine: str) -> None:
@@ -557,8 +570,8 @@ def test_the_same_seed_gives_the_same_bits(engine: str, dtype: str) -> None:
 def test_chunks_do_not_change_the_result(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = blobs()
     results = []
-    for chunk_seconds in (0.0, 1e-3, 10.0):
-        monkeypatch.setattr(training, "CHUNK_SECONDS", chunk_seconds)
+    for call_seconds in (0.0, 1e-3, 10.0):
+        monkeypatch.setattr(training, "CALL_SECONDS", call_seconds)
         net = classifier(engine)
         history = net.fit(X, y, epochs=20, batch_size=4, optimizer=Adam(0.01), schedule="cosine")
         results.append((parameters(net), history))

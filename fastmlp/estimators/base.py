@@ -115,6 +115,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     label_smoothing = 0.0  # A parameter of the classifier alone.
     best_loss_: float | None
+    _fitted_loss: tuple[str, float | None]
     best_validation_score_: float | None
     validation_scores_: list[float] | None
     validation_loss_curve_: list[float] | None

@@ -257,7 +257,7 @@ class Run:
             train(
                 net._engine, net._parameters, samples.X, targets, True, recipe, state,
                 net.threads(batch_size, threads), samples.weights, None if self.held_out is None else self.evaluate,
-                (self.end_epochs, *self.callbacks), self.between_chunks if e.progress or e.max_time else None,
+                (self.end_epochs, *self.callbacks), self.between_calls if e.progress or e.max_time else None,
                 self.ahead,
             )  # fmt: skip
         except KeyboardInterrupt:
@@ -398,7 +398,7 @@ class Run:
         e.stopped_ = True
         self.stopped_by = f"The loss is not finite since iteration {e.n_iter_}"
 
-    def between_chunks(self, at: Progress) -> bool:
+    def between_calls(self, at: Progress) -> bool:
         """Move the bar on, and say whether the time is over."""
         e = self.estimator
         if self.bar is not None:

@@ -201,14 +201,14 @@ def test_every_row_is_taken_once_an_epoch_in_chunks_of_its_own(
                 reader.draw_orders(rng, int(shuffle), n)
                 taken, firsts, batch, n_batches = [], [], 0, -(-n // batch_size)
                 while batch < n_batches:
-                    part = reader.part(batch)
-                    assert_array_equal(part.X[:, 0], 10 * part.y)
-                    in_order = part.y[part.orders[0]]
-                    assert len(in_order) == min(n, part.end * batch_size) - part.first_batch * batch_size
+                    chunk = reader.chunk_of(batch)
+                    assert_array_equal(chunk.X[:, 0], 10 * chunk.y)
+                    in_order = chunk.y[chunk.orders[0]]
+                    assert len(in_order) == min(n, chunk.end * batch_size) - chunk.first_batch * batch_size
                     assert in_order.max() - in_order.min() == len(in_order) - 1
                     taken.append(in_order)
                     firsts.append(in_order.min())
-                    batch = part.end
+                    batch = chunk.end
                 assert_array_equal(np.sort(np.concatenate(taken)), numbers)
                 epochs.append(np.concatenate(taken))
             assert (epochs[0] == epochs[1]).all() == (not shuffle)
@@ -223,7 +223,7 @@ def test_a_file_is_resumed_to_the_bit_on_any_number_of_threads(
     engine: str, threads: int, small_chunks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, promise: Any
 ) -> None:
     monkeypatch.setattr("fastmlp.network.available_cpus", lambda: 2)
-    monkeypatch.setattr(training, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(training, "CALL_SECONDS", 0.0)
     X, y = samples()
     file = mapped(tmp_path / "X.npy", X)  # 188 kB: ten chunks of 8 batches.
     nets = [MLP([10, 8, 3], engine=engine, dtype="float64") for _ in range(2)]
