@@ -79,10 +79,14 @@ def save_network(
     Raises
     ------
     ValueError
-        If the notes could not be read again: they are too long, or no object of JSON.
+        If the file could not be read again: a parameter is not finite, or the notes are too long, or no object of JSON.
     OSError
         If the file cannot be written; it names `path`, and an earlier file there is unharmed.
     """
+    for name, arrays in (("weights", weights), ("biases", biases)):
+        for i, array in enumerate(arrays):
+            if not np.isfinite(array).all():  # It could not be read again, and an earlier file would be gone.
+                raise ValueError(f"{name}[{i}] must be finite to be saved, got {array[~np.isfinite(array)][0]}")
     tensors = {f"weights.{i}": np.ascontiguousarray(W) for i, W in enumerate(weights)}
     tensors |= {f"biases.{i}": np.ascontiguousarray(b) for i, b in enumerate(biases)}
     header: dict[str, Any] = {

@@ -55,7 +55,9 @@ def check_targets_and_weights(
     n_samples = X.shape[0]
     if not isinstance(X, MappedRows):
         weights = None if sample_weight is None else check_sample_weight(sample_weight, n_samples)
-        return check_targets(spec, y, n_samples, "y"), weights
+        Y = check_targets(spec, y, n_samples, "y")
+        # Kernels trust classes: what a callback writes to y must not reach them.
+        return Y.copy() if spec.loss == "softmax_cross_entropy" else Y, weights
     if X.convert is not None:
         for _ in X.blocks():
             pass
@@ -234,10 +236,38 @@ def copy_checked(what: str, arrays: Sequence[ArrayLike], views: list[Array]) -> 
     if len(arrays) != len(views):
         raise ValueError(f"{what} must be {len(views)} arrays, one a layer, got {len(arrays)}")
     for layer, (array, view) in enumerate(zip(arrays, views, strict=True)):
-        array = as_array(f"{what}[{layer}]", array)
-        if array.shape != view.shape:
-            raise ValueError(f"{what}[{layer}] must be {view.shape}, got {array.shape}")
-        view[:] = as_finite(f"{what}[{layer}]", view.dtype.name, array)
+        copy_one(f"{what}[{layer}]", array, view)
+
+
+def copy_one(what: str, values: ArrayLike, view: Array) -> None:
+    """Copy an array into a view, or raise ValueError."""
+    array = as_array(what, values)
+    if array.shape != view.shape:
+        raise ValueError(f"{what} must be {view.shape}, got {array.shape}")
+    view[:] = as_finite(what, view.dtype.name, array)
+
+
+class ParameterViews(list[Array]):
+    """Views of a network's parameters: an array that is assigned to an element is copied into the network.
+
+    Parameters
+    ----------
+    what : str
+        What they are, for the messages.
+    views : list of ndarray
+        One a layer.
+    """
+
+    def __init__(self, what: str, views: list[Array]) -> None:
+        super().__init__(views)
+        self.what = what
+
+    def __setitem__(self, index: Any, values: Any) -> None:
+        """Copy arrays into the network; ValueError if their shapes are others, or they are not finite."""
+        if isinstance(index, slice):
+            copy_checked(self.what, values, self[index])
+        elif values is not self[index]:  # As after ``weights[i] -= dW``, which has changed the view itself.
+            copy_one(f"{self.what}[{index}]", values, self[index])
 
 
 def check_sample_weight(sample_weight: ArrayLike, n_samples: int) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmlp.checkpoint import SavedNetwork, save_network
 from fastmlp.checks import (
+    ParameterViews,
     Samples,
     all_finite,
     check_callbacks,
@@ -36,6 +37,7 @@ from fastmlp.parameters import ParameterLayout, initialise
 from fastmlp.recipe import Callback, History, ProgressCallback, TrainingState, check_state, make_recipe
 from fastmlp.resuming import Checkpoints, check_checkpoint, describe_run, find_checkpoint, prepare_folder
 from fastmlp.shapes import UnfitError
+from fastmlp.sparse import SparseRows
 from fastmlp.spec import INITIALISERS, NetworkSpec, check_count, check_name, check_number, make_spec, shown
 from fastmlp.training import train
 
@@ -156,13 +158,16 @@ class MLP:
 
     @property
     def weights(self) -> list[Array]:
-        """The weights, ``(n_in, n_out)`` arrays, layer by layer. Views: writing into them changes the network."""
-        return self._layout.weights(self._parameters)
+        """The weights, ``(n_in, n_out)`` arrays, layer by layer.
+
+        They are views: to write into one changes the network. To assign another array to an element copies it there.
+        """
+        return ParameterViews("weights", self._layout.weights(self._parameters))
 
     @property
     def biases(self) -> list[Array]:
         """The biases, ``(n_out,)`` arrays, layer by layer; an empty list with ``bias=False``. Views, like `weights`."""
-        return self._layout.biases(self._parameters)
+        return ParameterViews("biases", self._layout.biases(self._parameters))
 
     def set_parameters(self, weights: Sequence[ArrayLike], biases: Sequence[ArrayLike] | None = None) -> None:
         """Copy the given weights and biases into the network.
@@ -419,6 +424,8 @@ class MLP:
             the message names: by the validation loss or, without `validation_data`, the training loss.
         """
         inputs = self._check_inputs(X)
+        if isinstance(inputs, SparseRows):
+            inputs = inputs.with_own_indices()
         targets, weights = check_targets_and_weights(self.spec, inputs, y, sample_weight)
         recipe = make_recipe(
             self.spec, len(inputs), epochs, batch_size, optimizer, schedule, shuffle, l2, label_smoothing, clip_norm,
@@ -535,6 +542,8 @@ class MLP:
 
         Raises
         ------
+        ValueError
+            If a parameter is not finite, or the notes are not what JSON can hold.
         OSError
             If the file cannot be written.
         """
@@ -618,5 +627,6 @@ class MLP:
         return float(kernel(self._engine, self.spec.loss)(outputs, y, *parameter, self.spec.reduction)[0])
 
     def _accuracy(self, Z: Array, y: Array) -> float:
-        right = self._decide(Z).reshape(len(y), -1) == y.reshape(len(y), -1)
+        true = y if y.ndim == 1 else y > 0.5  # Labels may be probabilities.
+        right = self._decide(Z).reshape(len(y), -1) == true.reshape(len(y), -1)
         return float(right.all(axis=1).mean())

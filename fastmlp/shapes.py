@@ -109,8 +109,13 @@ def check_class_targets(shape: tuple[int, ...], y: Array, what: str = "y") -> ND
         raise ValueError(f"{what} must be a NumPy array, got {type(y).__name__}")
     if y.shape == shape:
         check_array(what, y)
-        if not (np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all()):
-            raise ValueError(f"one-hot {what} must have a single 1 in each row and zeros elsewhere")
+        is_one_hot = np.isin(y, (0, 1)).all(axis=1) & (y.sum(axis=1) == 1)
+        if not is_one_hot.all():
+            row = int(np.argmin(is_one_hot))
+            got = np.array2string(y[row], threshold=10, edgeitems=3)
+            raise ValueError(
+                f"one-hot {what} must have a single 1 in each row and zeros elsewhere, got {got} in row {row}"
+            )
         classes: NDArray[np.int64] = y.argmax(axis=1)
         return classes
     if y.shape != shape[:1]:
@@ -122,7 +127,8 @@ def check_class_targets(shape: tuple[int, ...], y: Array, what: str = "y") -> ND
         raise ValueError(f"{what} must hold whole-number classes, got {y.dtype}; {remedy}")
     if y.size and (y.min() < 0 or y.max() >= shape[1]):
         wrong = int(y[(y < 0) | (y >= shape[1])][0])
-        raise ValueError(f"{what} must hold classes 0 to {shape[1] - 1}, got {wrong}")
+        remedy = "; with one output, loss='sigmoid_cross_entropy' is for two classes" if shape[1] == 1 else ""
+        raise ValueError(f"{what} must hold classes 0 to {shape[1] - 1}, got {wrong}{remedy}")
     return y.astype(np.int64, copy=False)
 
 

@@ -52,6 +52,10 @@ class SparseRows:
         """How many values there are."""
         return int(self.starts[-1] - self.starts[0])
 
+    def with_own_indices(self) -> SparseRows:
+        """Give the same with indices that nobody else writes to: kernels trust them for as long as they train."""
+        return SparseRows(self.values, self.columns.copy(), self.starts.copy(), self.n_columns)
+
     def most(self, n_rows: int) -> int:
         """Give the number of values that any `n_rows` of the rows have at most."""
         return self.n_entries if len(self) <= n_rows else int(self._longest[:n_rows].sum())

@@ -123,6 +123,16 @@ def test_notes_that_could_not_be_read_again_are_refused(notes: Any, message: str
 # --- Writing ----------------------------------------------------------------------------------------------------------
 
 
+def test_parameters_that_could_not_be_read_again_are_refused(tmp_path: Path) -> None:
+    net, path = MLP([2, 3, 1], loss="squared_error"), tmp_path / "net.safetensors"
+    net.save(path)
+    before = path.read_bytes()
+    net.biases[1][0] = np.nan
+    with pytest.raises(ValueError, match=r"^biases\[1\] must be finite to be saved, got nan$"):
+        net.save(path)
+    assert path.read_bytes() == before
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "net.safetensors"
     net = trained("numpy")

@@ -597,7 +597,7 @@ def test_gradients_of_an_infinite_loss_are_not_finite(engine: str) -> None:
     assert not np.isfinite(gradients.biases[0]).any()
 
 
-ONE_HOT = "one-hot y must have a single 1 in each row and zeros elsewhere"
+ONE_HOT = "one-hot y must have a single 1 in each row and zeros elsewhere, got"
 
 
 @pytest.mark.parametrize(
@@ -618,8 +618,8 @@ ONE_HOT = "one-hot y must have a single 1 in each row and zeros elsewhere"
             "y must hold whole-number classes, got <U1; np.unique(y, return_inverse=True)[1] numbers them",
         ),
         ("softmax_cross_entropy", [["0", "1"], ["1", "0"]], "y must be numeric, got dtype <U1"),
-        ("softmax_cross_entropy", [[0, 1], [1, 1]], ONE_HOT),
-        ("softmax_cross_entropy", [[0.5, 0.5], [1, 0]], ONE_HOT),
+        ("softmax_cross_entropy", [[0, 1], [1, 1]], f"{ONE_HOT} [1 1] in row 1"),
+        ("softmax_cross_entropy", [[0.5, 0.5], [1, 0]], f"{ONE_HOT} [0.5 0.5] in row 0"),
         ("softmax_cross_entropy", [[0], [1]], COLUMN),
         ("softmax_cross_entropy", [0], "y must have one entry for each of the 2 samples of X, got shape (1,)"),
         ("softmax_cross_entropy", [], "y must have one entry for each of the 2 samples of X, got shape (0,)"),
@@ -668,6 +668,43 @@ def test_bad_parameters_change_nothing(engine: str, weights: Any, biases: Any, m
     net = hand_made(engine)
     assert message_of(lambda: net.set_parameters(weights, biases)) == message
     assert_allclose(net.forward(X), Z, rtol=1e-15)
+
+
+def test_arrays_assigned_to_weights_are_copied_into_the_network(engine: str) -> None:
+    net = hand_made(engine)
+    other = MLP([2, 2, 2], activation=net.spec.activations, loss="squared_error", dtype="float64", engine=engine)
+    assert (net.weights[0] != other.weights[0]).any()
+    for i in range(2):
+        other.weights[i] = net.weights[i] + 0
+        other.biases[i] = list(net.biases[i])
+    assert_array_equal(other.forward(X), net.forward(X))
+    other.weights[0] += 1  # In place, and then assigned to itself.
+    assert_array_equal(other.weights[0], net.weights[0] + 1)
+    other.weights[:] = net.weights
+    assert_array_equal(other.forward(X), net.forward(X))
+    weights = other.weights
+    assert message_of(lambda: weights.__setitem__(1, np.zeros((3, 2)))) == "weights[1] must be (2, 2), got (3, 2)"
+    assert message_of(lambda: weights.__setitem__(0, [[1, np.nan], [0, 0]])) == (
+        "weights[0] must be finite, got nan at [0, 1]"
+    )
+    assert_array_equal(other.forward(X), net.forward(X))
+    assert isinstance(weights, list)
+    assert_array_equal(pickle.loads(pickle.dumps(weights))[1], weights[1])
+
+
+def test_soft_labels_count_as_right_where_they_are_nearer(engine: str) -> None:
+    net = MLP([1, 1], loss="sigmoid_cross_entropy", engine=engine)
+    net.set_parameters([[[1.0]]])
+    assert net.accuracy([[1.0], [1.0], [-1.0]], [0.7, 0.3, 0.1]) == pytest.approx(2 / 3)
+
+
+def test_what_a_callback_writes_to_the_labels_does_not_reach_the_kernels(engine: str) -> None:
+    """Not to the memory beyond a row's outputs, either: with 10**9 the process would end."""
+    X, y = np.random.default_rng(0).normal(size=(50, 2)), np.arange(50) % 2
+    nets = [MLP([2, 3, 2], engine=engine) for _ in range(2)]
+    nets[0].fit(X, y.copy(), epochs=3, batch_size=10)
+    nets[1].fit(X, y, epochs=3, batch_size=10, callbacks=[lambda history: y.fill(10**9)])
+    assert_array_equal(nets[0].weights[0], nets[1].weights[0])
 
 
 def test_biases_for_a_network_without(engine: str) -> None:

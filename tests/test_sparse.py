@@ -211,3 +211,12 @@ def test_numbers_too_large_for_the_input_scale(engine: str) -> None:
     message = r"X must be finite when multiplied by input_scale, got 1.0\d*e\+30 at \[1, 2\]"
     with pytest.raises(ValueError, match=message):
         net.predict_proba(sp.csr_array(np.float32([[1, 0, 0], [0, 2, 1e30]])))
+
+
+def test_what_a_callback_writes_to_the_indices_does_not_reach_the_kernels(engine: str) -> None:
+    X, y = sp.random(50, 20, 0.3, "csr", rng=np.random.default_rng(0)), np.arange(50) % 2
+    assert X.indices.dtype == np.int32
+    nets = [MLP([20, 3, 2], engine=engine) for _ in range(2)]
+    nets[0].fit(X.copy(), y, epochs=3, batch_size=10)
+    nets[1].fit(X, y, epochs=3, batch_size=10, callbacks=[lambda history: X.indices.fill(10**8)])
+    assert_array_equal(nets[0].weights[0], nets[1].weights[0])

@@ -24,7 +24,7 @@ from fastmlp.estimators.run import NOT_FINITE_WEIGHTS, Run, Samples, SolverState
 from fastmlp.network import MLP
 from fastmlp.optimizers import Optimizer, Schedule
 from fastmlp.shapes import UnfitError
-from fastmlp.sparse import Inputs, is_sparse, sparse_rows
+from fastmlp.sparse import Inputs, SparseRows, is_sparse, sparse_rows
 from fastmlp.spec import ACTIVATIONS, DTYPES, check_name, dtype_name, make_spec
 
 Array = NDArray[Any]
@@ -301,7 +301,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         n_outputs, spec = self._count_outputs(Y), net.spec
         if n_outputs != spec.layer_sizes[-1]:
             raise ValueError(f"{what} must have {spec.layer_sizes[-1]} outputs as before, got {n_outputs}")
-        return Samples(as_inputs(X, np.dtype(spec.dtype)), Y, weights)
+        inputs = as_inputs(X, np.dtype(spec.dtype))
+        return Samples(inputs.with_own_indices() if isinstance(inputs, SparseRows) else inputs, Y, weights)
 
     def _split(self, samples: Samples, random_state: Any) -> tuple[Samples, Samples]:
         """Set samples aside for validation, the same ones as scikit-learn does."""
@@ -345,7 +346,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         self.n_outputs_ = layer_sizes[-1]
         self.n_layers_ = len(layer_sizes)
         net = self._build(layer_sizes, dtype)
-        self.coefs_, self.intercepts_ = net.weights, net.biases
+        self.coefs_, self.intercepts_ = list(net.weights), list(net.biases)
         self._shown = Shown(net, (*self.coefs_, *self.intercepts_), self._made_for())
         self._draw_weights(net, random_state)
         self.__dict__.pop("_optimizer", None)
@@ -432,7 +433,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             if isinstance(held, list):
                 held[:] = views
             else:
-                setattr(self, name, views)
+                setattr(self, name, list(views))
         self._shown = Shown(net, (*self.coefs_, *self.intercepts_), made_for)
         return net
 
