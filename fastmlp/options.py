@@ -110,11 +110,17 @@ def resumed_options(folder: str, given: dict[str, Any]) -> Options:
         old, new = getattr(before, name), given.get(name, getattr(before, name))
         if name == "dataset":
             new = located(new)
+            if os.path.isabs(old) and os.path.isabs(new) and os.path.basename(new) == os.path.basename(old):
+                continue  # The same file or folder in another place: what is in it is compared when it has been read.
         if name == "activation" and len(new) == 1:
             new *= len(before.hidden)
         if new != old:
             raise UsageError(f"{name} must stay {spell(old)} when a run is resumed, got {spell(new)}")
     options = replace(before, **{"out": folder, **given})
+    has_momentum, momentum = len(saved.state.slots) > 0, getattr(make_optimizer(options), "momentum", None)
+    if momentum is not None and (momentum > 0) != has_momentum:
+        kept = "> 0" if has_momentum else "0"
+        raise UsageError(f"momentum must stay {kept} when a run is resumed, got {momentum:g}")
     if options.epochs < saved.state.epoch:
         raise UsageError(f"epochs must be >= {saved.state.epoch} to go on with this run, got {options.epochs}")
     return options

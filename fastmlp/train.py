@@ -174,7 +174,10 @@ def load_data(options: Options) -> Dataset:
     """Read the data set, its pixels as bytes."""
     from fastmlp.datasets import load_dataset
 
-    return load_dataset(options.dataset, raw=True, target=options.target, seed=options.seed, data_dir=options.data_dir)
+    return load_dataset(
+        options.dataset, raw=True, target=options.target, seed=options.seed, data_dir=options.data_dir,
+        as_values=options.loss not in (None, *CLASSIFIER_LOSSES),
+    )  # fmt: skip
 
 
 def choose_loss(loss: str | None, data: Dataset) -> str:
@@ -212,7 +215,20 @@ def begin_or_resume(options: Options, data: Dataset) -> tuple[MLP, TrainingState
     assert saved.state is not None
     if saved.spec.layer_sizes != sizes or saved.notes.get("n_train") != len(data.X_train):
         raise UsageError(f"dataset must be the one that the run in {options.resume!r} began with, got other data")
+    before, now = saved.notes.get("class_names"), None if data.class_names is None else list(data.class_names)
+    if before != now:
+        raise UsageError(
+            f"dataset must have the classes that the run in {options.resume!r} began with, {spell_classes(before)}, "
+            f"got {spell_classes(now)}"
+        )
     return MLP.load(path, options.engine), saved.state
+
+
+def spell_classes(names: list[str] | None) -> str:
+    """Give some of the classes, for a message."""
+    from fastmlp.datasets.source import one_line
+
+    return one_line("none" if names is None else ", ".join(names), limit=60)
 
 
 def samples_done(state: TrainingState, options: Options, n_train: int) -> int:

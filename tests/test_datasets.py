@@ -341,7 +341,7 @@ Y4 = np.array([0, 1, 0, 1])
         ({"X": np.array([[0, 1], [2, np.nan]]), "y": Y4[:2]}, {}, "feature 1 .* got nan in row 2"),
         ({"X": np.array([[0, 1], [1e39, 0]]), "y": Y4[:2]}, {}, "feature 0 .* finite in float32, got inf in row 2"),
         ({"X": X4, "y": np.array([0.5, 1, np.inf, 2])}, {}, "labels 'y' must be finite, got inf in row 3"),
-        ({"X": np.zeros((50, 1)), "y": np.arange(50)}, {}, "recur, got 50 different ones in 50 rows .* as floats"),
+        ({"X": np.zeros((50, 1)), "y": np.arange(50)}, {}, "recur, got 50 different ones in 50 rows .*as_values=True"),
         (
             {"X_train": X4, "y_train": Y4, "X_test": X4[:, :1], "y_test": Y4},
             {},
@@ -432,6 +432,38 @@ def test_csv_reads_what_pandas_wrote(tmp_path, column):
         assert list(data.class_names) == [str(label) for label in sorted(set(labels[column].tolist()))]
 
 
+def test_csv_labels_with_zeros_in_front_are_words(tmp_path):
+    rows = "".join(f"{i},{y}\n" for i, y in enumerate(["007", "7", "0", "10"] * 5))
+    data = load_dataset(write(tmp_path / "a.csv", "a,y\n" + rows), target="y")
+    assert data.class_names == ("0", "007", "10", "7")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "npz", "parquet"])
+def test_integers_may_be_values(tmp_path, suffix):
+    path, counts = tmp_path / f"counts.{suffix}", np.arange(100) % 37
+    if suffix == "npz":
+        np.savez(path, X=np.ones((100, 1)), y=counts)
+    elif suffix == "csv":
+        write(path, "a,y\n" + "".join(f"1,{y:03}\n" for y in counts))
+    else:
+        pytest.importorskip("pandas").DataFrame({"a": np.ones(100), "y": counts}).to_parquet(path)
+    data = load_dataset(path, target="y", as_values=True)
+    assert data.class_names is None
+    assert data.y_train.dtype == np.float32
+    assert sorted(np.concatenate([data.y_train, data.y_test])) == sorted(counts)
+
+
+def test_values_among_words(tmp_path):
+    text = "a,y\n" + "".join(f"1,{i / 7}\n" for i in range(50)) + "1,NA\n"
+    fails(
+        ValueError,
+        "must be numbers or classes that recur, got 'NA' in row 51",
+        write(tmp_path / "a.csv", text),
+        target="y",
+    )
+    fails(ValueError, "must be numbers, got 'NA' in row 51", tmp_path / "a.csv", target="y", as_values=True)
+
+
 def test_csv_labels_that_only_python_takes_for_numbers_are_words(tmp_path):
     data = load_dataset(
         write(tmp_path / "a.csv", "a,y\n" + "".join(f"{i},{y}\n" for i, y in enumerate(["1_1", "11"] * 5))), target="y"
@@ -453,6 +485,7 @@ def test_csv_needs_no_pandas(tmp_path, monkeypatch):
         ("a,y\n", "y", "must have rows below its header, got none"),
         ("y\n1\n", "y", "must have a feature column beside the target"),
         ("a,a,y\n1,2,3\n", "y", "must have different names, got 'a' twice"),
+        (",b,y\n1,2,0\n", "y", r"column 1 .* must have a name \(if it is the index of a pandas frame"),
         ("a,b,y\n1,2,0\n1,red,0\n", "y", "column 'b' must be numeric, got 'red' in row 2"),
         ("a,b,y\n1,2,0\n,3,0\n", "y", "column 'a' must be numeric, got '' in row 2"),
         ("a,b,y\n1,2,0\n1,1_23,0\n", "y", "column 'b' must be numeric, got '1_23' in row 2"),

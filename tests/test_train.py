@@ -101,6 +101,15 @@ def test_a_regression_has_no_accuracy(values: Path, tmp_path: Path, engine: str)
     assert not (out / "misclassified.png").exists()
 
 
+def test_counts_may_be_integers(tmp_path: Path, engine: str) -> None:
+    path, out = tmp_path / "counts.csv", tmp_path / "run"
+    path.write_text("a,y\n" + "".join(f"{i / 30},{i // 3}\n" for i in range(60)))
+    arguments = ("--dataset", path, "--target", "y", "--loss", "poisson", "--hidden", "4", "--out", out)
+    assert call(*arguments, "--epochs", 2, "--engine", engine, "--quiet") == 0
+    assert summary_of(out)["loss"] == "poisson"
+    assert call("--resume", out, "--epochs", 3, "--quiet") == 0
+
+
 def test_two_classes_may_have_one_sigmoid(tmp_path: Path, engine: str) -> None:
     X = np.random.default_rng(0).normal(size=(80, 2, 2)).astype(np.float32)
     np.savez(tmp_path / "two.npz", X=X, y=np.where(X[:, 0, 0] > 0, "plus", "minus"))

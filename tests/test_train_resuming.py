@@ -189,7 +189,7 @@ def test_a_checkpoint_is_written_as_the_run_goes(digits: Path, tmp_path: Path, m
         ("--optimizer adam --epochs 9", "optimizer must stay sgd when a run is resumed, got adam"),
         ("--seed 2 --epochs 9", "seed must stay 0 when a run is resumed, got 2"),
         ("--epochs 2", "epochs must be >= 3 to go on with this run, got 2"),
-        ("--momentum 0 --epochs 9", "state must come from a run of this network with this optimizer"),
+        ("--momentum 0 --epochs 9", "momentum must stay > 0 when a run is resumed, got 0"),
     ],
 )
 def test_what_cannot_change_when_a_run_goes_on(
@@ -201,6 +201,25 @@ def test_what_cannot_change_when_a_run_goes_on(
     assert call("--resume", out, *arguments.split()) == 2
     assert one_error(capsys) == message
     assert (out / "model.safetensors").read_bytes() == before
+
+
+def test_the_data_may_have_moved_but_not_their_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, table, moved = tmp_path / "run", tmp_path / "t.csv", tmp_path / "elsewhere" / "t.csv"
+    rows = "".join(f"{i},{'abc'[i % 3]}\n" for i in range(30))
+    table.write_text("x,y\n" + rows)
+    arguments = ("--dataset", table, "--target", "y", *SMALL, "--engine", "numpy", "--out", out, "--quiet")
+    assert call(*arguments) == 0
+    moved.parent.mkdir()
+    os.replace(table, moved)
+    epochs = summary_of(out)["epochs"]
+    assert call("--resume", out, "--epochs", epochs + 1, "--dataset", moved, "--quiet") == 0
+    moved.write_text("x,y\n" + rows.replace("a", "z"))
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert call("--resume", out, "--epochs", epochs + 2, "--quiet") == 2
+    assert one_error(capsys) == (
+        f"dataset must have the classes that the run in {str(out)!r} began with, a, b, c, got b, c, z"
+    )
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_other_data_and_other_files_are_refused_when_a_run_goes_on(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastmlp.datasets.source import Source, did_you_mean
+from fastmlp.datasets.source import Source, did_you_mean, is_number
 
 if TYPE_CHECKING:
     from fastmlp.datasets.source import Array
@@ -62,6 +62,7 @@ def load_dataset(
     test_fraction: float = 0.2,
     seed: int = 0,
     data_dir: str | os.PathLike[str] | None = None,
+    as_values: bool = False,
 ) -> Dataset:
     """Load a data set by its name or path.
 
@@ -89,6 +90,9 @@ def load_dataset(
         The seed of that draw.
     data_dir : str or path-like, optional
         Where tensorflow-datasets keeps its prepared copies, if not in its default place.
+    as_values : bool, default False
+        Take labels for the values of a regression even where they are integers, as counts are; not those of a set that
+        names its classes.
 
     Returns
     -------
@@ -119,6 +123,9 @@ def load_dataset(
     if not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction must be > 0 and < 1, got {test_fraction}")
     source = _read(name, target, data_dir)
+    if as_values and source.class_names is None:
+        source.y_train = _values(source.y_train, source)
+        source.y_test = None if source.y_test is None else _values(source.y_test, source)
     return _finish(source, name, raw, test_fraction, seed)
 
 
@@ -239,6 +246,14 @@ def _flat_labels(y: Array, source: Source) -> Array:
     return y
 
 
+def _values(y: Array, source: Source) -> Array:
+    """Return labels as floats."""
+    for row, label in enumerate(y.ravel() if y.dtype.kind in "OUS" else ()):
+        if not is_number(str(label)):
+            raise ValueError(f"labels {source.target!r} must be numbers, got {str(label)[:40]!r} in row {row + 1}")
+    return y.astype(np.float64)
+
+
 def _encode_labels(y: Array, source: Source) -> tuple[Array, tuple[str, ...] | None]:
     """Return class indices and class names, or values and None for a regression."""
     if source.class_names is not None:
@@ -258,8 +273,14 @@ def _encode_labels(y: Array, source: Source) -> tuple[Array, tuple[str, ...] | N
         different, codes = np.unique(y, return_inverse=True)
         classes = different.tolist()
     if len(classes) > max(20, len(y) // 2):
+        words = [row for row, label in enumerate(y) if not is_number(str(label))]
+        if 0 < len(words) <= len(y) // 2:
+            word = str(y[words[0]])[:40]
+            raise ValueError(
+                f"labels {source.target!r} must be numbers or classes that recur, got {word!r} in row {words[0] + 1}"
+            )
         raise ValueError(
             f"labels {source.target!r} must be classes that recur, got {len(classes)} different ones in {len(y)} rows "
-            "(for a regression store them as floats: 3.0)"
+            "(for a regression: as_values=True, or on the command line --loss squared_error)"
         )
     return codes.astype(np.int64), tuple(str(label) for label in classes)

@@ -47,3 +47,12 @@ def one_line(error: BaseException | str, limit: int = 200) -> str:
     """Return another library's message, or text of a file, on one line of at most `limit` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def is_number(cell: str) -> bool:
+    """Whether a cell is a number, as Python writes them; but not ``1_000``, which Python alone takes for one."""
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return "_" not in cell

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastmlp.datasets.source import MAX_DEFLATE_RATIO, Source, did_you_mean, one_line
+from fastmlp.datasets.source import MAX_DEFLATE_RATIO, Source, did_you_mean, is_number, one_line
 
 if TYPE_CHECKING:
     import zipfile
@@ -95,6 +95,11 @@ def load_csv(path: Path, target: str | None) -> Source:
             file.seek(0)
             reader = csv.reader(file, delimiter=max(",;\t", key=first.count), skipinitialspace=True)
             columns = [name.strip() for name in next(reader, [])]
+            if "" in columns:
+                raise ValueError(
+                    f"column {columns.index('') + 1} of {path} must have a name (if it is the index of a pandas frame: "
+                    "to_csv(index=False) leaves it out)"
+                )
             position = _target_position(columns, target, path)
             features = columns[:position] + columns[position + 1 :]
             for row in reader:
@@ -109,7 +114,7 @@ def load_csv(path: Path, target: str | None) -> Source:
                     if "_" in "".join(row):
                         raise ValueError
                 except ValueError:
-                    column, cell = next((c, v) for c, v in zip(features, row, strict=True) if not _is_number(v))
+                    column, cell = next((c, v) for c, v in zip(features, row, strict=True) if not is_number(v))
                     raise ValueError(f"column {column[:40]!r} must be numeric, got {cell[:40]!r} in {where}") from None
                 if not labels[-1]:
                     raise ValueError(f"column {target!r} must have a label in every row, got none in {where}")
@@ -121,18 +126,12 @@ def load_csv(path: Path, target: str | None) -> Source:
     return Source(X, _parse_labels(labels), columns=features, target=columns[position])
 
 
-def _is_number(cell: str) -> bool:
-    """Whether a cell is a number, as Python writes them; but not ``1_000``, which Python alone takes for one."""
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return "_" not in cell
-
-
 def _parse_labels(labels: list[str]) -> Array:
-    """Return integers if all cells are integers, else floats if all are numbers, else strings."""
-    if not any("_" in label for label in labels):  # ``int("1_1")`` is 11.
+    """Return integers if all cells are integers, else floats if all are numbers, else strings.
+
+    Zeros in front, as in ``007``, make them strings: to whoever wrote them, ``7`` is another label.
+    """
+    if not any("_" in label or (label[0] == "0" and label.isdigit() and len(label) > 1) for label in labels):
         for number in (int, float):
             with contextlib.suppress(ValueError, OverflowError):
                 return np.fromiter(map(number, labels), number, len(labels))
