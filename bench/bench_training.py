@@ -13,7 +13,7 @@ import pytest
 from contenders import NumPy
 from workloads import Samples, find_workload, load_samples, make_network
 
-from fastmlp.network import make_engine
+from fastmlp.engines import make_engine
 from fastmlp.optimizers import Constant
 from fastmlp.parameters import ParameterLayout
 from fastmlp.recipe import Recipe

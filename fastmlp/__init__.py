@@ -5,7 +5,8 @@
 >>> net = fastmlp.MLP([784, 100, 64, 32, 10])  # doctest: +SKIP
 >>> history = net.fit(data.X_train, data.y_train, epochs=10)  # doctest: +SKIP
 
-Nothing heavy is imported before it is used: Numba with the first network, optional packages with what needs them.
+Nothing heavy is imported before it is used: Numba when a kernel has to be compiled, an optional package with what
+needs it.
 """
 
 from __future__ import annotations

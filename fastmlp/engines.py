@@ -29,7 +29,7 @@ class Engine(Protocol):
 
     def compile(self, X: Inputs, recipe: Recipe | None = None) -> None: ...  # noqa: D102
 
-    def forward(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array: ...  # noqa: D102
+    def raw_outputs(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array: ...  # noqa: D102
 
     def outputs(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array: ...  # noqa: D102
 
@@ -56,7 +56,7 @@ class Engine(Protocol):
 
 
 def make_engine(name: str, layout: ParameterLayout) -> Engine:
-    """Build an engine by name; Numba is imported only for its own."""
+    """Build an engine by name."""
     if name == "numpy":
         return reference.Engine(layout)
     from fastmlp import kernels
@@ -64,7 +64,7 @@ def make_engine(name: str, layout: ParameterLayout) -> Engine:
     return kernels.Engine(layout)
 
 
-def kernel(engine: Engine, name: str) -> Any:
+def public_kernel(engine: Engine, name: str) -> Any:
     """Return the public kernel `name` of the engine's own kind."""
     if engine.name == "numpy":
         return getattr(reference, name)

@@ -31,10 +31,10 @@ from fastmlp.checks import (
 from fastmlp.chunks import MappedRows
 from fastmlp.cpus import available_cpus
 from fastmlp.divergence import DivergenceError
-from fastmlp.engines import ENGINES, kernel, make_engine
+from fastmlp.engines import ENGINES, make_engine, public_kernel
 from fastmlp.optimizers import SGD, Optimizer, Schedule
 from fastmlp.parameters import ParameterLayout, initialise
-from fastmlp.recipe import Callback, History, ProgressCallback, TrainingState, check_state, make_recipe
+from fastmlp.recipe import Callback, History, ProgressCallback, Recipe, TrainingState, check_state, make_recipe
 from fastmlp.resuming import Checkpoints, check_checkpoint, describe_run, find_checkpoint, prepare_folder
 from fastmlp.shapes import UnfitError
 from fastmlp.sparse import SparseRows
@@ -238,7 +238,7 @@ class MLP:
             return self._of_samples(X, self._engine.classes)
         if not self.spec.is_classifier:
             return self.forward(X)
-        return self._decide(self._of_samples(X, self._engine.forward))
+        return self._decide(self._of_samples(X, self._engine.raw_outputs))
 
     def predict_proba(self, X: Any) -> Array:
         """Probabilities of the classes (after softmax) or of the labels (after sigmoid).
@@ -272,7 +272,7 @@ class MLP:
             As in `fit`.
         """
         inputs = self._check_inputs(X)
-        return self._loss(self._forward(inputs), self._check_targets(y, len(inputs)))
+        return self._loss(self._raw_outputs(inputs), self._check_targets(y, len(inputs)))
 
     def accuracy(self, X: Any, y: ArrayLike) -> float:
         """Compute the fraction of samples whose prediction is right, in [0, 1]; with several labels, all must be right.
@@ -291,7 +291,7 @@ class MLP:
         """
         self._require_classifier("accuracy")
         inputs = self._check_inputs(X)
-        return self._accuracy(self._forward(inputs), self._check_targets(y, len(inputs)))
+        return self._accuracy(self._raw_outputs(inputs), self._check_targets(y, len(inputs)))
 
     def gradients(self, X: Any, y: ArrayLike) -> Gradients:
         """Compute the derivative of `loss` by every parameter.
@@ -437,53 +437,16 @@ class MLP:
         if progress is not None and not callable(progress):
             raise ValueError(f"progress must be callable, got {shown(progress)}")
         n_threads = self.threads(recipe.batch_size, threads)
-        evaluate = None
-        if validation_data is not None:
-            X_validation, y_validation = check_pair("validation_data", validation_data)
-            checked_X = self._check_inputs(X_validation, "validation X")
-            if not all_finite(checked_X, self.spec.input_scale):
-                raise not_finite("validation X", checked_X, scale=self.spec.input_scale)
-            checked_y = self._check_targets(y_validation, len(checked_X), "validation y")
-
-            def evaluate() -> tuple[float, float | None]:
-                with np.errstate(over="ignore", invalid="ignore"):  # What diverges is told by an error.
-                    outputs = self._forward(checked_X, n_threads)
-                    accuracy = self._accuracy(outputs, checked_y) if self.spec.is_classifier else None
-                    return self._loss(outputs, checked_y), accuracy
-
-        every = check_number("checkpoint_every", checkpoint_every, above=0.0)
-        folder = check_checkpoint(checkpoint, resume, state)
+        evaluate = self._check_validation(validation_data, n_threads)
         run: dict[str, Any] = {}
-        if folder is not None or state is not None:
+        if checkpoint is not None or state is not None:
             run = describe_run(
                 self._engine.name, recipe, len(inputs), isinstance(inputs, MappedRows), sample_weight is not None,
                 evaluate is not None,
             )  # fmt: skip
-        saved = find_checkpoint(folder, self.spec, self.seed, run) if folder is not None and resume else None
-        if saved is not None:
-            state = saved.state
-        if state is not None:
-            check_state(state, recipe, self._parameters, len(inputs))
-        if folder is not None:
-            prepare_folder("checkpoint", folder)
-
-        if saved is not None:
-            self.set_parameters(saved.weights, saved.biases)
-            self._fits = saved.fits
-        if state is None:
-            state = self.training_state(recipe.optimizer)
-        else:
-            state.slots = [self._aligned(slot) for slot in state.slots]
-            state.is_over = state.is_over and saved is not None
-        state.run = run
-        if recipe.average is not None:
-            state.unaveraged = self._aligned(self._parameters if state.unaveraged is None else state.unaveraged)
+        state, checkpoints = self._begin_or_go_on(recipe, run, state, checkpoint, checkpoint_every, resume)
         is_new = state.step == 0  # A run that goes on is not another one.
         self._fits += is_new
-        checkpoints = None
-        if folder is not None:
-            save, saved_step = partial(self.save, state=state, notes=state.notes), state.step if saved else None
-            checkpoints = Checkpoints(folder, every, save, is_new and saved is None, saved_step)
         try:
             with checkpoints or nullcontext():
                 train(
@@ -500,6 +463,60 @@ class MLP:
             self._fits -= is_new
             raise not_finite("X", inputs, scale=self.spec.input_scale) from None
         return state.history
+
+    def _check_validation(
+        self, data: tuple[Any, Any] | None, threads: int
+    ) -> Callable[[], tuple[float, float | None]] | None:
+        """Give what evaluates the network on validation data: their loss, and the accuracy if there is one."""
+        if data is None:
+            return None
+        X, y = check_pair("validation_data", data)
+        inputs = self._check_inputs(X, "validation X")
+        if not all_finite(inputs, self.spec.input_scale):
+            raise not_finite("validation X", inputs, scale=self.spec.input_scale)
+        targets = self._check_targets(y, len(inputs), "validation y")
+
+        def evaluate() -> tuple[float, float | None]:
+            with np.errstate(over="ignore", invalid="ignore"):  # What diverges is told by an error.
+                outputs = self._raw_outputs(inputs, threads)
+                accuracy = self._accuracy(outputs, targets) if self.spec.is_classifier else None
+                return self._loss(outputs, targets), accuracy
+
+        return evaluate
+
+    def _begin_or_go_on(
+        self, recipe: Recipe, run: dict[str, Any], state: TrainingState | None, checkpoint: Any, every: float,
+        resume: bool,
+    ) -> tuple[TrainingState, Checkpoints | None]:  # fmt: skip
+        """Give the state of a new run, of the one to go on with, or of the checkpoint's; and what writes checkpoints.
+
+        Whatever is wrong is said before anything has changed. `run` is what `describe_run` gives.
+        """
+        every = check_number("checkpoint_every", every, above=0.0)
+        folder = check_checkpoint(checkpoint, resume, state)
+        saved = find_checkpoint(folder, self.spec, self.seed, run) if folder is not None and resume else None
+        if saved is not None:
+            state = saved.state
+        if state is not None:
+            check_state(state, recipe, self._parameters, run["n_samples"])
+        if folder is not None:
+            prepare_folder("checkpoint", folder)
+
+        if saved is not None:
+            self.set_parameters(saved.weights, saved.biases)
+            self._fits = saved.fits
+        if state is None:
+            state = self.training_state(recipe.optimizer)
+        else:
+            state.slots = [self._aligned(slot) for slot in state.slots]
+            state.is_over = state.is_over and saved is not None
+        state.run = run
+        if recipe.average is not None:
+            state.unaveraged = self._aligned(self._parameters if state.unaveraged is None else state.unaveraged)
+        if folder is None:
+            return state, None
+        save, saved_step = partial(self.save, state=state, notes=state.notes), state.step if saved else None
+        return state, Checkpoints(folder, every, save, state.step == 0 and saved is None, saved_step)
 
     def training_state(self, optimizer: Optimizer) -> TrainingState:
         """Make the state in which a run of `fit` with this optimizer begins."""
@@ -611,8 +628,8 @@ class MLP:
         if not self.spec.is_classifier:
             raise ValueError(f"{what} needs a cross-entropy loss, this network has loss {self.spec.loss!r}")
 
-    def _forward(self, X: Samples, threads: int | None = None) -> Array:
-        return compute_by_blocks(self._engine.forward, self._parameters, X, threads)
+    def _raw_outputs(self, X: Samples, threads: int | None = None) -> Array:
+        return compute_by_blocks(self._engine.raw_outputs, self._parameters, X, threads)
 
     def _decide(self, Z: Array) -> Array:
         """Class indices, or 0/1 labels, from the logits."""
@@ -624,7 +641,7 @@ class MLP:
 
     def _loss(self, outputs: Array, y: Array) -> float:
         parameter = [] if self.spec.loss_parameter is None else [self.spec.loss_parameter]
-        return float(kernel(self._engine, self.spec.loss)(outputs, y, *parameter, self.spec.reduction)[0])
+        return float(public_kernel(self._engine, self.spec.loss)(outputs, y, *parameter, self.spec.reduction)[0])
 
     def _accuracy(self, Z: Array, y: Array) -> float:
         true = y if y.ndim == 1 else y > 0.5  # Labels may be probabilities.

@@ -141,7 +141,7 @@ def test_a_cap_is_on_the_losses_that_are_reported_and_on_nothing_else(engine: st
         net.set_parameters([1e9 * W for W in net.weights])
         recipe = Recipe(1, N, SGD(0.1), Constant(), shuffle=False, loss_cap=cap)
         state = net.training_state(recipe.optimizer)
-        wrong = abs((net._forward(X).argmax(axis=1) if y.ndim == 1 else net._forward(X) > 0) - y)
+        wrong = abs((net._raw_outputs(X).argmax(axis=1) if y.ndim == 1 else net._raw_outputs(X) > 0) - y)
         expected = 2.0 * (wrong != 0).sum() / N
         training.train(net._engine, net._parameters, X, y, True, recipe, state, 1)
         ends.append(parameters(net))

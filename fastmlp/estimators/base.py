@@ -462,7 +462,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     # --- Prediction ---------------------------------------------------------------------------------------------------
 
-    def _forward(self, X: Any, method_name: Literal["forward", "outputs", "classes"] = "forward") -> Array:
+    def _forward(self, X: Any, method_name: Literal["raw_outputs", "outputs", "classes"] = "raw_outputs") -> Array:
         """Call a method of the engine on X."""
         net = self._network()
         parameters = net._parameters

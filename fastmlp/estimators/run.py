@@ -361,7 +361,7 @@ class Run:
         """Loss and score of the validation samples."""
         held_out, net = self.held_out, self.net
         assert held_out is not None
-        outputs = net._engine.forward(net._parameters, held_out.X, self.threads)
+        outputs = net._engine.raw_outputs(net._parameters, held_out.X, self.threads)
         Y = as_targets(held_out.Y, net.spec.dtype)
         if held_out.weights is None:
             loss = net._loss(outputs, Y)

@@ -130,7 +130,7 @@ class Engine:
         parts += {**FORWARD_KERNELS, **FORWARD_KERNELS_BY_KIND[kind_of(X)]}.values()
         compile_together([*parts, TRAIN_STEPS], self.dtype, available_cpus())
 
-    def forward(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array:
+    def raw_outputs(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array:
         """Compute the outputs: without their activation, where it is a part of the loss."""
         outputs = np.empty((X.shape[0], self._n_outputs), self.dtype)
         self._forward(parameters, X, outputs, NO_CLASSES, threads)
@@ -140,7 +140,7 @@ class Engine:
         """Compute the outputs, with their activation."""
         name = self.layout.spec.output_activation
         if not self.layout.spec.loss_takes_logits or name not in c.OUTPUT_ACTIVATIONS:
-            outputs = self.forward(parameters, X, threads)
+            outputs = self.raw_outputs(parameters, X, threads)
             if name == "exp":
                 with np.errstate(over="ignore"):
                     np.exp(outputs, out=outputs)

@@ -74,7 +74,7 @@ class Engine:
     def compile(self, X: Inputs, recipe: Recipe | None = None) -> None:
         """Do nothing: there is nothing to compile."""
 
-    def forward(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array:
+    def raw_outputs(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array:
         """Compute the outputs ``(n_samples, n_out)``: logits for a loss that does their activation itself."""
         blocks = [X] if isinstance(X, np.ndarray) else [X[i : i + DENSE_ROWS] for i in range(0, len(X), DENSE_ROWS)]
         Z = np.concatenate([self._forward(parameters, self._scaled(block))[-1] for block in blocks])
@@ -82,7 +82,7 @@ class Engine:
 
     def outputs(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array:
         """Compute the outputs with their activation, the loss's part of it too: probabilities, or means."""
-        Z = self.forward(parameters, X)
+        Z = self.raw_outputs(parameters, X)
         if not self.spec.loss_takes_logits:
             return Z
         with np.errstate(over="ignore"):
@@ -90,7 +90,7 @@ class Engine:
 
     def classes(self, parameters: Array, X: Inputs, threads: int | None = None) -> NDArray[np.intp]:
         """Compute the largest output of each sample."""
-        classes: NDArray[np.intp] = self.forward(parameters, X).argmax(axis=1)
+        classes: NDArray[np.intp] = self.raw_outputs(parameters, X).argmax(axis=1)
         return classes
 
     def gradients(
@@ -191,19 +191,21 @@ class Engine:
         widths = self.spec.layer_sizes[1:-1]
         return [masks(key, layer, n_rows, widths[layer], rate, self.spec.dtype) for layer, rate in enumerate(rates)]
 
-    def _forward(self, parameters: Array, X: Array, dropout: Sequence[Array] = ()) -> list[Array]:
-        """X, then for each hidden layer what tells its slope (Z or A) and its output, then the last layer's Z."""
-        tape = [X]
+    def _forward(
+        self, parameters: Array, X: Array, dropout: Sequence[Array] = ()
+    ) -> tuple[list[Array], list[Array], Array]:
+        """Give every layer's input, what tells the slope of each hidden layer (its Z or A), and the last layer's Z."""
         weights, biases = self.layout.weights(parameters), self.layout.biases(parameters)
+        inputs, kept = [X], []
         for layer, W in enumerate(weights):
-            Z = affine_forward(tape[-1], W, biases[layer] if biases else None)
-            tape.append(Z)
+            Z = affine_forward(inputs[layer], W, biases[layer] if biases else None)
             if layer < len(weights) - 1:
                 name = self.spec.activations[layer]
-                keep_input = name in BACKWARD_TAKES_INPUT
-                A = ACTIVATIONS[name][0](Z, out=None if keep_input else Z)
-                tape.append(A * dropout[layer] if dropout else A)
-        return tape
+                takes_input = name in BACKWARD_TAKES_INPUT
+                A = ACTIVATIONS[name][0](Z, out=None if takes_input else Z)
+                kept.append(Z if takes_input else A)
+                inputs.append(A * dropout[layer] if dropout else A)
+        return inputs, kept, Z
 
     def _gradients(
         self,
@@ -219,8 +221,7 @@ class Engine:
     ) -> float:
         """Write the gradient of one batch into `flat`; return the loss. Both are times `scale`."""
         spec = self.spec
-        tape = self._forward(parameters, X, dropout)
-        Z = tape[-1]
+        inputs, kept, Z = self._forward(parameters, X, dropout)
         parameter: tuple[float, ...] = () if spec.loss_parameter is None else (spec.loss_parameter,)
         if spec.is_classifier:
             parameter = (cap, smoothing) if spec.loss == "softmax_cross_entropy" else (cap,)
@@ -239,14 +240,13 @@ class Engine:
         weights = self.layout.weights(parameters)
         dW, db = self.layout.weights(flat), self.layout.biases(flat)
         for layer in reversed(range(spec.n_layers)):
-            A = tape[2 * layer]
-            np.matmul(A.T, dZ, out=dW[layer])
+            np.matmul(inputs[layer].T, dZ, out=dW[layer])
             if db:
                 np.sum(dZ, axis=0, out=db[layer])
             if layer:
-                name = spec.activations[layer - 1]
+                below = layer - 1
                 dA = dZ @ weights[layer].T
-                dZ = ACTIVATIONS[name][1](dA * dropout[layer - 1] if dropout else dA, tape[2 * layer - 1])
+                dZ = ACTIVATIONS[spec.activations[below]][1](dA * dropout[below] if dropout else dA, kept[below])
         return float(row_losses.sum(dtype=np.float64)) * scale
 
     def _penalty(self, parameters: Array, l2: float, gradient: Array) -> float:
