@@ -83,7 +83,7 @@ WORKLOADS = {
             activation="tanh", loss="squared_error", batch_size=150, epochs=10_000, quick_epochs=1000,
         ),
         Workload(
-            "wide", "784-1024-1024-10, batch 128, 12,800 rows", layer_sizes=(784, 1024, 1024, 10), batch_size=128,
+            "wide", "784-1024-1024-10, batch 128", layer_sizes=(784, 1024, 1024, 10), batch_size=128,
             rows=12_800, quick_rows=3_840,
         ),
         Workload("predict1", "predict, one row", kind="predict", rows=1, calls=5000),

@@ -282,7 +282,7 @@ NO_WEIGHT = "sample_weight must be > 0 for at least one sample, got zeros"
 
 
 def check_weight_values(sample_weight: ArrayLike, n_samples: int) -> NDArray[np.float64]:
-    """Do the part of `check_sample_weight` that looks at each by itself."""
+    """Return weights as float64: of that shape, finite and >= 0. Whether some weight is above 0 is not looked at."""
     weights = as_array("sample_weight", sample_weight)
     if weights.shape != (n_samples,):
         raise ValueError(f"sample_weight must be ({n_samples},), got {weights.shape}")

@@ -16,9 +16,9 @@ REAL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 class UnfitError(ValueError):
-    """An engine cannot take X: a value is not finite, or its shape is another, if nobody has looked at that before.
+    """An engine cannot take X: a value is not finite, or its shape is not the network's.
 
-    It does not know what is wrong, and where; the network finds out and says so.
+    The engine does not know which, and where; the network finds out and says so.
     """
 
 

@@ -44,7 +44,7 @@ class SparseRows:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the values."""
+        """Data type of the values."""
         return self.values.dtype
 
     @property

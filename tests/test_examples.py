@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib.util
 import io
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -382,3 +383,18 @@ def test_script_runs_from_any_folder(name, tmp_path):
 def test_readme_lists_every_example():
     text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     assert all(f"]({path.name})" in text for path in EXAMPLES.glob("*.py"))
+
+
+def test_the_readmes_first_programs():
+    """XOR, and a step of backpropagation by hand, whose numbers are those of the comments."""
+    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    xor, by_hand = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[:2]
+    names = {}
+    exec(xor + by_hand, names)
+    assert xor.endswith("print(net.predict(X))  # 0.02, 0.98, 0.99, 0.02\n")
+    np.testing.assert_allclose(names["net"].predict(names["X"])[:, 0], [0.02, 0.98, 0.99, 0.02], atol=0.005)
+    comments = {"A1": "0.5933, 0.5969", "A2": "0.7514, 0.7729", "loss": "0.2984", "dW2": "0.08217", "dW1": "0.0004386"}
+    for name, numbers in comments.items():
+        assert f" {numbers}\n" in by_hand
+        expected = [float(number) for number in numbers.split(", ")]
+        np.testing.assert_allclose(np.ravel(names[name])[: len(expected)], expected, rtol=2e-4)

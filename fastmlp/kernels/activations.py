@@ -93,7 +93,7 @@ TAIL_DOUBLE = (
     0.12964515870275939, -0.047562294353449198, -0.13562110612458117, 1.2530080582697296,
 )  # fmt: skip
 tail_polynomial = polynomial(TAIL_FLOAT, TAIL_DOUBLE)
-"""That of `normal_tail`; its error is below 5e-9, and 1e-17."""
+"""The polynomial of `normal_tail`, in both dtypes; its error is below 5e-9, and 1e-17."""
 TAIL_END = 40.0
 """Beyond, the tail and the density count as zero in both dtypes."""
 

@@ -9,9 +9,10 @@ from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
 from fastmlp.spec import NetworkSpec
 
 TAKES_INPUT = "gelu", "silu"
-"""Those whose derivative is told by the input Z, and not by the output A."""
+"""The activations whose derivative is told by the input Z, and not by the output A."""
 OUTPUT_ACTIVATIONS = "softmax", "sigmoid"
-"""Those that are a part of the loss in training; but for exp, which is NumPy's, to the ends of its range."""
+"""The activations that are a part of the loss in training, and kernels of their own in prediction. Not exp: that is
+NumPy's there, for ours ends where 2 ** n is no exponent any more."""
 
 SOFTMAX_CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY, POISSON, CLIPPED_ERROR, SLOPED_ERROR = range(5)
 """The codes by which the loops know the losses; `loss_constants` says which is which."""

@@ -51,16 +51,16 @@ TRAINING_KERNELS_BY_KIND = {
         "multiply_sorted_entries": kernel("sparse.multiply_sorted_entries"),
     },
 }
-"""Those that differ with the kind of samples."""
+"""The kernels that differ with the kind of samples."""
 
 SINGLE_ROW_KERNELS = {
     "multiply_row": kernel("products.multiply_row"),
     "multiply_listed_row": kernel("products.multiply_listed_row"),
 }
-"""Those for single rows, which not everyone has."""
+"""The kernels for single rows, which not everyone has."""
 
 FORWARD_ALL, TRAIN_STEPS = kernel("loop.forward_all"), kernel("loop.train_steps")
-"""Those that Python calls."""
+"""The kernels that Python calls."""
 
 INT64 = np.dtype(np.int64)
 NO_CLASSES = np.empty(0, INT64)
@@ -71,9 +71,10 @@ STEP_WORK = 1_000_000
 """Multiply-adds of a step that are worth one of three threads or more, in float32; in float64 they take twice as long.
 """
 STEP_WORK_FOR_TWO = 500_000
-"""Those of a step that is worth two threads, which then takes 0.6 to 0.96 of the time; with less, some take longer."""
+"""Multiply-adds of a step that is worth two threads, and then takes 0.6 to 0.96 of the time; with less, some take
+longer."""
 FORWARD_WORK = 20_000_000
-"""The same for a forward pass, which starts its threads anew."""
+"""Multiply-adds of a forward pass that are worth one more thread; it starts its threads anew."""
 SHORT_WORK = 200_000
 """Multiply-adds of a forward pass of some 10 µs, which does not let Python's lock (the GIL) go. Another thread that
 computes would take it, and give it back up to 5 ms later. Of longer calls, threads can make several at once."""

@@ -18,7 +18,7 @@ from fastmlp.kernels.machine import MACHINE
 
 I8, I32 = ir.IntType(8), ir.IntType(32)
 LINE_BYTES = 64
-"""Of a cache line: rows are padded to whole ones. (Not imported: what is compiled in must be in these sources.)"""
+"""Bytes of a cache line: rows are padded to whole ones. (Not imported: what is compiled must be in these sources.)"""
 
 # --- For the builders of other intrinsics -----------------------------------------------------------------------------
 

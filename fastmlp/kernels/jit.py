@@ -28,7 +28,7 @@ inline: Callable[..., Any] = numba.njit(nogil=True, error_model="numpy", no_cpyt
 scalar: Callable[..., Any] = numba.njit(
     nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True
 )
-"""The same for functions of one element: LLVM makes vector code of a loop only if no call is left in it."""
+"""Decorates functions of one element: LLVM makes vector code of a loop only if no call is left in it."""
 
 
 ZERO = np.int64(0)

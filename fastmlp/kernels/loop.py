@@ -37,7 +37,7 @@ assert BLOCK_ROWS % ROW_UNIT == 0
 assert BLOCK_ROWS % 8 == 0
 
 FORWARD_ROWS = 96
-"""The same where nothing but a forward pass is done: fewer, so that they leave room for the weights (4 % faster)."""
+"""Rows of a block in `forward_all`: fewer than `BLOCK_ROWS`, so that they leave room for the weights (4 % faster)."""
 assert FORWARD_ROWS <= BLOCK_ROWS
 
 SPINS = 4000

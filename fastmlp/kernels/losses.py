@@ -226,7 +226,7 @@ def classes_loss(place, order_place, begin, end, scale, thread, like):
 
 @kernel
 def values_loss(place, order_place, begin, end, scale, thread, like):
-    """The same of a loss with values as targets; the derivative is by Z if the activation is a part of it, or by A."""
+    """A loss of values of the rows begin ... end, and its derivative: by Z if the loss has the activation, or by A."""
     net = state_at(place)
     samples, order = samples_at(net.samples), pointer(order_place, np.int64(0))
     last = layer_at(net.layers + (net.n_layers - 1) * LAYER_BYTES)

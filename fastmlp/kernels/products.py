@@ -166,7 +166,7 @@ def multiply_listed_columns(
     rows_place, first_column, turned_place, n_rows_of_A, B_place, ldb, initial_place, C_place, ldc, n_rows, n_vectors,
     indices_place, like,
 ):  # fmt: skip
-    """The same for an A with turned masks, given by the addresses of its rows, over those that are not zero.
+    """`multiply_columns` for an A with turned masks, given by the addresses of its rows, over those that are not zero.
 
     The first row of C belongs to the column `first_column` of A, and the masks are those of its 64 columns.
     """

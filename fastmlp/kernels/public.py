@@ -17,7 +17,7 @@ from fastmlp import reference
 from fastmlp.kernels.constants import loss_constants, step_constants, update_of
 from fastmlp.kernels.machine import SHAPES, lanes_of
 from fastmlp.kernels.memory import LOSS_MEMORY, address
-from fastmlp.kernels.native import activation_kernels, kernel
+from fastmlp.kernels.native import kernel
 from fastmlp.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 from fastmlp.parameters import aligned_zeros, padded
 from fastmlp.shapes import (
@@ -117,16 +117,11 @@ def affine_backward(X: Array, W: Array, dY: Array) -> tuple[Array, Array, Array]
 # --- Activations ------------------------------------------------------------------------------------------------------
 
 
-def flat_copy(Z: Array) -> Array:
-    """The elements in C order, in writable memory of their own."""
-    return Z.flatten()
-
-
 def activation(name: str, Z: Array, out: Array | None) -> Array:
     """Run one activation on an array of any shape and layout."""
-    A = flat_copy(check_forward(Z, out))
-    for activate in activation_kernels(name)[:1]:
-        activate.run(Z.dtype, address(A), A.size)
+    A = check_forward(Z, out).flatten()
+    if name != "identity":
+        kernel(f"activations.{name}").run(Z.dtype, address(A), A.size)
     if out is None:
         return A.reshape(Z.shape)
     out[...] = A.reshape(Z.shape)
@@ -135,10 +130,10 @@ def activation(name: str, Z: Array, out: Array | None) -> Array:
 
 def activation_backward(name: str, dA: Array, kept: Array, kept_name: str = "A") -> Array:
     """Run one activation's backward on arrays of any shape and layout."""
-    saved = flat_copy(check_backward(dA, kept, kept_name))
-    dZ = flat_copy(dA)
-    for multiply_by_slope in activation_kernels(name)[1:]:
-        multiply_by_slope.run(dA.dtype, address(dZ), address(saved), dZ.size)
+    saved = check_backward(dA, kept, kept_name).flatten()
+    dZ = dA.flatten()
+    if name != "identity":
+        kernel(f"activations.{name}_slope").run(dA.dtype, address(dZ), address(saved), dZ.size)
     return dZ.reshape(dA.shape)
 
 
@@ -251,7 +246,7 @@ def softplus_backward(dA: Array, A: Array) -> Array:
 
 
 SOFTMAX_BYTES = 1 << 17
-"""Of rows at a time, so that their copy with padding stays in the cache."""
+"""Bytes of the rows that `softmax` takes at a time, so that their copy with padding stays in the cache."""
 
 
 @twin
@@ -290,7 +285,7 @@ def run_loss(
     """Run one loss on arrays of any layout."""
     scale = reduction_factor(reduction, len(Z))
     (n_rows, n), dtype = Z.shape, Z.dtype
-    Z, Y = in_whole_tiles(Z, dtype), flat_copy(Y).astype(dtype, copy=False).reshape(Y.shape)
+    Z, Y = in_whole_tiles(Z, dtype), Y.flatten().astype(dtype, copy=False).reshape(Y.shape)
     D, losses, order, memory = np.empty_like(Z), np.zeros(n_rows), np.arange(n_rows), np.empty(LOSS_MEMORY)
     places = *map(address, (Z, order, classes, Y)), scale, *map(address, (D, losses, memory))
     kernel("losses.loss_rows").run(dtype, *loss_constants(name, parameter), *places, n_rows, n, Z.shape[1])
@@ -354,13 +349,13 @@ def run_update(
     slots: dict[str, Array | None],
 ) -> None:
     """Run one update on arrays of any shape and layout, in place; `optimizer` holds all constants but the rate."""
-    g = flat_copy(check_update(optimizer, learning_rate, parameters, gradients, slots))
+    g = check_update(optimizer, learning_rate, parameters, gradients, slots).flatten()
     check_count("step", step)
-    w, dtype = flat_copy(parameters), parameters.dtype
+    w, dtype = parameters.flatten(), parameters.dtype
     if not w.size:
         return
     buffers = [slot for slot in slots.values() if slot is not None]
-    copies = [flat_copy(slot) for slot in buffers]
+    copies = [slot.flatten() for slot in buffers]
     constants = step_constants(optimizer, step - 1, np.array([learning_rate], np.float64))
     m, v = [*copies, w, w][:2]
     update = kernel(f"updates.{update_of(optimizer)}")

@@ -91,7 +91,7 @@ def take_row(typing: Any, source: Any, scale: Any, row: Any, n_lines: Any, masks
 # --- Sums and squares -------------------------------------------------------------------------------------------------
 
 ROWS_AT_ONCE = 4
-"""Of the next two: as many sums as hide the latency of a multiply-add."""
+"""Rows that `dots_of_rows` and `weighted_sum_of_rows` sum side by side, to hide the latency of a multiply-add."""
 
 
 def rows_at_once(builder: ir.IRBuilder, row: Any, end: Any) -> list[Any]:

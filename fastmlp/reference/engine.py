@@ -39,7 +39,7 @@ ACTIVATIONS: dict[str, tuple[Activation, Backward]] = {
 }
 BACKWARD_TAKES_INPUT = ("gelu", "silu")
 OUTPUT_ACTIVATIONS: dict[str, Activation] = {"softmax": losses.softmax, "sigmoid": f.sigmoid, "exp": np.exp}
-"""Those that are a part of the loss in training."""
+"""The activations that are a part of the loss in training."""
 LOSSES: dict[str, Callable[..., tuple[Array, Array]]] = {
     "softmax_cross_entropy": losses.softmax_cross_entropy_rows,
     "sigmoid_cross_entropy": losses.sigmoid_cross_entropy_rows,
