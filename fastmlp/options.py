@@ -138,8 +138,9 @@ def stored_options(stored: dict[str, Any]) -> Options:
 
 
 def spell(value: Any) -> str:
-    """Write an option's value as the command line takes it."""
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    """Write an option's value as the command line takes it; on one line, whatever a checkpoint may hold."""
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return text if text.isprintable() else repr(text)
 
 
 def located(dataset: str) -> str:

@@ -14,6 +14,7 @@ from command_line import COMMAND, SMALL, call, one_error, write_idx
 
 from fastmlp import resuming, train
 from fastmlp.checkpoint import SavedNetwork
+from fastmlp.options import spell
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,10 @@ from fastmlp.checkpoint import SavedNetwork
 def test_a_wrong_option_is_one_line(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(*arguments.split()) == 2
     assert one_error(capsys) == message
+
+
+def test_what_a_checkpoint_holds_is_shown_on_one_line() -> None:
+    assert [spell(("relu", "tanh")), spell(0.1), spell("a\n\x1b[2J")] == ["relu,tanh", "0.1", r"'a\n\x1b[2J'"]
 
 
 @pytest.mark.parametrize(

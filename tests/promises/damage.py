@@ -11,6 +11,7 @@ was not as it should be, under "wrong".
 from __future__ import annotations
 
 import contextlib
+import copy
 import gzip
 import io
 import json
@@ -93,13 +94,13 @@ def damage_tree(tree: Any, rng: random.Random) -> None:
     container, key = rng.choice(spots)
     match rng.randrange(6):
         case 0 | 1 | 2:
-            container[key] = rng.choice(EVIL)
+            container[key] = copy.deepcopy(rng.choice(EVIL))  # Whatever stands here twice could come to hold itself.
         case 3:
             del container[key]
         case 4 if isinstance(container, dict):
             container[
                 rng.choice(("", "../x", "a/b", "weights.-1", "weights.99", "slots.0", "slots.7", "unaveraged"))
-            ] = container.pop(key) if rng.random() < 0.5 else container[key]
+            ] = container.pop(key) if rng.random() < 0.5 else copy.deepcopy(container[key])
         case _:
             other, k = rng.choice(spots)
             container[key] = json.loads(json.dumps(other[k])) if len(json.dumps(other)) < 10_000 else 0
