@@ -7,6 +7,7 @@ import re
 import struct
 import sys
 import time
+from typing import Any
 
 import matplotlib.image
 import numpy as np
@@ -175,6 +176,19 @@ def test_the_curves_have_two_panels_at_150_dpi(n_epochs: int) -> None:
     # Nothing is cut off: the border is empty.
     for border in (picture[:3], picture[-3:], picture[:, :3], picture[:, -3:]):
         assert (border > 0.98).all()
+
+
+def test_the_losses_at_the_end_are_not_written_over_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(report, "to_png", figures.append)
+    history = make_history(2000, accuracy=False)
+    for losses, last in ((history.train_loss, 4.8e-14), (history.validation_loss, 6.6e-14)):
+        losses[:] = [*np.geomspace(5, 3e-13, 280), *[last] * 1720]
+    report.draw_curves(history, make_summary(history))
+    figures[0].draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figures[0].axes[0].texts if text.get_text()[:4] in ("trai", "test")]
+    assert len(boxes) == 2
+    assert not boxes[0].overlaps(boxes[1])
 
 
 def test_a_regression_has_one_panel() -> None:
