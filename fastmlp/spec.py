@@ -132,6 +132,11 @@ def make_spec(
             f"output_activation with loss {loss!r} must be one of {', '.join(fits)}, got {output_activation!r}"
         )
     check_name("reduction", reduction, REDUCTIONS)
+    dtype = check_name("dtype", dtype_name(dtype), DTYPES)
+    input_scale = check_number("input_scale", input_scale, above=0.0)
+    with np.errstate(over="ignore", under="ignore"):
+        if not 0.0 < np.dtype(dtype).type(input_scale) < np.inf:
+            raise ValueError(f"input_scale must be > 0 and finite in {dtype}, got {input_scale:g}")
     return NetworkSpec(
         layer_sizes=sizes,
         activations=activations,
@@ -139,8 +144,8 @@ def make_spec(
         loss=loss,
         reduction=reduction,
         bias=check_flag("bias", bias),
-        input_scale=check_number("input_scale", input_scale, above=0.0),
-        dtype=check_name("dtype", dtype_name(dtype), DTYPES),
+        input_scale=input_scale,
+        dtype=dtype,
         loss_parameter=check_loss_parameter("loss_parameter", loss, loss_parameter),
     )
 
