@@ -363,9 +363,8 @@ def label_ends(axes: Axes, x: float, ends: Sequence[tuple[float, str, str]]) -> 
     """Write the text of each ``(value, colour, text)`` beside its point at `x`, pushed apart where they would touch."""
     to_points = 72.0 / DPI
     if len(ends) > 1:
-        figure = axes.get_figure(root=True)
-        assert figure is not None
-        figure.draw_without_rendering()  # Only then is it settled how high a value stands.
+        # Only when it has been drawn is it settled how high a value stands.
+        axes.figure.draw_without_rendering()  # type: ignore[union-attr]
     heights = [axes.transData.transform((x, value))[1] * to_points for value, _, _ in ends]
     middle, gap = float(np.mean(heights)), 13.0
     for (value, colour, text), height in zip(ends, heights, strict=True):
