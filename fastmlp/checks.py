@@ -44,6 +44,14 @@ def check_inputs(spec: NetworkSpec, X: Any, what: str, engine_finds_not_finite: 
     return MappedRows(X, convert) if mapped else convert(X)
 
 
+def held_fast(X: Samples) -> Samples:
+    """Return sparse samples with indices of their own, and all else as it is.
+
+    Kernels trust indices, and a callback may write to the user's while a fit goes on.
+    """
+    return X.with_own_indices() if isinstance(X, SparseRows) else X
+
+
 def check_targets_and_weights(
     spec: NetworkSpec, X: Samples, y: Any, sample_weight: Any
 ) -> tuple[Array | MappedRows, NDArray[np.float64] | MappedRows | None]:
@@ -193,7 +201,9 @@ def all_finite(array: Samples, scale: float = 1.0) -> bool:
     with np.errstate(over="ignore", invalid="ignore"):
         # If the sum is finite, so is every term, and no array of flags is needed; if not, it may have overflowed.
         is_finite = np.isfinite(array.sum()) or np.isfinite(array).all()
-        return bool(is_finite and (scale <= 1.0 or np.isfinite(np.abs(array).max() * array.dtype.type(scale))))
+        return bool(
+            is_finite and (scale <= 1.0 or np.isfinite(max(array.max(), -array.min()) * array.dtype.type(scale)))
+        )
 
 
 def not_finite(
@@ -262,10 +272,18 @@ class ParameterViews(list[Array]):
         super().__init__(views)
         self.what = what
 
+    def __getitem__(self, index: Any) -> Any:
+        """Give a view, or the views of a slice, likewise."""
+        got: Any = super().__getitem__(index)
+        return ParameterViews(self.what, got) if isinstance(index, slice) else got
+
     def __setitem__(self, index: Any, values: Any) -> None:
         """Copy arrays into the network; ValueError if their shapes are others, or they are not finite."""
         if isinstance(index, slice):
-            copy_checked(self.what, values, self[index])
+            fresh = [np.empty_like(view) for view in self[index]]  # All or none; and they may be of the same network.
+            copy_checked(self.what, values, fresh)
+            for view, array in zip(self[index], fresh, strict=True):
+                view[:] = array
         elif values is not self[index]:  # As after ``weights[i] -= dW``, which has changed the view itself.
             copy_one(f"{self.what}[{index}]", values, self[index])
 

@@ -14,7 +14,15 @@ Array = NDArray[Any]
 
 
 class DivergenceError(FloatingPointError):
-    """Training stopped because the loss, or a parameter, is not a finite number any more."""
+    """Training stopped because the loss, or a parameter, is not a finite number any more.
+
+    Attributes
+    ----------
+    keeps_first : bool
+        Whether the network has the weights that the run began with: none since were better.
+    """
+
+    keeps_first = False
 
 
 class BestSoFar:
@@ -88,15 +96,18 @@ def copy_to(arrays: list[Array], others: list[Array]) -> None:
 
 
 def diverged(
-    losses: NDArray[np.float64], last_loss: float, first_step: int, n_batches: int, kept: str, optimizer: Optimizer
-) -> DivergenceError:
+    losses: NDArray[np.float64], last_loss: float, first_step: int, n_batches: int, kept: BestSoFar,
+    optimizer: Optimizer,
+) -> DivergenceError:  # fmt: skip
     """Say where a run diverged, in the last of these steps, and what to try."""
     epoch, batch = divmod(first_step + len(losses) - 1, n_batches)
     what = "a weight is not finite" if np.isfinite(losses[-1]) else f"the loss is {losses[-1]:g}"
     if np.isfinite(last_loss):
         what += f", the last finite loss was {last_loss:g}"
-    return DivergenceError(
+    error = DivergenceError(
         f"training diverged in epoch {epoch + 1}, batch {batch + 1} of {n_batches}: {what}; "
         f"the network keeps {kept}; try a learning_rate below {optimizer.learning_rate:g}, a warm-up, "
         f"or inputs scaled to about [-1, 1]"
     )
+    error.keeps_first = kept.epoch == kept.began
+    return error

@@ -25,6 +25,7 @@ from fastmlp.checks import (
     compute_by_blocks,
     copy_checked,
     explaining_lack_of_memory,
+    held_fast,
     not_finite,
     smoothed,
 )
@@ -37,7 +38,6 @@ from fastmlp.parameters import ParameterLayout, initialise
 from fastmlp.recipe import Callback, History, ProgressCallback, Recipe, TrainingState, check_state, make_recipe
 from fastmlp.resuming import Checkpoints, check_checkpoint, describe_run, find_checkpoint, prepare_folder
 from fastmlp.shapes import UnfitError
-from fastmlp.sparse import SparseRows
 from fastmlp.spec import INITIALISERS, NetworkSpec, check_count, check_name, check_number, make_spec, shown
 from fastmlp.training import train
 
@@ -423,9 +423,7 @@ class MLP:
             If the loss is not finite any more; the network keeps the best weights so far, those after the epoch that
             the message names: by the validation loss or, without `validation_data`, the training loss.
         """
-        inputs = self._check_inputs(X)
-        if isinstance(inputs, SparseRows):
-            inputs = inputs.with_own_indices()
+        inputs = held_fast(self._check_inputs(X))
         targets, weights = check_targets_and_weights(self.spec, inputs, y, sample_weight)
         recipe = make_recipe(
             self.spec, len(inputs), epochs, batch_size, optimizer, schedule, shuffle, l2, label_smoothing, clip_norm,
@@ -471,7 +469,7 @@ class MLP:
         if data is None:
             return None
         X, y = check_pair("validation_data", data)
-        inputs = self._check_inputs(X, "validation X")
+        inputs = held_fast(self._check_inputs(X, "validation X"))
         if not all_finite(inputs, self.spec.input_scale):
             raise not_finite("validation X", inputs, scale=self.spec.input_scale)
         targets = self._check_targets(y, len(inputs), "validation y")

@@ -27,6 +27,7 @@ try:
     from dataclasses import asdict, replace
     from pathlib import Path
     from typing import TYPE_CHECKING, Any
+    from zlib import crc32
 
     import numpy as np
 
@@ -101,6 +102,7 @@ def run(options: Options) -> None:
         "class_names": data.class_names,
         "image_shape": data.image_shape,
         "n_train": len(data.X_train),
+        "checksum": checksum_of(data),
         "options": asdict(options) | {"dataset": located(options.dataset), "out": None, "resume": None},
     }
     state.notes = notes
@@ -151,7 +153,7 @@ def run(options: Options) -> None:
                 raise
             if not is_written:
                 left = f"nothing was written to {options.out}"
-            elif began_with is not None:  # A run that diverges must not cost the one that it went on from.
+            elif began_with is not None and error.keeps_first:  # Nothing since was better.
                 write(options.out, CHECKPOINT, began_with)
                 left = f"the checkpoint in {options.out} is again that of epoch {saved_epoch(options.out)}, as before"
             else:
@@ -213,14 +215,15 @@ def begin_or_resume(options: Options, data: Dataset) -> tuple[MLP, TrainingState
     path = os.path.join(options.resume, CHECKPOINT)
     saved = SavedNetwork(path)
     assert saved.state is not None
-    if saved.spec.layer_sizes != sizes or saved.notes.get("n_train") != len(data.X_train):
-        raise UsageError(f"dataset must be the one that the run in {options.resume!r} began with, got other data")
-    before, now = saved.notes.get("class_names"), None if data.class_names is None else list(data.class_names)
-    if before != now:
+    before, classes = saved.notes.get("class_names"), None if data.class_names is None else list(data.class_names)
+    if before != classes:
         raise UsageError(
             f"dataset must have the classes that the run in {options.resume!r} began with, {spell_classes(before)}, "
-            f"got {spell_classes(now)}"
+            f"got {spell_classes(classes)}"
         )
+    now = {"n_train": len(data.X_train), "checksum": checksum_of(data)}
+    if saved.spec.layer_sizes != sizes or any(saved.notes.get(name, value) != value for name, value in now.items()):
+        raise UsageError(f"dataset must be the one that the run in {options.resume!r} began with, got other data")
     return MLP.load(path, options.engine), saved.state
 
 
@@ -229,6 +232,12 @@ def spell_classes(names: list[str] | None) -> str:
     from fastmlp.datasets.source import one_line
 
     return one_line("none" if names is None else ", ".join(names), limit=60)
+
+
+def checksum_of(data: Dataset) -> int:
+    """Give a number that tells these training samples from others: of all labels, and of a thousand of the samples."""
+    sample = np.ascontiguousarray(data.X_train[:: max(1, len(data.X_train) // 1000)])
+    return crc32(sample.data, crc32(np.ascontiguousarray(data.y_train).data))
 
 
 def samples_done(state: TrainingState, options: Options, n_train: int) -> int:

@@ -161,7 +161,7 @@ def train(
                 continue
             best.put_back(buffers, evaluate)
             step = first_epoch * n_batches + position
-            raise diverged(losses, last_loss, step, n_batches, str(best), recipe.optimizer)
+            raise diverged(losses, last_loss, step, n_batches, best, recipe.optimizer)
         if state.epoch < first_epoch + span:  # Stopped within the span.
             rewind(state, rng_state, first_epoch, n_samples, recipe.shuffle)
         else:

@@ -1,5 +1,6 @@
 """load_dataset: the shipped digits, IDX folders, .npz, .csv and .parquet, and what bad input gets told."""
 
+import contextlib
 import gzip
 import hashlib
 import re
@@ -230,6 +231,9 @@ def test_idx_cut_or_damaged_gzip_is_always_noticed(tmp_path_factory, data):
     fails(ValueError, "train-images-idx3-ubyte must", folder)
     flipped = bytearray(stored)
     flipped[data.draw(st.integers(10, len(stored) - 1))] ^= data.draw(st.integers(1, 255))  # behind gzip's header
+    with contextlib.suppress(Exception):  # Some bits only fill the last byte of what is compressed.
+        if gzip.decompress(bytes(flipped)) == gzip.decompress(stored):
+            return
     (folder / "train-images-idx3-ubyte").write_bytes(flipped)
     fails(ValueError, "train-images-idx3-ubyte must", folder)
 
@@ -433,9 +437,11 @@ def test_csv_reads_what_pandas_wrote(tmp_path, column):
 
 
 def test_csv_labels_with_zeros_in_front_are_words(tmp_path):
-    rows = "".join(f"{i},{y}\n" for i, y in enumerate(["007", "7", "0", "10"] * 5))
+    rows = "".join(f"{i},{y}\n" for i, y in enumerate(["007", "7", "0", "+7", "-01"] * 5))
     data = load_dataset(write(tmp_path / "a.csv", "a,y\n" + rows), target="y")
-    assert data.class_names == ("0", "007", "10", "7")
+    assert data.class_names == ("+7", "-01", "0", "007", "7")
+    rows = "".join(f"{i},{y}\n" for i, y in enumerate(["01", "2.5", "1e3"] * 5))
+    assert load_dataset(write(tmp_path / "a.csv", "a,y\n" + rows), target="y").class_names is None
 
 
 @pytest.mark.parametrize("suffix", ["csv", "npz", "parquet"])
@@ -451,6 +457,14 @@ def test_integers_may_be_values(tmp_path, suffix):
     assert data.class_names is None
     assert data.y_train.dtype == np.float32
     assert sorted(np.concatenate([data.y_train, data.y_test])) == sorted(counts)
+
+
+def test_classes_with_names_are_no_values(tmp_path):
+    data = load_dataset("mnist", raw=True, as_values=True)
+    assert data.class_names is not None
+    assert data.y_train.dtype == np.int64
+    np.savez(tmp_path / "dates.npz", X=np.ones((4, 1)), y=np.arange(4).astype("datetime64[D]"))
+    fails(ValueError, "labels 'y' must be numbers, got dtype datetime64", tmp_path / "dates.npz", as_values=True)
 
 
 def test_values_among_words(tmp_path):

@@ -690,6 +690,16 @@ def test_arrays_assigned_to_weights_are_copied_into_the_network(engine: str) -> 
         "weights[0] must be finite, got nan at [0, 1]"
     )
     assert_array_equal(other.forward(X), net.forward(X))
+    assert message_of(lambda: weights.__setitem__(slice(None), [np.ones((2, 2)), [[1, np.nan], [0, 0]]])) == (
+        "weights[1] must be finite, got nan at [0, 1]"
+    )
+    assert_array_equal(other.forward(X), net.forward(X))  # All or none.
+    before = [W.copy() for W in weights]
+    weights[:] = weights[::-1]
+    assert_array_equal(weights[0], before[1])
+    assert_array_equal(weights[1], before[0])
+    weights[1:][0] = np.eye(2)
+    assert_array_equal(other.weights[1], np.eye(2))
     assert isinstance(weights, list)
     assert_array_equal(pickle.loads(pickle.dumps(weights))[1], weights[1])
 

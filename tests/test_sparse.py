@@ -217,6 +217,10 @@ def test_what_a_callback_writes_to_the_indices_does_not_reach_the_kernels(engine
     X, y = sp.random(50, 20, 0.3, "csr", rng=np.random.default_rng(0)), np.arange(50) % 2
     assert X.indices.dtype == np.int32
     nets = [MLP([20, 3, 2], engine=engine) for _ in range(2)]
-    nets[0].fit(X.copy(), y, epochs=3, batch_size=10)
-    nets[1].fit(X, y, epochs=3, batch_size=10, callbacks=[lambda history: X.indices.fill(10**8)])
+    other = X.copy()
+    expected = nets[0].fit(other, y, epochs=3, batch_size=10, validation_data=(other, y))
+    history = nets[1].fit(
+        X, y, epochs=3, batch_size=10, validation_data=(X, y), callbacks=[lambda history: X.indices.fill(10**8)]
+    )
     assert_array_equal(nets[0].weights[0], nets[1].weights[0])
+    assert history.validation_loss == expected.validation_loss

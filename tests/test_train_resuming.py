@@ -213,6 +213,13 @@ def test_the_data_may_have_moved_but_not_their_classes(tmp_path: Path, capsys: p
     os.replace(table, moved)
     epochs = summary_of(out)["epochs"]
     assert call("--resume", out, "--epochs", epochs + 1, "--dataset", moved, "--quiet") == 0
+    renamed = moved.with_name("u.csv")
+    renamed.write_text(moved.read_text())
+    assert call("--resume", out, "--epochs", epochs + 2, "--dataset", renamed, "--quiet") == 2
+    assert one_error(capsys) == f"dataset must stay {moved} when a run is resumed, got {renamed}"
+    moved.write_text("x,y\n" + rows.replace("1", "2"))
+    assert call("--resume", out, "--epochs", epochs + 2, "--quiet") == 2
+    assert one_error(capsys) == f"dataset must be the one that the run in {str(out)!r} began with, got other data"
     moved.write_text("x,y\n" + rows.replace("a", "z"))
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     assert call("--resume", out, "--epochs", epochs + 2, "--quiet") == 2

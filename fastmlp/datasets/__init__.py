@@ -251,6 +251,8 @@ def _values(y: Array, source: Source) -> Array:
     for row, label in enumerate(y.ravel() if y.dtype.kind in "OUS" else ()):
         if not is_number(str(label)):
             raise ValueError(f"labels {source.target!r} must be numbers, got {str(label)[:40]!r} in row {row + 1}")
+    if y.dtype.kind not in "biufOUS":
+        raise ValueError(f"labels {source.target!r} must be numbers, got dtype {y.dtype}")
     return y.astype(np.float64)
 
 

@@ -127,14 +127,19 @@ def load_csv(path: Path, target: str | None) -> Source:
 
 
 def _parse_labels(labels: list[str]) -> Array:
-    """Return integers if all cells are integers, else floats if all are numbers, else strings.
+    """Return integers if all cells are integers as Python prints them, else floats if all are numbers, else strings.
 
-    Zeros in front, as in ``007``, make them strings: to whoever wrote them, ``7`` is another label.
+    Integers with zeros in front are strings, as ``007``: to whoever wrote them, ``7`` is another label.
     """
-    if not any("_" in label or (label[0] == "0" and label.isdigit() and len(label) > 1) for label in labels):
-        for number in (int, float):
-            with contextlib.suppress(ValueError, OverflowError):
-                return np.fromiter(map(number, labels), number, len(labels))
+    if all(map(is_number, labels)):
+        try:
+            integers = list(map(int, labels))
+        except ValueError:
+            return np.fromiter(map(float, labels), float, len(labels))
+        if labels == list(map(str, integers)):
+            with contextlib.suppress(OverflowError):
+                return np.array(integers, np.int64)
+            return np.fromiter(map(float, labels), float, len(labels))
     return np.array(labels, object)  # NumPy's own strings would all take the memory of the longest
 
 

@@ -18,13 +18,13 @@ from sklearn.utils._param_validation import Interval, InvalidParameterError, Opt
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from fastmlp.checks import check_callbacks, require_finite_sum
+from fastmlp.checks import check_callbacks, held_fast, require_finite_sum
 from fastmlp.estimators.lbfgs import fit_lbfgs
 from fastmlp.estimators.run import NOT_FINITE_WEIGHTS, Run, Samples, SolverState, make_optimizer
 from fastmlp.network import MLP
 from fastmlp.optimizers import Optimizer, Schedule
 from fastmlp.shapes import UnfitError
-from fastmlp.sparse import Inputs, SparseRows, is_sparse, sparse_rows
+from fastmlp.sparse import Inputs, is_sparse, sparse_rows
 from fastmlp.spec import ACTIVATIONS, DTYPES, check_name, dtype_name, make_spec
 
 Array = NDArray[Any]
@@ -56,7 +56,7 @@ def checked_weights(what: str, sample_weight: Any, X: Any) -> Array:
     return np.ascontiguousarray(weights)
 
 
-class Shown(NamedTuple):
+class Built(NamedTuple):
     """The network behind an estimator's ``coefs_``.
 
     Attributes
@@ -115,11 +115,12 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     label_smoothing = 0.0  # A parameter of the classifier alone.
     best_loss_: float | None
-    _fitted_loss: tuple[str, float | None]
     best_validation_score_: float | None
     validation_scores_: list[float] | None
     validation_loss_curve_: list[float] | None
     stopped_: bool
+    _fitted_loss: tuple[str, float | None]
+    """The loss, and its parameter, that the network behind ``coefs_`` was fitted with last."""
 
     # --- Fitting ------------------------------------------------------------------------------------------------------
 
@@ -212,15 +213,21 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             self._initialise((X.shape[1], *hidden, self._count_outputs(Y)), X.dtype.name, random_state)
         elif self._output_name() != self.out_activation_:
             raise ValueError(f"loss must keep the output activation {self.out_activation_!r} of the fit that goes on")
-        if self._loss() != self._fitted_loss:
-            self._fitted_loss = self._loss()
+        fitted_loss = self._loss_of_network()
+        self._fitted_loss = self._loss()
+        try:
+            net = self._network()
+            samples = self._samples(net, X, Y, weights)
+            held_out = self._held_out(net, validation)
+        except Exception:  # It stays what it was.
+            self._fitted_loss = fitted_loss
+            raise
+        if self._fitted_loss != fitted_loss and self.solver != "lbfgs":
             self._begin_curves()  # What was reached by another loss is no measure for this one.
-        net = self._network()
-        samples = self._samples(net, X, Y, weights)
         if self.solver == "lbfgs":
             fit_lbfgs(self, net, samples)
         else:
-            self._fit_stochastic(net, samples, self._held_out(net, validation), random_state, incremental)
+            self._fit_stochastic(net, samples, held_out, random_state, incremental)
         if not np.isfinite(net._parameters).all():
             raise ValueError(NOT_FINITE_WEIGHTS)
         return self
@@ -239,7 +246,9 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         last_was_partial = getattr(self, "_last_was_partial", False)
         if incremental and self.early_stopping and last_was_partial and self.stopped_:
             return
-        if is_users and not (incremental and last_was_partial):  # What was best before was judged by other samples.
+        was_users, self._judged_by_users = getattr(self, "_judged_by_users", False), is_users
+        # What was best before was judged by other samples; but scikit-learn's own splits go on from one to the next.
+        if (is_users or was_users) and not (incremental and last_was_partial):
             self.best_validation_score_, self._lowest_validation_loss = -np.inf, np.inf
             if self.early_stopping:
                 self._no_improvement_count = 0
@@ -251,6 +260,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             else:  # The moments stay, and the learning rate begins anew.
                 solver.optimizer, solver.epochs = optimizer, 0
                 solver.set_learning_rate(optimizer.learning_rate)
+            solver.decays_by_alpha = self.solver == "adamw"
             self._optimizer = solver
         self._last_was_partial, self.stopped_ = incremental, False
         Run(self, net, solver, samples, held_out, random_state, callbacks, incremental).train(self._threads())
@@ -301,8 +311,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         n_outputs, spec = self._count_outputs(Y), net.spec
         if n_outputs != spec.layer_sizes[-1]:
             raise ValueError(f"{what} must have {spec.layer_sizes[-1]} outputs as before, got {n_outputs}")
-        inputs = as_inputs(X, np.dtype(spec.dtype))
-        return Samples(inputs.with_own_indices() if isinstance(inputs, SparseRows) else inputs, Y, weights)
+        return Samples(held_fast(as_inputs(X, np.dtype(spec.dtype))), Y, weights)
 
     def _split(self, samples: Samples, random_state: Any) -> tuple[Samples, Samples]:
         """Set samples aside for validation, the same ones as scikit-learn does."""
@@ -340,14 +349,14 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     def _initialise(self, layer_sizes: tuple[int, ...], dtype: str, random_state: Any) -> None:
         """Make a new network, with weights as scikit-learn draws them, and forget what was learnt."""
-        self.out_activation_ = self._output_name()
-        self._fitted_loss = self._loss()
+        loss = self._loss()
+        net = self._build(layer_sizes, dtype, loss)
+        self.out_activation_, self._fitted_loss = self._output_name(), loss
         self.n_iter_ = self.t_ = 0
         self.n_outputs_ = layer_sizes[-1]
         self.n_layers_ = len(layer_sizes)
-        net = self._build(layer_sizes, dtype)
         self.coefs_, self.intercepts_ = list(net.weights), list(net.biases)
-        self._shown = Shown(net, (*self.coefs_, *self.intercepts_), self._made_for())
+        self._built = Built(net, (*self.coefs_, *self.intercepts_), self._made_for())
         self._draw_weights(net, random_state)
         self.__dict__.pop("_optimizer", None)
         if self.solver != "lbfgs":
@@ -390,13 +399,18 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     def _made_for(self) -> tuple[Any, ...]:
         """Give what decides of which kind the network is: activations, which may change at any time, and the loss."""
-        return self.activation if isinstance(self.activation, str) else tuple(self.activation), self._fitted_loss
+        names = self.activation if isinstance(self.activation, str) else tuple(self.activation)
+        return names, self._loss_of_network()
 
-    def _build(self, layer_sizes: tuple[int, ...], dtype: str) -> MLP:
+    def _loss_of_network(self) -> tuple[str, float | None]:
+        """Give the loss, and its parameter, of the last fit; of an estimator that was put together by hand, its own."""
+        fitted: tuple[str, float | None] | None = self.__dict__.get("_fitted_loss")
+        return fitted or self._loss()
+
+    def _build(self, layer_sizes: tuple[int, ...], dtype: str, loss: tuple[str, float | None]) -> MLP:
         names = [self.activation] * (len(layer_sizes) - 2) if isinstance(self.activation, str) else self.activation
         names = ["sigmoid" if name == "logistic" else name for name in names]
-        loss, parameter = self._fitted_loss
-        spec = make_spec(layer_sizes, names, None, loss, "mean", True, 1.0, dtype, parameter)
+        spec = make_spec(layer_sizes, names, None, loss[0], "mean", True, 1.0, dtype, loss[1])
         return MLP._from_spec(spec, "numba")
 
     def _network(self) -> MLP:
@@ -409,32 +423,37 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         except AttributeError:
             check_is_fitted(self)
             raise
-        shown: Shown | None = self.__dict__.get("_shown")
+        built: Built | None = self.__dict__.get("_built")
         made_for, given = self._made_for(), (*coefs, *intercepts)
-        if shown is not None and shown.made_for != made_for:
-            shown = None
-        if shown is not None and len(given) == len(shown.views) and all(map(operator.is_, given, shown.views)):
-            return shown.net
+        if built is not None and built.made_for != made_for:
+            built = None
+        if built is not None and len(given) == len(built.views) and all(map(operator.is_, given, built.views)):
+            return built.net
         shapes = [np.shape(array) for array in given]
-        if shown is not None and shapes == [view.shape for view in shown.views]:
-            net = shown.net
+        if built is not None and shapes == [view.shape for view in built.views]:
+            net = built.net
         else:  # Another network altogether.
-            if [len(shape) for shape in shapes] != [2] * len(coefs) + [1] * len(intercepts):
+            if not coefs or [len(shape) for shape in shapes] != [2] * len(coefs) + [1] * len(intercepts):
                 raise ValueError(f"coefs_ must be matrices and intercepts_ vectors, got shapes {shapes}")
             if shapes[0][0] != self.n_features_in_:
                 raise ValueError(f"coefs_[0] must have {self.n_features_in_} rows, one a feature, got {shapes[0][0]}")
-            net = self._build(
-                (shapes[0][0], *(shape[0] for shape in shapes[len(coefs) :])), self._dtype_of_coefs().name
-            )
+            sizes = (shapes[0][0], *(shape[0] for shape in shapes[len(coefs) :]))
+            net = self._build(sizes, self._dtype_of_coefs().name, made_for[1])
         net.set_parameters(coefs, intercepts)
-        # In the lists that the user may hold already; and in one go, for other threads may be here, too.
-        for name, views in (("coefs_", net.weights), ("intercepts_", net.biases)):
+        # In the lists that the user may hold, but not over what another thread has put there meanwhile; and what tells
+        # this network from another in one go, for other threads may be here, too.
+        views = [list(net.weights), list(net.biases)]
+        for name, read, fresh in zip(
+            ("coefs_", "intercepts_"), (given[: len(coefs)], given[len(coefs) :]), views, strict=True
+        ):
             held = self.__dict__.get(name)
             if isinstance(held, list):
-                held[:] = views
+                for i, (old, view) in enumerate(zip(read, fresh, strict=True)):
+                    if i < len(held) and held[i] is old:
+                        held[i] = view
             else:
-                setattr(self, name, list(views))
-        self._shown = Shown(net, (*self.coefs_, *self.intercepts_), made_for)
+                setattr(self, name, fresh)
+        self._built = Built(net, (*views[0], *views[1]), made_for)
         return net
 
     def _dtype_of_coefs(self) -> np.dtype[Any]:
@@ -450,7 +469,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     def __getstate__(self) -> dict[str, Any]:
         """Give what a pickle holds: the weights once, and the optimizer's state only where training is to go on."""
         state = dict(super().__getstate__())
-        for name in ("_shown", "_checked"):
+        for name in ("_built", "_checked"):
             state.pop(name, None)
         has_ended = self.early_stopping and state.get("stopped_", False)  # Further calls of partial_fit do nothing.
         if not self.warm_start and (has_ended or not state.get("_last_was_partial", False)):

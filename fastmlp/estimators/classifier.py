@@ -316,7 +316,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
 
     def _loss(self) -> tuple[str, float | None]:
         losses = {"softmax": "softmax_cross_entropy", "logistic": "sigmoid_cross_entropy"}
-        return losses[self.out_activation_], None
+        return losses[self._output_name()], None
 
     def _strata(self, Y: Array) -> Array | None:
         """Give what the validation samples are stratified by: the label, for two classes, as in scikit-learn."""

@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 from zlib import crc32
@@ -66,7 +66,8 @@ class Samples:
 
 def as_targets(Y: Array, dtype: str) -> Array:
     """Give encoded targets as an engine takes them: classes, or rows of numbers of the network's dtype."""
-    return np.ascontiguousarray(Y, dtype=np.int64 if Y.ndim == 1 else dtype)
+    with np.errstate(over="ignore"):  # A loss that is not finite tells of it.
+        return np.ascontiguousarray(Y, dtype=np.int64 if Y.ndim == 1 else dtype)
 
 
 def aligned(array: Array) -> Array:
@@ -101,6 +102,8 @@ class SolverState:
         With a moving average, the weights that the optimizer changes.
     average : int
         A checksum of the averaged weights that belong to them: if a user has changed those, it goes on from them.
+    decays_by_alpha : bool
+        Whether it is AdamW by its name, whose decoupled decay is the estimator's `alpha`.
     """
 
     optimizer: Optimizer
@@ -111,6 +114,7 @@ class SolverState:
     best: Array | None = None
     unaveraged: Array | None = None
     average: int = 0
+    decays_by_alpha: bool = False
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what a pickle or a copy holds; the kernels want the buffers to start on a cache line."""
@@ -181,7 +185,7 @@ def make_optimizer(estimator: Any) -> Optimizer:
         return RMSprop(rate, epsilon=float(e.epsilon))
     constants: dict[str, Any] = {"beta1": float(e.beta_1), "beta2": float(e.beta_2), "epsilon": float(e.epsilon)}
     if e.solver == "adamw":
-        return AdamW(rate, **constants, weight_decay=float(e.alpha))
+        return AdamW(rate, **constants)
     return Adam(rate, **constants, epsilon_hat=True)  # scikit-learn's form.
 
 
@@ -221,13 +225,15 @@ class Run:
         self.threads = threads
         e, net, solver, samples = self.estimator, self.net, self.solver, self.samples
         batch_size = self.batch_size()
+        if solver.decays_by_alpha:
+            solver.optimizer = replace(solver.optimizer, weight_decay=float(e.alpha))  # type: ignore[call-arg]
         recipe = Recipe(
             epochs=1 if self.incremental else int(e.max_iter),
             batch_size=batch_size,
             optimizer=solver.optimizer,
             schedule=RunSchedule(solver=solver, chosen=chosen_schedule(e), epochs=int(e.max_iter)),
             shuffle=bool(e.shuffle),
-            l2=0.0 if e.solver == "adamw" else float(e.alpha),  # Which has it for its decoupled decay.
+            l2=0.0 if solver.decays_by_alpha else float(e.alpha),
             loss_factor=loss_factor(net),
             loss_cap=-float(np.log(np.finfo(net.spec.dtype).eps)),  # As scikit-learn reports it.
             label_smoothing=e.label_smoothing,
@@ -268,7 +274,9 @@ class Run:
             self.end_epoch_without_loss()
         finally:
             solver.step, solver.epochs = state.step, solver.epochs + state.epoch
-            solver.unaveraged, solver.average = state.unaveraged, checksum(net._parameters)
+            solver.unaveraged = state.unaveraged
+            if e.average is not None:
+                solver.average = checksum(net._parameters)
             if self.bar is not None:
                 self.bar.close()
         self.end_epochs(state.history)  # If it was stopped between two calls.

@@ -89,7 +89,7 @@ class State(NamedTuple):
     column_ends: int  # int32 (n_in + 1,), see `fastmlp.kernels.sparse.sort_entries`
     row_losses: int  # float64 (BLOCK_ROWS,)
     loss_memory: int  # float64 (LOSS_MEMORY,), see `fastmlp.kernels.losses.values_loss_rows`.
-    barrier: int  # int64 (2,), see `fastmlp.kernels.loop.all_arrived`
+    barrier: int  # int64 (2,), see `fastmlp.kernels.loop.wait_for_all`
     samples: int  # `Samples`, which Python writes, or `forward_all`, before any other kernel reads it.
     order: int  # int64 (BLOCK_ROWS,), for samples in their own order
     weight_rows: int  # Rows of dW, or db, before they are used.

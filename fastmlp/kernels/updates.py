@@ -35,9 +35,9 @@ def sgd_momentum(constants_place, l2, w_place, g_place, m_place, v_place, n, lik
     """``m = BETA1 m + g'``, ``w -= RATE m``."""
     w, g, m = pointer(w_place, like), pointer(g_place, like), pointer(m_place, like)
     rate, decay = constant(constants_place, RATE, like), real(pointer(constants_place, 0.0)[DECAY] + l2, like)
-    first = constant(constants_place, BETA1, like)
+    beta1 = constant(constants_place, BETA1, like)
     for i in range(n):
-        m[i] = first * m[i] + (g[i] + decay * w[i])
+        m[i] = beta1 * m[i] + (g[i] + decay * w[i])
         w[i] -= rate * m[i]
     return 0
 
@@ -47,11 +47,11 @@ def sgd_nesterov(constants_place, l2, w_place, g_place, m_place, v_place, n, lik
     """``m = BETA1 m + g'``, ``w -= RATE (g' + BETA1 m)``."""
     w, g, m = pointer(w_place, like), pointer(g_place, like), pointer(m_place, like)
     rate, decay = constant(constants_place, RATE, like), real(pointer(constants_place, 0.0)[DECAY] + l2, like)
-    first = constant(constants_place, BETA1, like)
+    beta1 = constant(constants_place, BETA1, like)
     for i in range(n):
         gradient = g[i] + decay * w[i]
-        m[i] = first * m[i] + gradient
-        w[i] -= rate * (gradient + first * m[i])
+        m[i] = beta1 * m[i] + gradient
+        w[i] -= rate * (gradient + beta1 * m[i])
     return 0
 
 
@@ -63,15 +63,15 @@ def adam(constants_place, l2, w_place, g_place, m_place, v_place, n, like):
     """
     w, g, m, v = pointer(w_place, like), pointer(g_place, like), pointer(m_place, like), pointer(v_place, like)
     rate, decay = constant(constants_place, RATE, like), real(pointer(constants_place, 0.0)[DECAY] + l2, like)
-    first, second = constant(constants_place, BETA1, like), constant(constants_place, BETA2, like)
-    rest_first = real(1.0 - pointer(constants_place, 0.0)[BETA1], like)
-    rest_second = real(1.0 - pointer(constants_place, 0.0)[BETA2], like)
+    beta1, beta2 = constant(constants_place, BETA1, like), constant(constants_place, BETA2, like)
+    rest_of_beta1 = real(1.0 - pointer(constants_place, 0.0)[BETA1], like)
+    rest_of_beta2 = real(1.0 - pointer(constants_place, 0.0)[BETA2], like)
     shrink, epsilon = constant(constants_place, SHRINK, like), constant(constants_place, EPSILON, like)
     root_scale = constant(constants_place, ROOT_SCALE, like)
     for i in range(n):
         gradient = g[i] + decay * w[i]
-        m[i] = first * m[i] + rest_first * gradient
-        v[i] = second * v[i] + rest_second * gradient * gradient
+        m[i] = beta1 * m[i] + rest_of_beta1 * gradient
+        v[i] = beta2 * v[i] + rest_of_beta2 * gradient * gradient
         w[i] = shrink * w[i] - rate * m[i] / (root_scale * math.sqrt(v[i]) + epsilon)
     return 0
 
@@ -81,10 +81,10 @@ def rmsprop(constants_place, l2, w_place, g_place, m_place, v_place, n, like):
     """``m = BETA2 m + (1 - BETA2) g'²``, ``w -= RATE g' / (√m + EPSILON)``."""
     w, g, m = pointer(w_place, like), pointer(g_place, like), pointer(m_place, like)
     rate, decay = constant(constants_place, RATE, like), real(pointer(constants_place, 0.0)[DECAY] + l2, like)
-    second, epsilon = constant(constants_place, BETA2, like), constant(constants_place, EPSILON, like)
-    rest_second = real(1.0 - pointer(constants_place, 0.0)[BETA2], like)
+    beta2, epsilon = constant(constants_place, BETA2, like), constant(constants_place, EPSILON, like)
+    rest_of_beta2 = real(1.0 - pointer(constants_place, 0.0)[BETA2], like)
     for i in range(n):
         gradient = g[i] + decay * w[i]
-        m[i] = second * m[i] + rest_second * gradient * gradient
+        m[i] = beta2 * m[i] + rest_of_beta2 * gradient * gradient
         w[i] -= rate * gradient / (math.sqrt(m[i]) + epsilon)
     return 0
