@@ -142,7 +142,7 @@ def test_a_run_that_diverges_stops_there_and_keeps_its_best_weights(
         }  # fmt: skip
         spec: dict[str, Any] = {"loss": "squared_error", "dtype": ("float32", "float64")[i // 2 % 2], "seed": i}
         net, watched, stepped = (MLP([3, 6, 2], "identity", engine=engine, **spec) for _ in range(3))
-        ends, validation_losses = [parameters(watched)], [np.inf]
+        ends, validation_losses = [parameters(watched)], [watched.loss(X[::2], y[::2])]
 
         def watch(history: Any, net: MLP = watched, ends: Any = ends, losses: Any = validation_losses) -> None:
             ends.append(parameters(net))
