@@ -38,7 +38,7 @@ try:
     from fastmlp.options import PROGRAM, Options, UsageError, located, make_optimizer, parse_options, spell
     from fastmlp.report import Reporter, draw_curves, draw_misclassified
     from fastmlp.resuming import CHECKPOINT, prepare_folder, writing_to
-    from fastmlp.spec import CLASSIFIER_LOSSES
+    from fastmlp.spec import CLASSIFIER_LOSSES, shown
     from fastmlp.stopping import StopRequest
 except KeyboardInterrupt:  # Ctrl-C in the first moments: `main` is not there yet to answer it
     sys.exit(interrupted())
@@ -218,20 +218,13 @@ def begin_or_resume(options: Options, data: Dataset) -> tuple[MLP, TrainingState
     before, classes = saved.notes.get("class_names"), None if data.class_names is None else list(data.class_names)
     if before != classes:
         raise UsageError(
-            f"dataset must have the classes that the run in {options.resume!r} began with, {spell_classes(before)}, "
-            f"got {spell_classes(classes)}"
+            f"dataset must have the classes that the run in {options.resume!r} began with, {shown(before)}, "
+            f"got {shown(classes)}"
         )
     now = {"n_train": len(data.X_train), "checksum": checksum_of(data)}
     if saved.spec.layer_sizes != sizes or any(saved.notes.get(name, value) != value for name, value in now.items()):
         raise UsageError(f"dataset must be the one that the run in {options.resume!r} began with, got other data")
     return MLP.load(path, options.engine), saved.state
-
-
-def spell_classes(names: list[str] | None) -> str:
-    """Give some of the classes, for a message."""
-    from fastmlp.datasets.source import one_line
-
-    return one_line("none" if names is None else ", ".join(names), limit=60)
 
 
 def checksum_of(data: Dataset) -> int:

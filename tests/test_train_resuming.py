@@ -224,7 +224,7 @@ def test_the_data_may_have_moved_but_not_their_classes(tmp_path: Path, capsys: p
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     assert call("--resume", out, "--epochs", epochs + 2, "--quiet") == 2
     assert one_error(capsys) == (
-        f"dataset must have the classes that the run in {str(out)!r} began with, a, b, c, got b, c, z"
+        f"dataset must have the classes that the run in {str(out)!r} began with, ['a', 'b', 'c'], got ['b', 'c', 'z']"
     )
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
