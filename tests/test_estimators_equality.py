@@ -88,6 +88,13 @@ def test_the_orders_and_the_first_weights_are_scikit_learns_too(task: str, solve
     assert_equal(*fit_both(task, **SOLVERS[solver]))
 
 
+@pytest.mark.parametrize("nesterovs_momentum", [False, True])
+def test_a_momentum_of_one(nesterovs_momentum: bool) -> None:
+    """No optimizer of ours has it: the estimators take the number before."""
+    parameters = {"solver": "sgd", "momentum": 1.0, "learning_rate_init": 1e-3}
+    assert_equal(*fit_both("classes", nesterovs_momentum=nesterovs_momentum, **parameters))
+
+
 @pytest.mark.parametrize("solver", ["nesterov", "adam"])
 @pytest.mark.parametrize("task", TASKS)
 def test_sample_weights(task: str, solver: str) -> None:

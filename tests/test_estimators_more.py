@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import sys
 import time
@@ -192,11 +193,19 @@ def test_warm_start_keeps_the_optimizers_state(solver: str) -> None:
     assert_same_weights(halves, make(solver=solver, shuffle=False).fit(X_iris, y_iris))
 
 
-def test_warm_start_with_another_optimizer_begins_its_state_anew() -> None:
-    clf = make(solver="sgd", warm_start=True).fit(X_iris, y_iris)
-    loss = clf.loss_
-    clf.set_params(solver="adam").fit(X_iris, y_iris)
-    assert clf.loss_ < loss
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"solver": "sgd"}, {"solver": "adam"}),
+        ({"solver": "adam"}, {"solver": "adamw"}),  # With as many buffers.
+        ({"solver": "rmsprop"}, {"solver": "sgd"}),
+        ({"solver": "sgd", "momentum": 0}, {"solver": "sgd", "momentum": 0.9}),
+    ],
+)
+def test_warm_start_with_another_optimizer_begins_its_state_anew(before: Any, after: Any) -> None:
+    first = make(**before, warm_start=True, shuffle=False).fit(X_iris, y_iris)
+    anew = make(**after, shuffle=False, init=(copy.deepcopy(first.coefs_), copy.deepcopy(first.intercepts_)))
+    assert_same_weights(first.set_params(**after).fit(X_iris, y_iris), anew.fit(X_iris, y_iris))
 
 
 # --- Solvers and schedules --------------------------------------------------------------------------------------------
