@@ -519,9 +519,10 @@ class MLP:
     def training_state(self, optimizer: Optimizer) -> TrainingState:
         """Make the state in which a run of `fit` with this optimizer begins."""
         slots = [self._layout.allocate() for _ in range(optimizer.n_slots)]
-        # Each fit of a network draws orders of its own: a second fit must not repeat the first one's.
-        seed = np.random.SeedSequence([self.seed, self._fits], spawn_key=(1,)).generate_state(1, np.uint64)[0]
-        return TrainingState(np.random.default_rng([self.seed, self._fits]), slots, dropout_seed=int(seed))
+        # The initial weights have the seed's own stream. Each fit has two others: not those of the fit before, either.
+        orders, dropout = (np.random.SeedSequence(self.seed, spawn_key=(use, self._fits)) for use in range(2))
+        dropout_seed = int(dropout.generate_state(1, np.uint64)[0])
+        return TrainingState(np.random.default_rng(orders), slots, dropout_seed=dropout_seed)
 
     def _aligned(self, flat: Array) -> Array:
         """Copy a flat buffer to memory of the alignment that is fast, which an array of a file need not have."""

@@ -55,7 +55,7 @@ def plain_loop(
     """Train a copy of a tanh network with softmax cross-entropy in the plainest NumPy; give weights, biases, losses."""
     W, b = [w.copy() for w in net.weights], [v.copy() for v in net.biases]
     velocity_W, velocity_b = [np.zeros_like(w) for w in W], [np.zeros_like(v) for v in b]
-    rng = np.random.default_rng([net.seed, fits])
+    rng = np.random.default_rng(np.random.SeedSequence(net.seed, spawn_key=(0, fits)))
     train_loss = []
     for _ in range(epochs):
         order = rng.permuted(np.arange(len(X))) if shuffle else np.arange(len(X))
@@ -277,11 +277,20 @@ def test_short_epochs_share_engine_calls() -> None:
     assert len(recorder.batches) == 2000
     assert recorder.calls < 100
     assert len(state.history.seconds) == 2000
-    # The seed's two fits and two seeds draw different orders; one network's fits are tested above.
-    assert (
-        draw_orders(np.random.default_rng([0, 0]), 1, 50).tolist()
-        != draw_orders(np.random.default_rng([0, 1]), 1, 50).tolist()
-    )
+
+
+def test_the_weights_and_the_fits_of_a_seed_have_streams_of_their_own() -> None:
+    """Not those of other seeds, either; one that draws the weights would order the samples by them."""
+    streams = []
+    for seed in (0, 1, 2**32):
+        net = MLP([1, 50], seed=seed, init="glorot_uniform", dtype="float64", engine="numpy")
+        streams.append(net.weights[0][0] / np.sqrt(6.0 / 51) / 2.0 + 0.5)
+        for _ in range(2):
+            state = net.training_state(SGD())
+            streams += [state.rng.random(50), np.random.default_rng(state.dropout_seed).random(50)]
+            net.fit([[0.0]], [0], epochs=1)
+    for i, stream in enumerate(streams):
+        assert all(np.abs(stream - other).max() > 0.1 for other in streams[:i])
 
 
 # --- History, callbacks, progress -------------------------------------------------------------------------------------
