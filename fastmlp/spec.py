@@ -11,6 +11,7 @@ import math
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -192,9 +193,16 @@ def check_name(what: str, name: Any, known: Iterable[str]) -> str:
     known = tuple(known)
     if isinstance(name, str) and name in known:
         return name
-    near = difflib.get_close_matches(name.lower(), known, n=1) if isinstance(name, str) else []
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ValueError(f"{what} must be one of {', '.join(known)}, got {shown(name)}{hint}")
+    raise ValueError(f"{what} must be one of {', '.join(known)}, got {shown(name)}{did_you_mean(name, known)}")
+
+
+def did_you_mean(name: Any, known: Iterable[str]) -> str:
+    """Suggest the known name that is nearest to an unknown one; nothing if none is near."""
+    if not isinstance(name, str):
+        return ""
+    spellings = {candidate.lower(): candidate for candidate in islice(known, 10_000)}  # A forged file may have more.
+    near = difflib.get_close_matches(name.lower(), spellings, n=1)
+    return f" (did you mean {spellings[near[0]]!r}?)" if near else ""
 
 
 def check_flag(what: str, value: Any) -> bool:

@@ -222,7 +222,7 @@ def test_damaged_copy(tmp_path, kmnist):
 @pytest.mark.parametrize(
     ("name", "pattern"),
     [
-        ("fashion_mnits", "catalogue of tensorflow-datasets, got 'tfds:fashion_mnits'; did you mean 'fashion_mnist'?"),
+        ("fashion_mnits", "catalogue of tensorflow-datasets, got 'tfds:fashion_mnits' .did you mean 'fashion_mnist'"),
         ("kmnist:9.9.9", "cannot be opened: .*9.9.9"),
         ("kmnist/large", "cannot be opened: .*large"),
         ("", "got 'tfds:'|cannot be opened"),
@@ -235,7 +235,7 @@ def test_unknown_name(kmnist, name, pattern):
 def test_target_has_to_be_a_feature(kmnist):
     fails(
         ValueError,
-        "target must name a label .* got 'labl'; did you mean 'label'",
+        "target must name a label .* got 'labl' .did you mean 'label'",
         "tfds:kmnist",
         target="labl",
         data_dir=kmnist,

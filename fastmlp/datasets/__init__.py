@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastmlp.datasets.source import Source, did_you_mean, is_number
+from fastmlp.datasets.source import Source, is_number
+from fastmlp.spec import check_count, check_flag, check_number, did_you_mean, shown
 
 if TYPE_CHECKING:
     from fastmlp.datasets.source import Array
@@ -108,7 +109,8 @@ def load_dataset(
     ModuleNotFoundError
         If an optional package is missing (pyarrow for ``.parquet``, tensorflow-datasets for ``tfds:``).
     ValueError
-        If the name is unknown, or what is stored is truncated, damaged, inconsistent, not finite or not numeric.
+        If an argument does not fit, the name is unknown, or what is stored is truncated, damaged, inconsistent, not
+        finite or not numeric.
 
     Examples
     --------
@@ -119,9 +121,14 @@ def load_dataset(
     >>> data.class_names[3], data.image_shape
     ('3', (28, 28))
     """
-    name = os.fspath(name)
-    if not 0 < test_fraction < 1:
-        raise ValueError(f"test_fraction must be > 0 and < 1, got {test_fraction}")
+    raw, as_values = check_flag("raw", raw), check_flag("as_values", as_values)
+    test_fraction = check_number("test_fraction", test_fraction, above=0.0, below=1.0)
+    seed = check_count("seed", seed, minimum=0)
+    if not isinstance(name, str | os.PathLike):
+        raise ValueError(f"dataset must be a name or a path, got {shown(name)}")
+    if not isinstance(target, str | None):
+        raise ValueError(f"target must be a name, got {shown(target)}")
+    name = os.fsdecode(name)
     source = _read(name, target, data_dir)
     if as_values and source.class_names is None:
         source.y_train = _values(source.y_train, source)

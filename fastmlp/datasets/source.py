@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
@@ -32,15 +28,6 @@ class Source:
     class_names: tuple[str, ...] | None = None
     columns: list[str] | None = None
     target: str = "y"
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'X'?"`` for the known name nearest to `name`, or ``""`` if none is near."""
-    from difflib import get_close_matches
-
-    spelling = {candidate.lower(): candidate for candidate in islice(known, 10_000)}  # a forged table may have millions
-    near = get_close_matches(name.lower(), spelling, n=1, cutoff=0.6)
-    return f"; did you mean {spelling[near[0]]!r}?" if near else ""
 
 
 def one_line(error: BaseException | str, limit: int = 200) -> str:

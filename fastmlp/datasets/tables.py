@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastmlp.datasets.source import MAX_DEFLATE_RATIO, Source, did_you_mean, is_number, one_line
+from fastmlp.datasets.source import MAX_DEFLATE_RATIO, Source, is_number, one_line
+from fastmlp.spec import did_you_mean
 
 if TYPE_CHECKING:
     import zipfile

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastmlp.datasets.source import Source, did_you_mean, one_line
+from fastmlp.datasets.source import Source, one_line
+from fastmlp.spec import did_you_mean
 
 if TYPE_CHECKING:
     from fastmlp.datasets.source import Array
