@@ -94,10 +94,14 @@ def mapped_rows(what: str, values: Any, n_samples: int, check: Callable[[Array, 
 
 
 def smoothed(Y: Array | MappedRows, smoothing: float) -> Array | MappedRows:
-    """Return labels moved towards one half, as `label_smoothing` says."""
+    """Return labels moved towards one half, as `label_smoothing` says; classes stay: the engines smooth those."""
 
     def smooth(rows: Array) -> Array:
-        return ((1.0 - smoothing) * rows + smoothing / 2).astype(rows.dtype)
+        return (
+            rows
+            if smoothing == 0.0 or rows.ndim == 1
+            else ((1.0 - smoothing) * rows + smoothing / 2).astype(rows.dtype)
+        )
 
     if not isinstance(Y, MappedRows):
         return smooth(Y)

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-ENGINES = ("numba", "numpy")
-
 
 class Engine(Protocol):
     """What the loop and the network ask of an engine; `fastmlp.reference.Engine` documents the methods."""

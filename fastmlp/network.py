@@ -32,13 +32,13 @@ from fastmlp.checks import (
 from fastmlp.chunks import MappedRows
 from fastmlp.cpus import available_cpus
 from fastmlp.divergence import DivergenceError
-from fastmlp.engines import ENGINES, make_engine, public_kernel
+from fastmlp.engines import make_engine, public_kernel
 from fastmlp.optimizers import SGD, Optimizer, Schedule
-from fastmlp.parameters import ParameterLayout, initialise
+from fastmlp.parameters import ParameterLayout, aligned_copy, initialise
 from fastmlp.recipe import Callback, History, ProgressCallback, Recipe, TrainingState, check_state, make_recipe
 from fastmlp.resuming import Checkpoints, check_checkpoint, describe_run, find_checkpoint, prepare_folder
 from fastmlp.shapes import UnfitError
-from fastmlp.spec import INITIALISERS, NetworkSpec, check_count, check_name, check_number, make_spec, shown
+from fastmlp.spec import ENGINES, INITIALISERS, NetworkSpec, check_count, check_name, check_number, make_spec, shown
 from fastmlp.training import train
 
 Array = NDArray[Any]
@@ -429,8 +429,7 @@ class MLP:
             self.spec, len(inputs), epochs, batch_size, optimizer, schedule, shuffle, l2, label_smoothing, clip_norm,
             average, dropout,
         )  # fmt: skip
-        if recipe.label_smoothing and self.spec.loss == "sigmoid_cross_entropy":  # Softmax's classes are no numbers.
-            targets = smoothed(targets, recipe.label_smoothing)
+        targets = smoothed(targets, recipe.label_smoothing)
         callbacks = check_callbacks(callbacks)
         if progress is not None and not callable(progress):
             raise ValueError(f"progress must be callable, got {shown(progress)}")
@@ -506,11 +505,11 @@ class MLP:
         if state is None:
             state = self.training_state(recipe.optimizer)
         else:
-            state.slots = [self._aligned(slot) for slot in state.slots]
+            state.slots = [aligned_copy(slot) for slot in state.slots]
             state.is_over = state.is_over and saved is not None
         state.run = run
         if recipe.average is not None:
-            state.unaveraged = self._aligned(self._parameters if state.unaveraged is None else state.unaveraged)
+            state.unaveraged = aligned_copy(self._parameters if state.unaveraged is None else state.unaveraged)
         if folder is None:
             return state, None
         save, saved_step = partial(self.save, state=state, notes=state.notes), state.step if saved else None
@@ -523,12 +522,6 @@ class MLP:
         orders, dropout = (np.random.SeedSequence(self.seed, spawn_key=(use, self._fits)) for use in range(2))
         dropout_seed = int(dropout.generate_state(1, np.uint64)[0])
         return TrainingState(np.random.default_rng(orders), slots, dropout_seed=dropout_seed)
-
-    def _aligned(self, flat: Array) -> Array:
-        """Copy a flat buffer to memory of the alignment that is fast, which an array of a file need not have."""
-        copy = self._layout.allocate()
-        copy[:] = flat
-        return copy
 
     def threads(self, batch_size: int, threads: int | None = None) -> int:
         """Say how many threads `fit` uses for these arguments."""

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from fastmlp import __version__
 from fastmlp.optimizers import OPTIMIZERS, SCHEDULES, SGD, Optimizer
-from fastmlp.spec import ACTIVATIONS, DTYPES, LOSSES, check_count, check_name, check_number, make_spec
+from fastmlp.spec import ACTIVATIONS, DTYPES, ENGINES, LOSSES, check_count, check_name, check_number, make_spec
 
 PROGRAM = "fastmlp.train"
 
@@ -192,7 +192,7 @@ def make_parser() -> Parser:
     group.add_argument("--seed", type=count("seed", 0), metavar="N", help="of weights and shuffling (default 0)")
 
     group = parser.add_argument_group("run")
-    group.add_argument("--engine", type=name_of("engine", ("numba", "numpy")), metavar="NAME",
+    group.add_argument("--engine", type=name_of("engine", ENGINES), metavar="NAME",
                        help="numba (default) or numpy")  # fmt: skip
     group.add_argument("--threads", type=count("threads", 1), metavar="N", help="default: what is fastest")
     group.add_argument("--out", metavar="DIR", help="write the model, history, curves, summary and checkpoints to DIR")

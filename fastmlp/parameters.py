@@ -45,6 +45,13 @@ def aligned_zeros(n: int, dtype: str) -> Array:
     return raw[start : start + n * itemsize].view(dtype)
 
 
+def aligned_copy(flat: Array) -> Array:
+    """Copy a one-dimensional array, perhaps a file's, to memory that starts on a cache line."""
+    copy = aligned_zeros(flat.size, flat.dtype.name)
+    copy[:] = flat
+    return copy
+
+
 class ParameterLayout:
     """Where each layer's weights and bias stand in the flat buffer.
 

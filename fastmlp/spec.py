@@ -19,34 +19,43 @@ import numpy as np
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "elu", "sigmoid", "tanh", "gelu", "silu", "softplus")
 """Activations of the hidden layers."""
 
-LOSSES = (
-    "softmax_cross_entropy",
-    "sigmoid_cross_entropy",
-    "squared_error",
-    "poisson",
-    "absolute_error",
-    "huber",
-    "quantile",
-)
-CLASSIFIER_LOSSES = ("softmax_cross_entropy", "sigmoid_cross_entropy")
 
-OUTPUT_OF_LOSS = {
-    "softmax_cross_entropy": "softmax",
-    "sigmoid_cross_entropy": "sigmoid",
-    "squared_error": "identity",
-    "poisson": "exp",
-    "absolute_error": "identity",
-    "huber": "identity",
-    "quantile": "identity",
+@dataclass(frozen=True)
+class LossRule:
+    """What follows from the choice of a loss.
+
+    Attributes
+    ----------
+    output_activation : str
+        The one it has unless another is chosen.
+    takes_logits : bool
+        Whether it is a loss of the outputs before that activation, which is then a part of it, and cannot be chosen.
+    is_classifier : bool
+        Whether its targets are classes or labels.
+    parameter : float, optional
+        The default of its parameter, if it has one, which is above 0.
+    parameter_below : float, optional
+        What its parameter must be below.
+    """
+
+    output_activation: str = "identity"
+    takes_logits: bool = False
+    is_classifier: bool = False
+    parameter: float | None = None
+    parameter_below: float | None = None
+
+
+LOSSES = {
+    "softmax_cross_entropy": LossRule("softmax", takes_logits=True, is_classifier=True),
+    "sigmoid_cross_entropy": LossRule("sigmoid", takes_logits=True, is_classifier=True),
+    "squared_error": LossRule(),
+    "poisson": LossRule("exp", takes_logits=True),
+    "absolute_error": LossRule(),
+    "huber": LossRule(parameter=1.0),
+    "quantile": LossRule(parameter=0.5, parameter_below=1.0),
 }
-"""The output activation that follows from each loss. That of the losses of `LOGIT_LOSSES` is a part of the loss."""
 
-LOGIT_LOSSES = (*CLASSIFIER_LOSSES, "poisson")
-"""Losses of the outputs before their activation."""
-
-LOSS_PARAMETERS = {"huber": 1.0, "quantile": 0.5}
-"""The losses that have a parameter, and its default."""
-
+ENGINES = ("numba", "numpy")
 REDUCTIONS = ("mean", "sum")
 DTYPES = ("float32", "float64")
 INITIALISERS = ("he_normal", "he_uniform", "glorot_normal", "glorot_uniform")
@@ -93,12 +102,12 @@ class NetworkSpec:
     @property
     def is_classifier(self) -> bool:
         """Whether `predict` gives classes."""
-        return self.loss in CLASSIFIER_LOSSES
+        return LOSSES[self.loss].is_classifier
 
     @property
     def loss_takes_logits(self) -> bool:
         """Whether the output activation is a part of the loss, so that an engine's outputs come without it."""
-        return self.loss in LOGIT_LOSSES
+        return LOSSES[self.loss].takes_logits
 
 
 def make_spec(
@@ -123,11 +132,11 @@ def make_spec(
             raise ValueError(
                 f"activation must name one function for each of the {n_hidden} hidden layers, got {len(activations)}"
             )
-    check_name("loss", loss, LOSSES)
+    rule = LOSSES[check_name("loss", loss, LOSSES)]
     if output_activation is None:
-        output_activation = OUTPUT_OF_LOSS[loss]
+        output_activation = rule.output_activation
     check_name("output_activation", output_activation, (*ACTIVATIONS, "softmax", "exp"))
-    fits = (OUTPUT_OF_LOSS[loss],) if loss in LOGIT_LOSSES else ACTIVATIONS
+    fits = (rule.output_activation,) if rule.takes_logits else ACTIVATIONS
     if output_activation not in fits:
         raise ValueError(
             f"output_activation with loss {loss!r} must be one of {', '.join(fits)}, got {output_activation!r}"
@@ -153,12 +162,12 @@ def make_spec(
 
 def check_loss_parameter(what: str, loss: str, value: float | None) -> float | None:
     """Return the loss's parameter, its default if None is given; raise ValueError if it is not one of this loss."""
-    if loss not in LOSS_PARAMETERS:
+    rule = LOSSES[loss]
+    if rule.parameter is None:
         if value is not None:
             raise ValueError(f"{what} must be None for loss {loss!r}, got {shown(value)}")
         return None
-    value = LOSS_PARAMETERS[loss] if value is None else value
-    return check_number(what, value, above=0.0, below=1.0 if loss == "quantile" else None)
+    return check_number(what, rule.parameter if value is None else value, above=0.0, below=rule.parameter_below)
 
 
 def shown(value: Any) -> str:

@@ -38,7 +38,7 @@ try:
     from fastmlp.options import PROGRAM, Options, UsageError, located, make_optimizer, parse_options, spell
     from fastmlp.report import Reporter, draw_curves, draw_misclassified
     from fastmlp.resuming import CHECKPOINT, prepare_folder, writing_to
-    from fastmlp.spec import CLASSIFIER_LOSSES, shown
+    from fastmlp.spec import LOSSES, shown
     from fastmlp.stopping import StopRequest
 except KeyboardInterrupt:  # Ctrl-C in the first moments: `main` is not there yet to answer it
     sys.exit(interrupted())
@@ -178,7 +178,7 @@ def load_data(options: Options) -> Dataset:
 
     return load_dataset(
         options.dataset, raw=True, target=options.target, seed=options.seed, data_dir=options.data_dir,
-        as_values=options.loss not in (None, *CLASSIFIER_LOSSES),
+        as_values=options.loss is not None and not LOSSES[options.loss].is_classifier,
     )  # fmt: skip
 
 
@@ -191,11 +191,12 @@ def choose_loss(loss: str | None, data: Dataset) -> str:
     n_classes = len(data.class_names)
     if n_classes < 2:
         raise UsageError(f"target must hold at least 2 classes, got {n_classes} in {data.name}")
-    if loss not in (None, *CLASSIFIER_LOSSES) or (loss == "sigmoid_cross_entropy" and n_classes != 2):
+    loss = loss or "softmax_cross_entropy"
+    if not LOSSES[loss].is_classifier or (loss == "sigmoid_cross_entropy" and n_classes != 2):
         raise UsageError(
             f"loss must be softmax_cross_entropy for {data.name}, which has {n_classes} classes, got {loss}"
         )
-    return loss or "softmax_cross_entropy"
+    return loss
 
 
 def begin_or_resume(options: Options, data: Dataset) -> tuple[MLP, TrainingState]:

@@ -22,7 +22,7 @@ from fastmlp.checks import smoothed
 from fastmlp.divergence import DivergenceError
 from fastmlp.network import MLP
 from fastmlp.optimizers import SGD, Adam, AdamW, Constant, Cosine, OneCycle, Optimizer, RMSprop, Schedule
-from fastmlp.parameters import aligned_zeros
+from fastmlp.parameters import aligned_copy
 from fastmlp.recipe import Callback, History, Progress, Recipe, TrainingState, check_dropout
 from fastmlp.training import train
 
@@ -70,13 +70,6 @@ def as_targets(Y: Array, dtype: str) -> Array:
         return np.ascontiguousarray(Y, dtype=np.int64 if Y.ndim == 1 else dtype)
 
 
-def aligned(array: Array) -> Array:
-    """Give a copy that starts on a cache line."""
-    copy = aligned_zeros(array.size, array.dtype.name)
-    copy[:] = array
-    return copy
-
-
 def checksum(array: Array) -> int:
     """Give a number that tells whether an array is still what it was."""
     return crc32(array.data)
@@ -119,8 +112,8 @@ class SolverState:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what a pickle or a copy holds; the kernels want the buffers to start on a cache line."""
         self.__dict__.update(state)
-        self.slots = [aligned(slot) for slot in self.slots]
-        self.unaveraged = None if self.unaveraged is None else aligned(self.unaveraged)
+        self.slots = [aligned_copy(slot) for slot in self.slots]
+        self.unaveraged = None if self.unaveraged is None else aligned_copy(self.unaveraged)
 
     def set_learning_rate(self, rate: float) -> None:
         """Change the rate. scikit-learn's velocity has the rate inside, ours is multiplied by it at each step."""
@@ -241,16 +234,14 @@ class Run:
             average=e.average,
             dropout=check_dropout(e.dropout, net.spec.n_layers - 1),
         )
-        targets: Any = as_targets(samples.Y, net.spec.dtype)
-        if e.label_smoothing and targets.ndim == 2:  # Of softmax's classes, which are no numbers, it is the engine's.
-            targets = smoothed(targets, e.label_smoothing)
+        targets: Any = smoothed(as_targets(samples.Y, net.spec.dtype), e.label_smoothing)
         orders: Any = SampleOrders(self.random_state, len(samples))
         # Drawn only where it is needed: the stream of a run without dropout is scikit-learn's.
         dropout_seed = int(self.random_state.randint(1 << 31)) if recipe.dropout else 0
         state = TrainingState(orders, solver.slots, step=solver.step, dropout_seed=dropout_seed)
         if e.average is not None:
             is_own = solver.unaveraged is not None and solver.average == checksum(net._parameters)
-            state.unaveraged = aligned(solver.unaveraged if is_own else net._parameters)  # type: ignore[arg-type]
+            state.unaveraged = aligned_copy(solver.unaveraged if is_own else net._parameters)  # type: ignore[arg-type]
         e.n_iter_ = 0
         if e.early_stopping and (solver.best is None or not self.incremental):
             solver.best = net._parameters.copy()
