@@ -107,6 +107,7 @@ def save_network(
             "step": state.step,
             "loss_sum": float(state.loss_sum),
             "seconds": float(state.seconds),
+            "n_counted": state.n_counted,
             "compile_seconds": float(state.history.compile_seconds),
             "dropout_seed": state.dropout_seed,
             "is_over": state.is_over,
@@ -301,9 +302,12 @@ def read_spec(fields: dict[str, Any]) -> NetworkSpec:
 
 def read_state(fields: dict[str, Any]) -> TrainingState:
     """Build a `TrainingState` from the header's fields, without the arrays."""
+    run = field(fields, "run", dict, {})  # Missing, like `is_over`, before `fit` wrote checkpoints.
+    before = field(fields, "batch", int) * field(run, "batch_size", int, 0)  # Every batch counted once.
     counts: dict[str, Any] = {
         name: check_count(name, field(fields, name, int), minimum=0) for name in ("epoch", "batch", "step")
     }
+    counts["n_counted"] = check_count("n_counted", field(fields, "n_counted", int, before), minimum=0)
     for name, count in counts.items():
         if count > MAX_COUNT:
             raise ValueError(f"{name} must be <= {MAX_COUNT}, got {shown(count)}")
@@ -323,8 +327,8 @@ def read_state(fields: dict[str, Any]) -> TrainingState:
         seconds=read_seconds(fields, "seconds"),
         history=history,
         dropout_seed=dropout_seed,
-        is_over=field(fields, "is_over", bool, False),  # Missing, like `run`, before `fit` wrote checkpoints.
-        run=field(fields, "run", dict, {}),
+        is_over=field(fields, "is_over", bool, False),
+        run=run,
     )
 
 

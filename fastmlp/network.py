@@ -34,7 +34,7 @@ from fastmlp.cpus import available_cpus
 from fastmlp.divergence import DivergenceError
 from fastmlp.engines import make_engine, public_kernel
 from fastmlp.optimizers import SGD, Optimizer, Schedule
-from fastmlp.parameters import ParameterLayout, aligned_copy, initialise
+from fastmlp.parameters import ParameterLayout, aligned_copy, initialise, stream
 from fastmlp.recipe import Callback, History, ProgressCallback, Recipe, TrainingState, check_state, make_recipe
 from fastmlp.resuming import Checkpoints, check_checkpoint, describe_run, find_checkpoint, prepare_folder
 from fastmlp.shapes import UnfitError
@@ -518,10 +518,10 @@ class MLP:
     def training_state(self, optimizer: Optimizer) -> TrainingState:
         """Make the state in which a run of `fit` with this optimizer begins."""
         slots = [self._layout.allocate() for _ in range(optimizer.n_slots)]
-        # The initial weights have the seed's own stream. Each fit has two others: not those of the fit before, either.
-        orders, dropout = (np.random.SeedSequence(self.seed, spawn_key=(use, self._fits)) for use in range(2))
-        dropout_seed = int(dropout.generate_state(1, np.uint64)[0])
-        return TrainingState(np.random.default_rng(orders), slots, dropout_seed=dropout_seed)
+        # Each fit of a network draws orders of its own: a second fit must not repeat the first one's.
+        orders = np.random.default_rng(stream(self.seed, "orders", self._fits))
+        dropout_seed = stream(self.seed, "dropout", self._fits).generate_state(1, np.uint64)[0]
+        return TrainingState(orders, slots, dropout_seed=int(dropout_seed))
 
     def threads(self, batch_size: int, threads: int | None = None) -> int:
         """Say how many threads `fit` uses for these arguments."""

@@ -114,6 +114,18 @@ def default_initialiser(activation: str) -> str:
     return "he_normal" if activation in RELU_FAMILY else "glorot_normal"
 
 
+STREAMS = ("weights", "orders", "dropout")
+
+
+def stream(seed: int, use: str, fit: int = 0) -> np.random.SeedSequence:
+    """Give the seed of what is drawn for one use.
+
+    The streams of two uses must not be one: the order of the samples would follow from the weights. Nor may one be that
+    of ``default_rng(seed)``, of which users make their data: the weights would be the data.
+    """
+    return np.random.SeedSequence(seed, spawn_key=(STREAMS.index(use), fit))
+
+
 def initialise(layout: ParameterLayout, flat: Array, init: str | None, seed: int) -> None:
     r"""Draw all weights and set all biases to zero.
 
@@ -138,7 +150,7 @@ def initialise(layout: ParameterLayout, flat: Array, init: str | None, seed: int
        AISTATS 2010.
     """
     spec = layout.spec
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(stream(seed, "weights"))
     flat[:] = 0
     for W, activation in zip(layout.weights(flat), (*spec.activations, spec.output_activation), strict=True):
         n_in, n_out = W.shape

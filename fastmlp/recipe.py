@@ -139,6 +139,8 @@ class TrainingState:
         Epochs done, batches done of the next one, steps done in all.
     loss_sum, seconds : float
         What the half-done epoch has gathered: the sum of its samples' losses, and its time.
+    n_counted : int
+        The samples of that sum: those of all its batches but the ones without weight.
     history : History
         Of the epochs done.
     dropout_seed : int
@@ -160,6 +162,7 @@ class TrainingState:
     step: int = 0
     loss_sum: float = 0.0
     seconds: float = 0.0
+    n_counted: int = 0
     history: History = field(default_factory=History)
     dropout_seed: int = 0
     unaveraged: Array | None = None
@@ -179,6 +182,35 @@ def check_state(state: TrainingState, recipe: Recipe, parameters: Array, n_sampl
         )
     if recipe.average is None and state.unaveraged is not None:
         raise ValueError("average must be given again: the state comes from a run with it, got None")
+
+
+def batch_totals(
+    sample_weight: NDArray[np.float64] | None,
+    orders: NDArray[np.int64],
+    batch_size: int,
+    first_batch: int,
+    n_steps: int,
+) -> NDArray[np.float64]:
+    """Give the sum of the weights of the samples of each step's batch; without weights, their number.
+
+    Parameters
+    ----------
+    sample_weight : ndarray (n_samples,), optional
+        All samples' weights.
+    orders : ndarray (n_epochs, n_samples) or (1, n_samples)
+        As in `fastmlp.reference.Engine.train_steps`.
+    batch_size, first_batch, n_steps : int
+        Likewise.
+    """
+    n_samples = orders.shape[1]
+    firsts = np.arange(0, n_samples, batch_size)
+    epochs, batches = np.divmod(np.arange(first_batch, first_batch + n_steps), len(firsts))
+    if sample_weight is None:
+        sizes: NDArray[np.float64] = np.minimum(batch_size, n_samples - firsts)[batches].astype(np.float64)
+        return sizes
+    rows = [orders[epoch % len(orders)] for epoch in range(epochs[0], epochs[-1] + 1)]
+    totals = np.array([np.add.reduceat(sample_weight[row], firsts) for row in rows])
+    return totals[epochs - epochs[0], batches]  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

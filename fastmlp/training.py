@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from fastmlp.chunks import Chunk, ChunkReader, MappedRows
 from fastmlp.divergence import BestSoFar, copy_to, diverged
 from fastmlp.optimizers import Schedule
-from fastmlp.recipe import Callback, Progress, ProgressCallback, Recipe, TrainingState
+from fastmlp.recipe import Callback, Progress, ProgressCallback, Recipe, TrainingState, batch_totals
 from fastmlp.sparse import Inputs
 
 if TYPE_CHECKING:
@@ -133,6 +133,9 @@ def train(
                 trained, state, chunk.X, chunk.y, chunk.orders, recipe, position - chunk.first_batch,
                 recipe.optimizer.learning_rate * factors, threads, chunk.sample_weight, average,
             )  # fmt: skip
+            totals = batch_totals(
+                chunk.sample_weight, chunk.orders, recipe.batch_size, position - chunk.first_batch, len(losses)
+            )
             del chunk  # Before the next one is read: one chunk of a file is in memory.
             elapsed = time.perf_counter() - started
             finite = losses[np.isfinite(losses)]
@@ -141,7 +144,7 @@ def train(
             if len(finite) < len(losses):
                 break
             most_steps = max(1, int(n_steps * min(8.0, CALL_SECONDS / max(elapsed, 1e-9))))
-            enter_steps(state, recipe, n_samples, mean_reduction, losses, factors, elapsed)
+            enter_steps(state, recipe, n_samples, mean_reduction, losses, totals, factors, elapsed)
             if progress is not None:
                 stop = bool(progress(describe(state, recipe, n_samples, n_batches, mean_reduction)))
 
@@ -198,7 +201,7 @@ def remember(buffers: list[Array], state: TrainingState) -> Callable[[], None]:
         copy_to(arrays, kept)
         state.rng.bit_generator.state = rng_state
         state.epoch, state.batch, state.step = was.epoch, was.batch, was.step
-        state.loss_sum, state.seconds = was.loss_sum, was.seconds
+        state.loss_sum, state.seconds, state.n_counted = was.loss_sum, was.seconds, was.n_counted
         for values in (state.history.train_loss, state.history.learning_rate, state.history.seconds):
             del values[was.epoch :]
 
@@ -234,28 +237,31 @@ def draw_orders(rng: np.random.Generator, n_epochs: int, n_samples: int) -> NDAr
 
 def enter_steps(
     state: TrainingState, recipe: Recipe, n_samples: int, mean_reduction: bool, losses: NDArray[np.float64],
-    factors: NDArray[np.float64], elapsed: float,
+    totals: NDArray[np.float64], factors: NDArray[np.float64], elapsed: float,
 ) -> None:  # fmt: skip
     """Enter steps that were taken: share their losses and time out among their epochs, and finish those that are over.
 
-    `losses` and `factors`, the schedule's, are those of the steps, which took `elapsed` seconds together.
+    `losses`, `totals`, of the batches' weights, and `factors`, the schedule's, are those of the steps, which took
+    `elapsed` seconds together. An epoch's mean is over the samples of the batches that have a weight.
     """
     n_steps, n_batches = len(losses), -(-n_samples // recipe.batch_size)
     batches = state.batch + np.arange(n_steps)
     epochs, is_last = batches // n_batches, batches % n_batches == n_batches - 1
-    sizes = np.where(is_last, n_samples - (n_batches - 1) * recipe.batch_size, recipe.batch_size)
+    sizes = np.where(is_last, n_samples - (n_batches - 1) * recipe.batch_size, recipe.batch_size) * (totals > 0.0)
     with np.errstate(over="ignore"):  # What diverges is told by an error; a warning would come before it.
         sums = losses * sizes if mean_reduction else losses
     # The sum so far is the first to be added: the result's last bits do not depend on where a call ended.
     loss_sums = np.bincount(np.append(0, epochs), weights=np.append(state.loss_sum, sums))
+    counts = np.bincount(np.append(0, epochs), weights=np.append(state.n_counted, sizes))
     seconds = np.bincount(epochs) * (elapsed / n_steps)
     seconds[0] += state.seconds
 
     done, history = int(is_last.sum()), state.history
-    history.train_loss += (loss_sums[:done] / (n_samples if mean_reduction else 1)).tolist()
+    history.train_loss += (loss_sums[:done] / (counts[:done] if mean_reduction else 1)).tolist()
     history.learning_rate += (recipe.optimizer.learning_rate * factors[is_last]).tolist()
     history.seconds += seconds[:done].tolist()
     state.loss_sum, state.seconds = float(loss_sums[done:].sum()), float(seconds[done:].sum())
+    state.n_counted = int(counts[done:].sum())
     state.epoch += done
     state.batch = (state.batch + n_steps) % n_batches
     state.step += n_steps
@@ -263,10 +269,12 @@ def enter_steps(
 
 def describe(state: TrainingState, recipe: Recipe, n_samples: int, n_batches: int, mean_reduction: bool) -> Progress:
     """Say where the run stands."""
-    if state.batch:
-        loss = state.loss_sum / (state.batch * recipe.batch_size) * (1 if mean_reduction else n_samples)
-    else:
+    if state.batch == 0:
         loss = state.history.train_loss[-1]
+    elif mean_reduction:
+        loss = state.loss_sum / max(1, state.n_counted)
+    else:
+        loss = state.loss_sum * n_samples / (state.batch * recipe.batch_size)
     return Progress(
         epoch=state.epoch,
         epochs=recipe.epochs,

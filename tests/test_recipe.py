@@ -175,8 +175,22 @@ def test_a_batch_without_weight_changes_nothing(engine: str, reduction: str) -> 
     other = absent.fit(X[:2], CLASSES[:2], epochs=3, shuffle=False, **arguments)
     for a, b in zip(parameters(left_out), parameters(absent), strict=True):
         assert_array_equal(a, b)
-    share = 0.5 if reduction == "mean" else 1.0
-    assert_allclose(history.train_loss, [share * loss for loss in other.train_loss], rtol=1e-14)
+    assert_allclose(history.train_loss, other.train_loss, rtol=1e-14)
+
+
+def test_batches_without_weight_are_not_in_the_mean_loss(engine: str) -> None:
+    """Nor in that of an epoch that is stopped, and gone on with."""
+    net, weights = network(engine), np.ones(N)
+    weights[np.random.default_rng(1).random(N) < 0.7] = 0.0
+    expected = net.loss(X[weights > 0], CLASSES[weights > 0])
+    arguments: dict[str, Any] = {"batch_size": 1, "sample_weight": weights, "optimizer": SGD(1e-300)}
+    assert_allclose(net.fit(X, CLASSES, epochs=3, **arguments).train_loss, expected, rtol=1e-12)
+    state, losses = net.training_state(SGD(1e-300)), []
+    for _ in range(5):
+        net.fit(X, CLASSES, epochs=1, **arguments, state=state, progress=lambda at: losses.append(at.loss) or True)
+    assert 0 < state.n_counted < state.batch
+    assert losses[-1] == pytest.approx(state.loss_sum / state.n_counted)
+    assert_allclose(net.fit(X, CLASSES, epochs=1, **arguments, state=state).train_loss, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

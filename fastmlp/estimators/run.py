@@ -272,7 +272,7 @@ class Run:
                 self.bar.close()
         self.end_epochs(state.history)  # If it was stopped between two calls.
         if not e.loss_curve_ and state.batch:  # Stopped within the first epoch.
-            e.loss_ = state.loss_sum / (state.batch * batch_size)
+            e.loss_ = state.loss_sum / max(1, state.n_counted)
         if solver.best is not None and (e.stopped_ or not self.incremental):
             net._parameters[:], solver.best, solver.unaveraged = solver.best, None, None
         if self.stopped_by:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
+from fastmlp.recipe import batch_totals
 from fastmlp.spec import NetworkSpec
 
 TAKES_INPUT = "gelu", "silu"
@@ -92,14 +93,7 @@ def batch_scales(
     n_steps: int,
 ) -> NDArray[np.float64]:
     """Give what multiplies the sum of a batch's losses, for each step; 0 if the batch has no weight."""
-    n_samples = orders.shape[1]
-    firsts = np.arange(0, n_samples, batch_size)
-    epochs, batches = np.divmod(np.arange(first_batch, first_batch + n_steps), len(firsts))
-    if sample_weight is None:
-        totals = np.minimum(batch_size, n_samples - firsts)[batches]
-    else:
-        rows = [orders[epoch % len(orders)] for epoch in range(epochs[0], epochs[-1] + 1)]
-        totals = np.array([np.add.reduceat(sample_weight[row], firsts) for row in rows])[epochs - epochs[0], batches]
-    numerator = totals.astype(np.float64) if spec.reduction == "sum" else 1.0
+    totals = batch_totals(sample_weight, orders, batch_size, first_batch, n_steps)
+    numerator = totals if spec.reduction == "sum" else 1.0
     scales: NDArray[np.float64] = np.divide(numerator, totals, out=np.zeros(n_steps), where=totals > 0)
     return scales
