@@ -20,6 +20,18 @@ class DivergenceError(FloatingPointError):
     ----------
     keeps_first : bool
         Whether the network has the weights that the run began with: none since were better.
+
+    Examples
+    --------
+    >>> import fastmlp
+    >>> net = fastmlp.MLP([1, 1], loss="squared_error", engine="numpy")
+    >>> try:
+    ...     net.fit([[1.0]], [1.0], epochs=1000, optimizer=fastmlp.SGD(10.0))
+    ... except fastmlp.DivergenceError as error:
+    ...     print(str(error).split(":")[0])
+    ...     print(error.keeps_first)
+    training diverged in epoch 17, batch 1 of 1
+    True
     """
 
     keeps_first = False

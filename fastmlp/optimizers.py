@@ -18,7 +18,18 @@ from fastmlp.spec import check_flag, check_name, check_number, shown
 
 @dataclass(frozen=True)
 class Optimizer:
-    """What all optimizers share. Use one of `SGD`, `Adam`, `AdamW`, `RMSprop`."""
+    """What all optimizers share. Use one of `SGD`, `Adam`, `AdamW`, `RMSprop`.
+
+    Parameters
+    ----------
+    learning_rate : float
+        > 0.
+
+    Raises
+    ------
+    ValueError
+        If it is not a finite number above zero.
+    """
 
     learning_rate: float
 
@@ -29,7 +40,13 @@ class Optimizer:
 
     @property
     def n_slots(self) -> int:
-        """How many buffers of the size of the parameters the update keeps between steps."""
+        """How many buffers of the size of the parameters the update keeps between steps.
+
+        Raises
+        ------
+        TypeError
+            If this is not one of the optimizers, but their base.
+        """
         raise TypeError(f"optimizer must be SGD, Adam, AdamW or RMSprop, got {type(self).__name__}")
 
 
@@ -51,6 +68,11 @@ class SGD(Optimizer):
         Use Nesterov's form; needs a momentum above zero.
     weight_decay : float, default 0.0
         :math:`\lambda \ge 0`, added to the gradient of weights and biases alike.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is not a finite number in its range, or `nesterov` is not True or False, or without momentum.
 
     References
     ----------
@@ -106,6 +128,11 @@ class Adam(Optimizer):
         scikit-learn and TensorFlow do:
         :math:`w \leftarrow w - \eta \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \frac{m}{\sqrt{v} + \hat\epsilon}`.
 
+    Raises
+    ------
+    ValueError
+        If a parameter is not a finite number in its range, or `epsilon_hat` is not True or False.
+
     References
     ----------
     D. P. Kingma, J. Ba, "Adam: a method for stochastic optimization", ICLR 2015.
@@ -154,6 +181,11 @@ class AdamW(Adam):
     epsilon_hat : bool, default False
         As in `Adam`.
 
+    Raises
+    ------
+    ValueError
+        As in `Adam`.
+
     References
     ----------
     I. Loshchilov, F. Hutter, "Decoupled weight decay regularization", ICLR 2019.
@@ -185,7 +217,12 @@ class RMSprop(Optimizer):
     epsilon : float, default 1e-8
         Added to the root, > 0.
     weight_decay : float, default 0.0
-        Added to the gradient, >= 0.
+        :math:`\lambda \ge 0`: :math:`g \leftarrow g + \lambda w`.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is not a finite number in its range.
 
     References
     ----------
@@ -229,6 +266,15 @@ class Schedule:
     warmup : float, default 0.0
         Epochs over which the factor rises linearly from zero. The curve goes on underneath: the factor is the
         curve's value times the warm-up's.
+
+    Raises
+    ------
+    ValueError
+        If `warmup` is not a finite number >= 0.
+
+    References
+    ----------
+    P. Goyal et al., "Accurate, large minibatch SGD: training ImageNet in 1 hour", 2017, section 2.2, on the warm-up.
     """
 
     warmup: float = 0.0
@@ -239,7 +285,25 @@ class Schedule:
         check_number("warmup", self.warmup, minimum=0.0)
 
     def curve(self, t: NDArray[np.float64], epochs: int) -> NDArray[np.float64]:
-        """Give the factor at time `t` (in epochs, from 0 to `epochs`), before the warm-up."""
+        """Give the factor at time `t` (in epochs, from 0 to `epochs`), before the warm-up.
+
+        Parameters
+        ----------
+        t : float64 ndarray (n_steps,)
+            The times of some steps.
+        epochs : int
+            Of the run, >= 1.
+
+        Returns
+        -------
+        float64 ndarray (n_steps,)
+            The factors at these times, >= 0.
+
+        Raises
+        ------
+        TypeError
+            If the schedule has no curve of its own.
+        """
         raise TypeError(f"schedule must be one of {', '.join(SCHEDULES)}, got {type(self).__name__}")
 
     def factors(self, first_step: int, n_steps: int, steps_per_epoch: int, epochs: int) -> NDArray[np.float64]:
@@ -258,6 +322,20 @@ class Schedule:
 class Constant(Schedule):
     """The learning rate as it is.
 
+    Parameters
+    ----------
+    warmup : float, default 0.0
+        As in `Schedule`.
+
+    Raises
+    ------
+    ValueError
+        As in `Schedule`.
+
+    References
+    ----------
+    C. M. Bishop, "Pattern Recognition and Machine Learning", Springer 2006, equation 5.41.
+
     Examples
     --------
     >>> Constant().factors(0, 2, steps_per_epoch=1, epochs=2).tolist()
@@ -267,13 +345,15 @@ class Constant(Schedule):
     name = "constant"
 
     def curve(self, t: NDArray[np.float64], epochs: int) -> NDArray[np.float64]:
-        """One, always."""
+        """Give ones, as many as `t` has entries: ``(n_steps,)`` as in `Schedule.curve`."""
         return np.ones_like(t)
 
 
 @dataclass(frozen=True)
 class Step(Schedule):
     """Multiply by `gamma` every `step_size` epochs.
+
+    The factor at time `t`, in epochs, is ``gamma ** floor(t / step_size)``.
 
     Parameters
     ----------
@@ -283,6 +363,15 @@ class Step(Schedule):
         Epochs between two steps, > 0.
     gamma : float, default 0.1
         Factor of each step, > 0.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is not a finite number in its range.
+
+    References
+    ----------
+    The form is that of ``torch.optim.lr_scheduler.StepLR``.
 
     Examples
     --------
@@ -301,7 +390,7 @@ class Step(Schedule):
         check_number("gamma", self.gamma, above=0.0)
 
     def curve(self, t: NDArray[np.float64], epochs: int) -> NDArray[np.float64]:
-        """Give ``gamma ** floor(t / step_size)``."""
+        """Give ``gamma ** floor(t / step_size)``, ``(n_steps,)`` as in `Schedule.curve`."""
         return np.power(self.gamma, np.floor(t / self.step_size + 1e-9))  # 0.3 / 0.1 is less than 3.
 
 
@@ -309,12 +398,23 @@ class Step(Schedule):
 class Exponential(Schedule):
     """Multiply by `gamma` once an epoch, smoothly.
 
+    The factor at time `t`, in epochs, is ``gamma ** t``.
+
     Parameters
     ----------
     warmup : float, default 0.0
         As in `Schedule`.
     gamma : float, default 0.9
         Factor an epoch, > 0.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is not a finite number in its range.
+
+    References
+    ----------
+    At whole epochs it is ``torch.optim.lr_scheduler.ExponentialLR``.
 
     Examples
     --------
@@ -331,13 +431,15 @@ class Exponential(Schedule):
         check_number("gamma", self.gamma, above=0.0)
 
     def curve(self, t: NDArray[np.float64], epochs: int) -> NDArray[np.float64]:
-        """Give ``gamma ** t``."""
+        """Give ``gamma ** t``, ``(n_steps,)`` as in `Schedule.curve`."""
         return np.power(self.gamma, t)
 
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
     """Half a cosine from one down to `final`.
+
+    The factor at time `t`, in epochs, is ``final + (1 - final) (1 + cos(π t / epochs)) / 2``.
 
     Parameters
     ----------
@@ -346,9 +448,14 @@ class Cosine(Schedule):
     final : float, default 0.0
         The factor at the end, in [0, 1).
 
+    Raises
+    ------
+    ValueError
+        If a parameter is not a finite number in its range.
+
     References
     ----------
-    I. Loshchilov, F. Hutter, "SGDR: stochastic gradient descent with warm restarts", ICLR 2017.
+    I. Loshchilov, F. Hutter, "SGDR: stochastic gradient descent with warm restarts", ICLR 2017, equation 5.
 
     Examples
     --------
@@ -365,13 +472,17 @@ class Cosine(Schedule):
         check_number("final", self.final, minimum=0.0, below=1.0)
 
     def curve(self, t: NDArray[np.float64], epochs: int) -> NDArray[np.float64]:
-        """Give ``final + (1 - final) (1 + cos(pi t / epochs)) / 2``."""
+        """Give ``final + (1 - final) (1 + cos(π t / epochs)) / 2``, ``(n_steps,)`` as in `Schedule.curve`."""
         return self.final + (1.0 - self.final) * 0.5 * (1.0 + np.cos(np.pi * t / epochs))
 
 
 @dataclass(frozen=True)
 class OneCycle(Schedule):
     """Rise along a cosine from `start` to one, then fall along a cosine to `final`: one cycle over the whole run.
+
+    The factor at ``u = t / epochs``, the part of the run that is over, is
+    ``start + (1 - start) (1 - cos(π u / rise)) / 2`` while ``u < rise``, and then
+    ``final + (1 - final) (1 + cos(π (u - rise) / (1 - rise))) / 2``.
 
     Parameters
     ----------
@@ -384,10 +495,15 @@ class OneCycle(Schedule):
     final : float, default 0.0
         Factor at the end, in [0, 1).
 
+    Raises
+    ------
+    ValueError
+        If a parameter is not a finite number in its range.
+
     References
     ----------
     L. N. Smith, N. Topin, "Super-convergence: very fast training of neural networks using large learning rates",
-    2018.
+    2018; cosines for its lines, as in ``torch.optim.lr_scheduler.OneCycleLR``.
 
     Examples
     --------
@@ -408,7 +524,7 @@ class OneCycle(Schedule):
         check_number("final", self.final, minimum=0.0, below=1.0)
 
     def curve(self, t: NDArray[np.float64], epochs: int) -> NDArray[np.float64]:
-        """Give the rise up to ``rise * epochs``, then the fall."""
+        """Give the rise up to ``rise * epochs``, then the fall, ``(n_steps,)`` as in `Schedule.curve`."""
         u = t / epochs
         up = self.start + (1.0 - self.start) * 0.5 * (1.0 - np.cos(np.pi * u / self.rise))
         down = self.final + (1.0 - self.final) * 0.5 * (1.0 + np.cos(np.pi * (u - self.rise) / (1.0 - self.rise)))
@@ -417,14 +533,24 @@ class OneCycle(Schedule):
 
 @dataclass(frozen=True)
 class InverseScaling(Schedule):
-    """Divide by ``(1 + t) ** power``, `t` in epochs.
+    """Divide by ``(1 + t) ** power``, `t` in epochs: the factor is ``(1 + t) ** -power``.
 
     Parameters
     ----------
     warmup : float, default 0.0
         As in `Schedule`.
     power : float, default 0.5
-        > 0.
+        How fast the rate falls, > 0: with 1 it is half after one epoch, with 0.5 after three.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is not a finite number in its range.
+
+    References
+    ----------
+    H. Robbins, S. Monro, "A stochastic approximation method", Annals of Mathematical Statistics 22, 1951; the form is
+    that of scikit-learn's ``learning_rate="invscaling"``, whose `t` counts samples.
 
     Examples
     --------
@@ -441,7 +567,7 @@ class InverseScaling(Schedule):
         check_number("power", self.power, above=0.0)
 
     def curve(self, t: NDArray[np.float64], epochs: int) -> NDArray[np.float64]:
-        """Give ``(1 + t) ** -power``."""
+        """Give ``(1 + t) ** -power``, ``(n_steps,)`` as in `Schedule.curve`."""
         return np.power(1.0 + t, -self.power)
 
 

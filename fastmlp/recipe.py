@@ -51,7 +51,13 @@ class History:
     compile_seconds: float = 0.0
 
     def to_dict(self) -> dict[str, list[float]]:
-        """Give the lists by name, as copies."""
+        """Give the lists by name, as copies.
+
+        Returns
+        -------
+        dict of str to list of float
+            ``train_loss``, ``validation_loss``, ``validation_accuracy``, ``learning_rate`` and ``seconds``.
+        """
         names = ("train_loss", "validation_loss", "validation_accuracy", "learning_rate", "seconds")
         return {name: list(getattr(self, name)) for name in names}
 
@@ -229,6 +235,15 @@ class Progress:
         The running epoch's so far; with ``reduction="sum"``, scaled to all samples. Between epochs, the last one's.
     history : History
         Of the epochs done.
+
+    Examples
+    --------
+    >>> import fastmlp
+    >>> def show(at: Progress) -> None:
+    ...     print(f"{at.step} of {at.n_steps} steps, {at.samples} samples")
+    >>> net = fastmlp.MLP([1, 2], engine="numpy")
+    >>> history = net.fit([[0.0], [1.0], [2.0]], [0, 1, 1], epochs=1, batch_size=3, progress=show)
+    1 of 1 steps, 3 samples
     """
 
     epoch: int

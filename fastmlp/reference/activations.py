@@ -31,6 +31,15 @@ def identity(Z: Array, out: Array | None = None) -> Array:
     ndarray
         Of the shape and dtype of Z.
 
+    Raises
+    ------
+    ValueError
+        If Z is not an array of float32 or float64, or `out` is not a writable one of its shape and dtype.
+
+    References
+    ----------
+    I. Goodfellow, Y. Bengio, A. Courville, "Deep Learning", MIT Press 2016, section 6.2.2.1.
+
     Examples
     --------
     >>> identity(np.array([-1.0, 2.0]))
@@ -45,17 +54,21 @@ def identity_backward(dA: Array, A: Array) -> Array:
     Parameters
     ----------
     dA, A : ndarray
-        Of one shape.
+        Of one shape, each float32 or float64.
 
     Returns
     -------
     ndarray
-        dZ, of that shape.
+        dZ, of that shape and the dtype of dA.
 
     Raises
     ------
     ValueError
-        If the shapes differ.
+        If the shapes differ, or one is not an array of float32 or float64.
+
+    References
+    ----------
+    I. Goodfellow, Y. Bengio, A. Courville, "Deep Learning", MIT Press 2016, algorithm 6.4.
 
     Examples
     --------
@@ -81,6 +94,11 @@ def relu(Z: Array, out: Array | None = None) -> Array:
     ndarray
         Of the shape and dtype of Z.
 
+    Raises
+    ------
+    ValueError
+        If Z is not an array of float32 or float64, or `out` is not a writable one of its shape and dtype.
+
     References
     ----------
     V. Nair, G. Hinton, "Rectified linear units improve restricted Boltzmann machines", ICML 2010.
@@ -100,17 +118,21 @@ def relu_backward(dA: Array, A: Array) -> Array:
     Parameters
     ----------
     dA, A : ndarray
-        Of one shape; A is the forward's *output*.
+        Of one shape, each float32 or float64; A is the forward's *output*.
 
     Returns
     -------
     ndarray
-        dZ, of that shape.
+        dZ, of that shape and the dtype of dA.
 
     Raises
     ------
     ValueError
-        If the shapes differ.
+        If the shapes differ, or one is not an array of float32 or float64.
+
+    References
+    ----------
+    I. Goodfellow, Y. Bengio, A. Courville, "Deep Learning", MIT Press 2016, section 6.3: the derivative at 0.
 
     Examples
     --------
@@ -136,6 +158,11 @@ def leaky_relu(Z: Array, out: Array | None = None) -> Array:
     ndarray
         Of the shape and dtype of Z.
 
+    Raises
+    ------
+    ValueError
+        If Z is not an array of float32 or float64, or `out` is not a writable one of its shape and dtype.
+
     References
     ----------
     A. Maas, A. Hannun, A. Ng, "Rectifier nonlinearities improve neural network acoustic models", ICML 2013.
@@ -155,17 +182,21 @@ def leaky_relu_backward(dA: Array, A: Array) -> Array:
     Parameters
     ----------
     dA, A : ndarray
-        Of one shape; A is the forward's *output*, whose sign is the input's.
+        Of one shape, each float32 or float64; A is the forward's *output*, whose sign is the input's.
 
     Returns
     -------
     ndarray
-        dZ, of that shape.
+        dZ, of that shape and the dtype of dA.
 
     Raises
     ------
     ValueError
-        If the shapes differ.
+        If the shapes differ, or one is not an array of float32 or float64.
+
+    References
+    ----------
+    As in `leaky_relu`.
 
     Examples
     --------
@@ -191,6 +222,11 @@ def elu(Z: Array, out: Array | None = None) -> Array:
     ndarray
         Of the shape and dtype of Z.
 
+    Raises
+    ------
+    ValueError
+        If Z is not an array of float32 or float64, or `out` is not a writable one of its shape and dtype.
+
     References
     ----------
     D.-A. Clevert, T. Unterthiner, S. Hochreiter, "Fast and accurate deep network learning by exponential linear
@@ -213,17 +249,21 @@ def elu_backward(dA: Array, A: Array) -> Array:
     Parameters
     ----------
     dA, A : ndarray
-        Of one shape; A is the forward's *output*.
+        Of one shape, each float32 or float64; A is the forward's *output*.
 
     Returns
     -------
     ndarray
-        dZ, of that shape.
+        dZ, of that shape and the dtype of dA.
 
     Raises
     ------
     ValueError
-        If the shapes differ.
+        If the shapes differ, or one is not an array of float32 or float64.
+
+    References
+    ----------
+    As in `elu`.
 
     Examples
     --------
@@ -250,6 +290,16 @@ def sigmoid(Z: Array, out: Array | None = None) -> Array:
     ndarray
         Of the shape and dtype of Z.
 
+    Raises
+    ------
+    ValueError
+        If Z is not an array of float32 or float64, or `out` is not a writable one of its shape and dtype.
+
+    References
+    ----------
+    D. E. Rumelhart, G. E. Hinton, R. J. Williams, "Learning representations by back-propagating errors", Nature 323,
+    1986, equation 2.
+
     Examples
     --------
     >>> sigmoid(np.array([-1e4, 0.0, 1e4]))
@@ -266,17 +316,22 @@ def sigmoid_backward(dA: Array, A: Array) -> Array:
     Parameters
     ----------
     dA, A : ndarray
-        Of one shape; A is the forward's *output*.
+        Of one shape, each float32 or float64; A is the forward's *output*.
 
     Returns
     -------
     ndarray
-        dZ, of that shape.
+        dZ, of that shape and the dtype of dA.
 
     Raises
     ------
     ValueError
-        If the shapes differ.
+        If the shapes differ, or one is not an array of float32 or float64.
+
+    References
+    ----------
+    D. E. Rumelhart, G. E. Hinton, R. J. Williams, "Learning representations by back-propagating errors", Nature 323,
+    1986, equation 5.
 
     Examples
     --------
@@ -289,7 +344,7 @@ def sigmoid_backward(dA: Array, A: Array) -> Array:
 
 
 def tanh(Z: Array, out: Array | None = None) -> Array:
-    """Hyperbolic tangent.
+    """Hyperbolic tangent, ``A = (exp(Z) - exp(-Z)) / (exp(Z) + exp(-Z))``, without overflow.
 
     Parameters
     ----------
@@ -302,6 +357,15 @@ def tanh(Z: Array, out: Array | None = None) -> Array:
     -------
     ndarray
         Of the shape and dtype of Z.
+
+    Raises
+    ------
+    ValueError
+        If Z is not an array of float32 or float64, or `out` is not a writable one of its shape and dtype.
+
+    References
+    ----------
+    C. M. Bishop, "Pattern Recognition and Machine Learning", Springer 2006, equation 5.59.
 
     Examples
     --------
@@ -317,17 +381,21 @@ def tanh_backward(dA: Array, A: Array) -> Array:
     Parameters
     ----------
     dA, A : ndarray
-        Of one shape; A is the forward's *output*.
+        Of one shape, each float32 or float64; A is the forward's *output*.
 
     Returns
     -------
     ndarray
-        dZ, of that shape.
+        dZ, of that shape and the dtype of dA.
 
     Raises
     ------
     ValueError
-        If the shapes differ.
+        If the shapes differ, or one is not an array of float32 or float64.
+
+    References
+    ----------
+    C. M. Bishop, "Pattern Recognition and Machine Learning", Springer 2006, equation 5.60.
 
     Examples
     --------
@@ -354,6 +422,11 @@ def gelu(Z: Array, out: Array | None = None) -> Array:
     ndarray
         Of the shape and dtype of Z.
 
+    Raises
+    ------
+    ValueError
+        If Z is not an array of float32 or float64, or `out` is not a writable one of its shape and dtype.
+
     References
     ----------
     D. Hendrycks, K. Gimpel, "Gaussian error linear units (GELUs)", 2016.
@@ -372,17 +445,22 @@ def gelu_backward(dA: Array, Z: Array) -> Array:
     Parameters
     ----------
     dA, Z : ndarray
-        Of one shape; Z is the forward's *input*: gelu is not monotonic, so its output does not tell the derivative.
+        Of one shape, each float32 or float64; Z is the forward's *input*: gelu is not monotonic, so its output does
+        not tell the derivative.
 
     Returns
     -------
     ndarray
-        dZ, of that shape.
+        dZ, of that shape and the dtype of dA.
 
     Raises
     ------
     ValueError
-        If the shapes differ.
+        If the shapes differ, or one is not an array of float32 or float64.
+
+    References
+    ----------
+    As in `gelu`, by the product rule: φ is the derivative of Φ.
 
     Examples
     --------
@@ -416,6 +494,11 @@ def silu(Z: Array, out: Array | None = None) -> Array:
     ndarray
         Of the shape and dtype of Z.
 
+    Raises
+    ------
+    ValueError
+        If Z is not an array of float32 or float64, or `out` is not a writable one of its shape and dtype.
+
     References
     ----------
     S. Elfwing, E. Uchibe, K. Doya, "Sigmoid-weighted linear units", Neural Networks 107, 2018.
@@ -434,17 +517,22 @@ def silu_backward(dA: Array, Z: Array) -> Array:
     Parameters
     ----------
     dA, Z : ndarray
-        Of one shape; Z is the forward's *input*: silu is not monotonic, so its output does not tell the derivative.
+        Of one shape, each float32 or float64; Z is the forward's *input*: silu is not monotonic, so its output does
+        not tell the derivative.
 
     Returns
     -------
     ndarray
-        dZ, of that shape.
+        dZ, of that shape and the dtype of dA.
 
     Raises
     ------
     ValueError
-        If the shapes differ.
+        If the shapes differ, or one is not an array of float32 or float64.
+
+    References
+    ----------
+    As in `silu`: the slope is the paper's dSiLU.
 
     Examples
     --------
@@ -473,6 +561,16 @@ def softplus(Z: Array, out: Array | None = None) -> Array:
     ndarray
         Of the shape and dtype of Z.
 
+    Raises
+    ------
+    ValueError
+        If Z is not an array of float32 or float64, or `out` is not a writable one of its shape and dtype.
+
+    References
+    ----------
+    C. Dugas, Y. Bengio, F. Bélisle, C. Nadeau, R. Garcia, "Incorporating second-order functional knowledge for better
+    option pricing", NIPS 2000.
+
     Examples
     --------
     >>> softplus(np.array([0.0, 1e4])).round(4)
@@ -489,17 +587,21 @@ def softplus_backward(dA: Array, A: Array) -> Array:
     Parameters
     ----------
     dA, A : ndarray
-        Of one shape; A is the forward's *output*.
+        Of one shape, each float32 or float64; A is the forward's *output*.
 
     Returns
     -------
     ndarray
-        dZ, of that shape.
+        dZ, of that shape and the dtype of dA.
 
     Raises
     ------
     ValueError
-        If the shapes differ.
+        If the shapes differ, or one is not an array of float32 or float64.
+
+    References
+    ----------
+    I. Goodfellow, Y. Bengio, A. Courville, "Deep Learning", MIT Press 2016, section 3.10.
 
     Examples
     --------

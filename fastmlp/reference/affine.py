@@ -18,13 +18,13 @@ def affine_forward(X: Array, W: Array, b: Array | None = None, out: Array | None
     Parameters
     ----------
     X : ndarray (n_samples, n_in)
-        float32, float64 or uint8; converted to the dtype of `W`.
+        Any real dtype; converted to that of `W`.
     W : ndarray (n_in, n_out)
         float32 or float64.
     b : ndarray (n_out,), optional
-        No bias if None.
+        Any real dtype. No bias if None.
     out : ndarray (n_samples, n_out), optional
-        Where to write Y.
+        Where to write Y; of the dtype of `W`.
 
     Returns
     -------
@@ -34,7 +34,12 @@ def affine_forward(X: Array, W: Array, b: Array | None = None, out: Array | None
     Raises
     ------
     ValueError
-        If the shapes do not align; names both.
+        If the shapes do not align (names both), X, W or b is not an array of such a dtype, or `out` is not a writable
+        one of the shape and dtype of Y.
+
+    References
+    ----------
+    I. Goodfellow, Y. Bengio, A. Courville, "Deep Learning", MIT Press 2016, algorithm 6.3.
 
     Examples
     --------
@@ -55,11 +60,11 @@ def affine_backward(X: Array, W: Array, dY: Array) -> tuple[Array, Array, Array]
     Parameters
     ----------
     X : ndarray (n_samples, n_in)
-        The layer's input.
+        The layer's input; any real dtype, converted to that of `W`.
     W : ndarray (n_in, n_out)
-        Its weights.
+        Its weights, float32 or float64.
     dY : ndarray (n_samples, n_out)
-        Derivative of the loss by the layer's output.
+        Derivative of the loss by the layer's output; float32 or float64, converted likewise.
 
     Returns
     -------
@@ -69,11 +74,11 @@ def affine_backward(X: Array, W: Array, dY: Array) -> tuple[Array, Array, Array]
     Raises
     ------
     ValueError
-        If the shapes do not align; names both.
+        If the shapes do not align (names both), or X, W or dY is not an array of such a dtype.
 
     References
     ----------
-    I. Goodfellow, Y. Bengio, A. Courville, "Deep Learning", MIT Press 2016, section 6.5.
+    I. Goodfellow, Y. Bengio, A. Courville, "Deep Learning", MIT Press 2016, algorithm 6.4.
 
     Examples
     --------

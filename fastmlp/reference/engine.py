@@ -58,6 +58,13 @@ class Engine:
     ----------
     layout : ParameterLayout
         The network and where its parameters stand.
+
+    Attributes
+    ----------
+    name : str
+        As `engine` in `fastmlp.MLP`.
+    finds_not_finite : bool
+        Whether it raises `fastmlp.shapes.UnfitError`, or gives a loss of NaN, if X is not finite. If not, X has to be.
     """
 
     name = "numpy"
@@ -68,20 +75,67 @@ class Engine:
         self.spec = layout.spec
 
     def choose_threads(self, batch_size: int, limit: int) -> int:
-        """One: the BLAS behind NumPy has threads of its own."""
+        """One: the BLAS behind NumPy has threads of its own.
+
+        Parameters
+        ----------
+        batch_size : int
+            Samples a step.
+        limit : int
+            The most to choose.
+
+        Returns
+        -------
+        int
+            The threads that are fastest for `train_steps`, 1 to `limit`.
+        """
         return 1
 
     def compile(self, X: Inputs, recipe: Recipe | None = None) -> None:
-        """Do nothing: there is nothing to compile."""
+        """Do nothing: there is nothing to compile.
+
+        Parameters
+        ----------
+        X : ndarray or SparseRows (n_samples, n_in)
+            Samples like those to come: only their kind, and how many they are, count.
+        recipe : Recipe, optional
+            Of the steps to come; without it, there will be calls of `gradients` alone.
+        """
 
     def raw_outputs(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array:
-        """Compute the outputs ``(n_samples, n_out)``: logits for a loss that does their activation itself."""
+        """Compute the outputs ``(n_samples, n_out)``: logits for a loss that does their activation itself.
+
+        Parameters
+        ----------
+        parameters : ndarray (layout.size,)
+            The flat buffer, of the network's dtype.
+        X : ndarray or SparseRows (n_samples, n_in)
+            Samples of that dtype, or an array of uint8; an array is in C order.
+        threads : int, optional
+            The most to use; None is all that are worth it. Not used here.
+
+        Returns
+        -------
+        ndarray (n_samples, n_out)
+            Of the network's dtype.
+        """
         blocks = [X] if isinstance(X, np.ndarray) else [X[i : i + DENSE_ROWS] for i in range(0, len(X), DENSE_ROWS)]
         Z = np.concatenate([self._forward(parameters, self._scaled(block))[-1] for block in blocks])
         return Z if self.spec.loss_takes_logits else ACTIVATIONS[self.spec.output_activation][0](Z)
 
     def outputs(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array:
-        """Compute the outputs with their activation, the loss's part of it too: probabilities, or means."""
+        """Compute the outputs with their activation, the loss's part of it too: probabilities, or means.
+
+        Parameters
+        ----------
+        parameters, X, threads
+            As in `raw_outputs`.
+
+        Returns
+        -------
+        ndarray (n_samples, n_out)
+            Of the network's dtype.
+        """
         Z = self.raw_outputs(parameters, X)
         if not self.spec.loss_takes_logits:
             return Z
@@ -89,14 +143,43 @@ class Engine:
             return OUTPUT_ACTIVATIONS[self.spec.output_activation](Z)
 
     def classes(self, parameters: Array, X: Inputs, threads: int | None = None) -> NDArray[np.intp]:
-        """Compute the largest output of each sample."""
+        """Compute the largest output of each sample.
+
+        Parameters
+        ----------
+        parameters, X, threads
+            As in `raw_outputs`.
+
+        Returns
+        -------
+        ndarray of int (n_samples,)
+            Its column; of equal outputs, the first.
+        """
         classes: NDArray[np.intp] = self.raw_outputs(parameters, X).argmax(axis=1)
         return classes
 
     def gradients(
         self, parameters: Array, X: Inputs, y: Array, sample_weight: NDArray[np.float64] | None = None
     ) -> tuple[float, Array]:
-        """Loss and its derivative by every parameter, as a flat buffer in the layout of `parameters`."""
+        """Loss and its derivative by every parameter, as a flat buffer in the layout of `parameters`.
+
+        Parameters
+        ----------
+        parameters, X
+            As in `raw_outputs`.
+        y : ndarray
+            int64 classes ``(n_samples,)`` for softmax_cross_entropy, else ``(n_samples, n_out)`` of the network's
+            dtype.
+        sample_weight : float64 ndarray (n_samples,), optional
+            Of the samples' losses; >= 0, with a sum above 0.
+
+        Returns
+        -------
+        loss : float
+            Of all samples, reduced as the network's ``reduction`` says.
+        gradient : ndarray (layout.size,)
+            Of the network's dtype. It tells nothing if the loss is not finite.
+        """
         flat = self.layout.allocate()
         total = X.shape[0] if sample_weight is None else sample_weight.sum()
         scale = float(1.0 / total) if self.spec.reduction == "mean" else 1.0
@@ -121,32 +204,32 @@ class Engine:
 
         Parameters
         ----------
-        parameters : ndarray
+        parameters : ndarray (layout.size,)
             The flat buffer.
         state : TrainingState
             Its slots, and how many steps were taken before in this run (Adam's bias correction counts them).
-        X : ndarray or SparseRows
-            All samples. Only the batches become dense.
+        X : ndarray or SparseRows (n_samples, n_in)
+            All samples, as in `raw_outputs`. Only the batches become dense.
         y : ndarray
-            Their targets.
-        orders : ndarray (n_epochs, n_samples) or (1, n_samples)
+            Their targets, as in `gradients`.
+        orders : int64 ndarray (n_epochs, n_samples) or (1, n_samples)
             Row e is the order of the samples in the e-th epoch of this call; a single row serves them all.
         recipe : Recipe
             What to do in a step.
         first_batch : int
             Batch of the first epoch to begin with.
-        learning_rates : ndarray (n_steps,)
+        learning_rates : float64 ndarray (n_steps,)
             The rate of each step.
         threads : int
             Not used here.
-        sample_weight : ndarray (n_samples,), optional
+        sample_weight : float64 ndarray (n_samples,), optional
             Of the samples' losses. A batch without weight has loss 0 and changes nothing, but is a step.
-        average : ndarray, optional
+        average : ndarray (layout.size,), optional
             Changed after every step: the moving average of `parameters`.
 
         Returns
         -------
-        ndarray (n_done,)
+        float64 ndarray (n_done,)
             The reduced loss of each step, before its update. If a loss is not finite, it is the last, and its update
             has not been done.
         """

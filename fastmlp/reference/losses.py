@@ -19,15 +19,24 @@ def softmax(Z: Array, out: Array | None = None) -> Array:
 
     Parameters
     ----------
-    Z : ndarray (n_samples, n_classes)
-        Logits, float32 or float64.
-    out : ndarray (n_samples, n_classes), optional
+    Z : ndarray (..., n_classes)
+        Logits, float32 or float64: rows along the last of any number of axes, one or more, with n_classes >= 1.
+    out : ndarray (..., n_classes), optional
         Where to write P; may be Z itself.
 
     Returns
     -------
-    ndarray (n_samples, n_classes)
-        Rows that sum to one.
+    ndarray (..., n_classes)
+        Rows that sum to one, of the dtype of Z.
+
+    Raises
+    ------
+    ValueError
+        If Z is not such an array, or `out` is not a writable one of its shape and dtype.
+
+    References
+    ----------
+    I. Goodfellow, Y. Bengio, A. Courville, "Deep Learning", MIT Press 2016, section 4.1.
 
     Examples
     --------
@@ -55,7 +64,7 @@ def softmax_cross_entropy(Z: Array, y: Array, reduction: str = "mean") -> tuple[
     Z : ndarray (n_samples, n_classes)
         Logits, float32 or float64.
     y : ndarray (n_samples,) or (n_samples, n_classes)
-        Class indices, or one-hot rows.
+        Class indices, of any integer dtype, or one-hot rows, of any real dtype.
     reduction : {"mean", "sum"}
         Over the samples; applies to the loss and to dZ alike.
 
@@ -69,7 +78,8 @@ def softmax_cross_entropy(Z: Array, y: Array, reduction: str = "mean") -> tuple[
     Raises
     ------
     ValueError
-        If the shapes do not match, or a class is not in ``0 ... n_classes - 1``.
+        If the shapes do not match, Z or y is not an array of such a dtype, a class is not in ``0 ... n_classes - 1``, a
+        row is not one-hot, there are no samples, or `reduction` is unknown.
 
     References
     ----------
@@ -116,7 +126,7 @@ def sigmoid_cross_entropy(Z: Array, y: Array, reduction: str = "mean") -> tuple[
     Z : ndarray (n_samples, n_outputs)
         Logits, float32 or float64.
     y : ndarray (n_samples, n_outputs), or (n_samples,) with one output
-        Targets in [0, 1].
+        Targets in [0, 1], which is not checked, of any real dtype.
     reduction : {"mean", "sum"}
         Over the samples.
 
@@ -130,7 +140,8 @@ def sigmoid_cross_entropy(Z: Array, y: Array, reduction: str = "mean") -> tuple[
     Raises
     ------
     ValueError
-        If the shapes do not match.
+        If the shapes do not match, Z or y is not an array of such a dtype, there are no samples, or `reduction` is
+        unknown.
 
     References
     ----------
@@ -159,7 +170,7 @@ def squared_error(A: Array, y: Array, reduction: str = "mean") -> tuple[float, A
     A : ndarray (n_samples, n_outputs)
         The network's outputs ŷ, float32 or float64.
     y : ndarray (n_samples, n_outputs), or (n_samples,) with one output
-        Targets.
+        Targets, of any real dtype.
     reduction : {"mean", "sum"}
         Over the samples.
 
@@ -168,12 +179,13 @@ def squared_error(A: Array, y: Array, reduction: str = "mean") -> tuple[float, A
     loss : float
         In the square of the targets' unit.
     dA : ndarray (n_samples, n_outputs)
-        The derivative by the *output* A; the output activation's backward gives dZ.
+        The derivative by the *output* A, in its dtype; the output activation's backward gives dZ.
 
     Raises
     ------
     ValueError
-        If the shapes do not match.
+        If the shapes do not match, A or y is not an array of such a dtype, there are no samples, or `reduction` is
+        unknown.
 
     References
     ----------
@@ -204,7 +216,7 @@ def poisson(Z: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
     Z : ndarray (n_samples, n_outputs)
         Logarithms of the means, float32 or float64.
     y : ndarray (n_samples, n_outputs), or (n_samples,) with one output
-        Targets >= 0.
+        Targets >= 0, which is not checked, of any real dtype.
     reduction : {"mean", "sum"}
         Over the samples.
 
@@ -218,7 +230,8 @@ def poisson(Z: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
     Raises
     ------
     ValueError
-        If the shapes do not match.
+        If the shapes do not match, Z or y is not an array of such a dtype, there are no samples, or `reduction` is
+        unknown.
 
     References
     ----------
@@ -248,7 +261,7 @@ def absolute_error(A: Array, y: Array, reduction: str = "mean") -> tuple[float, 
     A : ndarray (n_samples, n_outputs)
         The network's outputs ŷ, float32 or float64.
     y : ndarray (n_samples, n_outputs), or (n_samples,) with one output
-        Targets.
+        Targets, of any real dtype.
     reduction : {"mean", "sum"}
         Over the samples.
 
@@ -257,12 +270,13 @@ def absolute_error(A: Array, y: Array, reduction: str = "mean") -> tuple[float, 
     loss : float
         In the targets' unit.
     dA : ndarray (n_samples, n_outputs)
-        The derivative by the *output* A; the output activation's backward gives dZ.
+        The derivative by the *output* A, in its dtype; the output activation's backward gives dZ.
 
     Raises
     ------
     ValueError
-        If the shapes do not match.
+        If the shapes do not match, A or y is not an array of such a dtype, there are no samples, or `reduction` is
+        unknown.
 
     References
     ----------
@@ -293,7 +307,7 @@ def huber(A: Array, y: Array, delta: float = 1.0, reduction: str = "mean") -> tu
     A : ndarray (n_samples, n_outputs)
         The network's outputs ŷ, float32 or float64.
     y : ndarray (n_samples, n_outputs), or (n_samples,) with one output
-        Targets.
+        Targets, of any real dtype.
     delta : float
         δ > 0, in the targets' unit.
     reduction : {"mean", "sum"}
@@ -309,7 +323,8 @@ def huber(A: Array, y: Array, delta: float = 1.0, reduction: str = "mean") -> tu
     Raises
     ------
     ValueError
-        If the shapes do not match, or delta is not above 0.
+        If the shapes do not match, A or y is not an array of such a dtype, delta is not above 0, there are no
+        samples, or `reduction` is unknown.
 
     References
     ----------
@@ -343,7 +358,7 @@ def quantile(A: Array, y: Array, level: float = 0.5, reduction: str = "mean") ->
     A : ndarray (n_samples, n_outputs)
         The network's outputs ŷ, float32 or float64.
     y : ndarray (n_samples, n_outputs), or (n_samples,) with one output
-        Targets.
+        Targets, of any real dtype.
     level : float
         Of the quantile, in (0, 1).
     reduction : {"mean", "sum"}
@@ -354,12 +369,13 @@ def quantile(A: Array, y: Array, level: float = 0.5, reduction: str = "mean") ->
     loss : float
         In the targets' unit.
     dA : ndarray (n_samples, n_outputs)
-        The derivative by the *output* A; the output activation's backward gives dZ.
+        The derivative by the *output* A, in its dtype; the output activation's backward gives dZ.
 
     Raises
     ------
     ValueError
-        If the shapes do not match, or level is not in (0, 1).
+        If the shapes do not match, A or y is not an array of such a dtype, level is not in (0, 1), there are no
+        samples, or `reduction` is unknown.
 
     References
     ----------

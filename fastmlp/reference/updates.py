@@ -26,12 +26,15 @@ def sgd_update(
 ) -> None:
     """One step of `fastmlp.SGD`, in place.
 
+    With ``g = gradients + weight_decay * w``: ``v = momentum * v + g``, ``w = w - learning_rate * v``, or Nesterov's
+    ``w = w - learning_rate * (g + momentum * v)``.
+
     Parameters
     ----------
     parameters, velocity : ndarray
-        Of one shape; changed in place. `velocity` may be None without momentum.
+        w and v, of one shape and dtype, float32 or float64; changed in place. `velocity` may be None without momentum.
     gradients : ndarray
-        Of that shape.
+        Of that shape, float32 or float64.
     learning_rate, momentum, weight_decay : float
         As in `fastmlp.SGD`; the rate may be 0.
     nesterov : bool
@@ -40,7 +43,12 @@ def sgd_update(
     Raises
     ------
     ValueError
-        If shapes or dtypes differ, or a number is out of its bounds.
+        If the shapes differ, an array is of another dtype or None, one to be changed is read-only, or a number is out
+        of its bounds.
+
+    References
+    ----------
+    As in `fastmlp.SGD`.
 
     Examples
     --------
@@ -91,12 +99,17 @@ def adam_update(
 ) -> None:
     """One step of `fastmlp.Adam`, or of `fastmlp.AdamW` if `decoupled`, in place.
 
+    With ``g = gradients + weight_decay * w``, or if `decoupled` with ``g = gradients`` and first
+    ``w = (1 - learning_rate * weight_decay) * w``: ``m = beta1 * m + (1 - beta1) * g``,
+    ``v = beta2 * v + (1 - beta2) * g²``,
+    ``w = w - learning_rate * (m / (1 - beta1 ** t)) / (√(v / (1 - beta2 ** t)) + epsilon)``.
+
     Parameters
     ----------
     parameters, first_moment, second_moment : ndarray
-        Of one shape; changed in place.
+        w, m and v, of one shape and dtype, float32 or float64; changed in place.
     gradients : ndarray
-        Of that shape.
+        Of that shape, float32 or float64.
     step : int
         t >= 1, the number of this step, for the bias correction.
     learning_rate, beta1, beta2, epsilon, weight_decay : float
@@ -109,7 +122,12 @@ def adam_update(
     Raises
     ------
     ValueError
-        If shapes or dtypes differ, or a number is out of its bounds.
+        If the shapes differ, an array is of another dtype or None, one to be changed is read-only, or a number is out
+        of its bounds.
+
+    References
+    ----------
+    As in `fastmlp.Adam` and `fastmlp.AdamW`.
 
     Examples
     --------
@@ -170,19 +188,27 @@ def rmsprop_update(
 ) -> None:
     """One step of `fastmlp.RMSprop`, in place.
 
+    With ``g = gradients + weight_decay * w``: ``s = rho * s + (1 - rho) * g²``,
+    ``w = w - learning_rate * g / (√s + epsilon)``.
+
     Parameters
     ----------
     parameters, mean_square : ndarray
-        Of one shape; changed in place.
+        w and s, of one shape and dtype, float32 or float64; changed in place.
     gradients : ndarray
-        Of that shape.
+        Of that shape, float32 or float64.
     learning_rate, rho, epsilon, weight_decay : float
         As in `fastmlp.RMSprop`; the rate may be 0.
 
     Raises
     ------
     ValueError
-        If shapes or dtypes differ, or a number is out of its bounds.
+        If the shapes differ, an array is of another dtype or None, one to be changed is read-only, or a number is out
+        of its bounds.
+
+    References
+    ----------
+    As in `fastmlp.RMSprop`.
 
     Examples
     --------
