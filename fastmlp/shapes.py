@@ -134,8 +134,8 @@ def check_class_targets(shape: tuple[int, ...], y: Array, what: str = "y") -> ND
 
 def check_value_targets(what: str, Z: Array, y: Array) -> Array:
     """Return `y` in the shape and dtype of the outputs `Z`; with one output, `y` may be ``(n_samples,)``."""
-    if check_real(Z, what).ndim != 2:
-        raise ValueError(f"{what} must be (n_samples, n_outputs), got {Z.shape}")
+    if check_real(Z, what).ndim != 2 or Z.shape[1] == 0:
+        raise ValueError(f"{what} must be (n_samples, n_outputs) with n_outputs >= 1, got {Z.shape}")
     Y = y[:, None] if check_array("y", y).ndim == 1 and Z.shape[1] == 1 else y
     if Y.shape != Z.shape:
         raise ValueError(f"{what} and y must have one shape, got {Z.shape} and {y.shape}")

@@ -569,6 +569,25 @@ def test_lists_and_indices_that_others_hold() -> None:
     assert_same_weights(overwritten, expected)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("y", [y_iris, y_iris > 0, np.eye(3)[y_iris]], ids=["classes", "two classes", "labels"])
+def test_logarithms_of_small_probabilities_are_finite(y: Any, dtype: str) -> None:
+    """scikit-learn's are -inf: the probabilities are zero in their dtype."""
+    clf = make(dtype=dtype).fit(X_iris, y)
+    clf.coefs_[-1] *= 1e3
+    log_P = clf.predict_log_proba(X_iris.astype(dtype))
+    assert log_P.dtype == dtype
+    assert np.isfinite(log_P).all()
+    assert log_P.min() < -800.0
+    P = clf.predict_proba(X_iris.astype(dtype))
+    np.testing.assert_allclose(np.exp(log_P), P, rtol=1e-4, atol=1e-6)
+
+
+def test_weights_of_zero_in_a_split_of_its_own() -> None:
+    with pytest.raises(ValueError, match="sample_weight must be > 0 for samples of both the training and the valid"):
+        make(early_stopping=True).fit(X_iris, y_iris, sample_weight=np.eye(1, 150)[0])
+
+
 def test_labels_are_those_of_the_fit() -> None:
     clf = make().fit(X_iris, y_iris > 0)
     expected = clf.predict(X_iris)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+from decimal import Decimal, localcontext
 from types import ModuleType
 from typing import Any
 
@@ -364,6 +365,21 @@ def test_the_mean_of_counts_over_the_range_of_exp(kernels: ModuleType, dtype: st
     assert_allclose(dZ[0], expected, rtol=4 * np.finfo(dtype).eps, atol=1e-37)
     with np.errstate(over="ignore"):
         assert kernels.poisson(np.full((1, 1), 1e4, dtype=dtype), np.zeros((1, 1)))[1][0, 0] == np.inf
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES)
+@pytest.mark.parametrize("mean", [0.1, 10.0, 1e3, 1e6])
+def test_poisson_loss_does_not_cancel_where_the_mean_is_nearly_the_count(
+    kernels: ModuleType, mean: float, dtype: str
+) -> None:
+    y = np.full((1, 1), mean, dtype=dtype)
+    for distance in (0.0, 1e-5, -1e-3, 0.1):
+        Z = np.full((1, 1), math.log(mean) + distance, dtype=dtype)
+        with localcontext(prec=50):
+            z, count = Decimal(float(Z[0, 0])), Decimal(float(y[0, 0]))
+            expected = float(count * (count.ln() - z) - count + z.exp())
+        # About y t² / 2, whose t = log y - z has the error of log y.
+        assert kernels.poisson(Z, y)[0] == pytest.approx(expected, rel=1e-9, abs=mean * 1e-14 * (abs(distance) + 1e-7))
 
 
 @pytest.mark.parametrize("dtype", cases.DTYPES)

@@ -362,3 +362,20 @@ def test_unknown_optimizers_and_schedules() -> None:
         with pytest.raises(ValueError, match=r"^schedule must be one of .* or a Schedule, got ") as error:
             check_schedule(schedule)
         assert str(error.value).endswith("(did you mean Cosine()?)") == (schedule is Cosine)
+
+
+def test_little_decoupled_decay_is_not_lost_in_float32(kernels: ModuleType) -> None:
+    """Nothing would be left of a factor ``1 - 2e-8``. Of one weight a step loses it all the same; not of many."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.uniform(0.5, 1.0, 200_000), *rng.normal(size=(2, 200_000)), rng.uniform(0.5, 2.0, 200_000)]
+    in_float32 = [array.astype("float32") for array in arrays]  # Parameters, gradients, moments.
+    exact = [array.astype("float64") for array in in_float32]
+    for each in (in_float32, exact):
+        kernels.adam_update(*each, 1000, 1e-3, weight_decay=2e-5, decoupled=True)
+    assert abs(float((in_float32[0] - exact[0]).mean())) < 0.1 * 2e-8 * 0.75
+
+
+def test_flags_of_updates(kernels: ModuleType) -> None:
+    arrays = [np.ones(3) for _ in range(4)]
+    with pytest.raises(ValueError, match=r"^decoupled must be True or False, got 'no'$"):
+        kernels.adam_update(*arrays, 1, 0.1, decoupled="no")

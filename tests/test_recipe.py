@@ -193,6 +193,18 @@ def test_batches_without_weight_are_not_in_the_mean_loss(engine: str) -> None:
     assert_allclose(net.fit(X, CLASSES, epochs=1, **arguments, state=state).train_loss, expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "sigmoid_cross_entropy"])
+@pytest.mark.parametrize("weight", [1e-44, 1e-30, 1e37, 1e45])
+def test_weights_of_any_size_are_weights(engine: str, loss: str, weight: float) -> None:
+    """A float32 network divides by their sum, and the quotient is in its range."""
+    n_outputs, y = (4, CLASSES) if loss == "softmax_cross_entropy" else (1, CLASSES > 0)
+    nets = [MLP([20, 5, n_outputs], loss=loss, seed=1, engine=engine) for _ in range(2)]
+    for net, weights in zip(nets, (None, np.full(N, weight)), strict=True):
+        net.fit(X, y, epochs=2, sample_weight=weights, label_smoothing=0.1)
+    for a, b in zip(parameters(nets[0]), parameters(nets[1]), strict=True):
+        assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [

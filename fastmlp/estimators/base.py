@@ -324,6 +324,9 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                 f"The validation set is too small: it must have >= 2 samples, got {len(held_out)}; "
                 "raise validation_fraction or give more samples"
             )
+        weights = samples.weights
+        if weights is not None and not (weights[train].any() and weights[held_out].any()):
+            raise ValueError("sample_weight must be > 0 for samples of both the training and the validation set")
         return samples.take(train), samples.take(held_out)
 
     def _strata(self, Y: Array) -> Array | None:

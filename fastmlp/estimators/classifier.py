@@ -273,10 +273,14 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         Returns
         -------
         ndarray (n_samples, n_classes)
-            ``log(predict_proba(X))``.
+            ``log(predict_proba(X))``, but finite where a probability is too small for its dtype.
         """
-        P = self.predict_proba(X)
-        return np.log(P, out=P)
+        Z = self._forward(X)
+        if self.out_activation_ == "softmax":
+            Z -= Z.max(axis=1, keepdims=True)
+            return Z - np.log(np.exp(Z).sum(axis=1, keepdims=True))  # type: ignore[no-any-return]
+        of_ones = -np.logaddexp(0, -Z)
+        return np.hstack([-np.logaddexp(0, Z), of_ones]) if Z.shape[1] == 1 else of_ones
 
     # --- Labels -------------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ NumPy's there, for ours ends where 2 ** n is no exponent any more."""
 SOFTMAX_CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY, POISSON, CLIPPED_ERROR, SLOPED_ERROR = range(5)
 """The codes by which the loops know the losses; `loss_constants` says which is which."""
 
-RATE, DECAY, SHRINK, BETA1, BETA2, EPSILON, ROOT_SCALE, SCALE, LOSS_SCALE, L2, KEEP, KEY = range(12)
+RATE, DECAY, DECOUPLED_DECAY, BETA1, BETA2, EPSILON, ROOT_SCALE, SCALE, LOSS_SCALE, L2, KEEP, KEY = range(12)
 """The constants of a step: where they stand in its row (BETA1 is SGD's momentum, too, and BETA2 RMSprop's ρ). See
 `step_constants`, and `fastmlp.kernels.updates`."""
 N_CONSTANTS = 12
@@ -60,7 +60,6 @@ def step_constants(optimizer: Optimizer, first_step: int, learning_rates: NDArra
     """Give, for each step, the constants that the kernel of the optimizer's update takes."""
     constants = np.zeros((len(learning_rates), N_CONSTANTS))
     constants[:, RATE] = learning_rates
-    constants[:, SHRINK] = 1.0
     if isinstance(optimizer, SGD):
         constants[:, DECAY] = optimizer.weight_decay
         constants[:, BETA1] = optimizer.momentum
@@ -73,7 +72,7 @@ def step_constants(optimizer: Optimizer, first_step: int, learning_rates: NDArra
         if optimizer.epsilon_hat:
             constants[:, EPSILON] *= constants[:, ROOT_SCALE]
         if optimizer.name == "adamw":
-            constants[:, SHRINK] = 1.0 - learning_rates * optimizer.weight_decay
+            constants[:, DECOUPLED_DECAY] = learning_rates * optimizer.weight_decay
         else:
             constants[:, DECAY] = optimizer.weight_decay
     else:

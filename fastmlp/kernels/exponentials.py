@@ -75,6 +75,15 @@ def expm1_negative(x):
     return fma(scale, p, scale - real(1.0, x))
 
 
+@scalar
+def expm1_value(x):
+    """``exp(x) - 1``, infinite where `exp_value` is."""
+    highest = real(HIGHEST_DOUBLE, x) if is_double(x) else real(HIGHEST_FLOAT, x)
+    scale, p = expm1_parts(highest if x > highest else (lowest(x) if x < lowest(x) else x))
+    y = fma(scale, p, scale - real(1.0, x))
+    return real(np.inf, x) if x > highest else y
+
+
 ARTANH_TERMS = [1.0 / k for k in range(33, 0, -2)]
 artanh_polynomial = polynomial(tuple(ARTANH_TERMS[-8:]), tuple(ARTANH_TERMS))
 """``artanh(s) / s`` in ``s²``."""

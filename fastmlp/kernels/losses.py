@@ -12,7 +12,7 @@ import numpy as np
 
 from fastmlp.kernels.activations import relu_value, sigmoid_value
 from fastmlp.kernels.constants import CLIPPED_ERROR, POISSON, SIGMOID_CROSS_ENTROPY, SOFTMAX_CROSS_ENTROPY
-from fastmlp.kernels.exponentials import exp_negative, exp_value, log1p_of_fraction
+from fastmlp.kernels.exponentials import exp_negative, exp_value, expm1_value, log1p_of_fraction
 from fastmlp.kernels.instructions import address_of, advance, pointer, real
 from fastmlp.kernels.jit import ZERO, inline, kernel
 from fastmlp.kernels.memory import LOSS_MEMORY, VALUES_AT_ONCE
@@ -110,11 +110,17 @@ def sigmoid_cross_entropy_values(z, y, n, scale, cap, d, losses):
 
 @inline
 def poisson_values(z, y, n, scale, d, losses):
-    """``y log(y / exp(z)) - y + exp(z)``, and ``d = scale (exp(z) - y)``."""
+    """``y (t + exp(-t) - 1)`` with ``t = log(y / exp(z))``, or ``exp(z)`` where y is 0; and ``d = scale (exp(z) - y)``.
+
+    In float64: the terms nearly cancel where exp(z) is nearly y.
+    """
     for i in range(n):
         mean = exp_value(z[i])
-        log_y = math.log(np.float64(y[i])) if y[i] > real(0.0, scale) else 0.0
-        losses[i] = np.float64(y[i]) * (log_y - np.float64(z[i])) - np.float64(y[i]) + np.float64(mean)
+        loss = np.float64(mean)
+        if y[i] > real(0.0, scale) and loss != np.inf:  # Then d is infinite, too.
+            t = math.log(np.float64(y[i])) - np.float64(z[i])
+            loss = np.float64(y[i]) * (t + expm1_value(-t))
+        losses[i] = loss
         d[i] = scale * (mean - y[i])
 
 
@@ -201,26 +207,26 @@ def values_loss_rows(code, A, stride, n, targets, order, scale, low, high, D, lo
 def classes_loss(place, order_place, begin, end, scale, thread, like):
     """The softmax cross-entropy of the rows begin ... end, and its derivative by the last layer's Z.
 
-    The derivative is that of the batch's loss: `scale` is the division by the batch size. A sample's weight multiplies
-    both.
+    The derivative is that of the batch's loss: `scale` is the division by the batch size, or by its weights. A sample's
+    weight multiplies both.
     """
     net = state_at(place)
     samples, order = samples_at(net.samples), pointer(order_place, np.int64(0))
     last = layer_at(net.layers + (net.n_layers - 1) * LAYER_BYTES)
     stride, n_out = last.stride, last.n_out
-    scale = real(scale, like)
+    factor = real(scale if samples.weights == 0 else 1.0, like)
     workspace, losses = pointer(net.workspace, like), pointer(net.row_losses, 0.0)
     A, D = advance(workspace, last.A), advance(workspace, last.D)
     classes = pointer(samples.y, np.int64(0))
-    softmax_cross_entropy_rows(A, n_out, classes, order, scale, D, stride, losses, begin, end)
+    softmax_cross_entropy_rows(A, n_out, classes, order, factor, D, stride, losses, begin, end)
     for row in range(begin, end):
         if losses[row] > net.loss_high:  # The cap; a NaN stays.
             losses[row] = net.loss_high
     if net.label_smoothing != 0.0:
         for row in range(begin, end):
             a, d, y = advance(A, row * stride), advance(D, row * stride), classes[order[row]]
-            losses[row] += smoothing_row(a, n_out, y, scale, net.label_smoothing, d)
-    weigh_samples(samples, order, begin, end, losses, D, n_out, stride, like)
+            losses[row] += smoothing_row(a, n_out, y, factor, net.label_smoothing, d)
+    weigh_samples(samples, order, begin, end, scale, losses, D, n_out, stride, like)
     return 0
 
 
@@ -231,27 +237,30 @@ def values_loss(place, order_place, begin, end, scale, thread, like):
     samples, order = samples_at(net.samples), pointer(order_place, np.int64(0))
     last = layer_at(net.layers + (net.n_layers - 1) * LAYER_BYTES)
     stride, n_out = last.stride, last.n_out
-    scale = real(scale, like)
+    factor = real(scale if samples.weights == 0 else 1.0, like)
     workspace, losses = pointer(net.workspace, like), pointer(net.row_losses, 0.0)
     A, D = advance(workspace, last.A), advance(workspace, last.D)
     memory = advance(pointer(net.loss_memory, 0.0), thread * LOSS_MEMORY)
     values_loss_rows(
-        net.loss, A, stride, n_out, pointer(samples.y, like), order, scale, net.loss_low, net.loss_high, D, losses,
+        net.loss, A, stride, n_out, pointer(samples.y, like), order, factor, net.loss_low, net.loss_high, D, losses,
         begin, end, memory,
     )  # fmt: skip
-    weigh_samples(samples, order, begin, end, losses, D, n_out, stride, like)
+    weigh_samples(samples, order, begin, end, scale, losses, D, n_out, stride, like)
     return 0
 
 
 @inline
-def weigh_samples(samples, order, begin, end, losses, D, n_out, stride, like):
-    """Multiply losses and derivatives of rows by the weights of their samples."""
+def weigh_samples(samples, order, begin, end, scale, losses, D, n_out, stride, like):
+    """Multiply losses of rows by the weights of their samples, and derivatives by these times `scale`.
+
+    One of the two factors may be out of the range of float32, where their product is not.
+    """
     if samples.weights != 0:
         for row in range(begin, end):
             weight, d = pointer(samples.weights, 0.0)[order[row]], advance(D, row * stride)
             losses[row] *= weight
             for j in range(n_out):
-                d[j] *= real(weight, like)
+                d[j] *= real(scale * weight, like)
 
 
 @kernel

@@ -32,7 +32,7 @@ from fastmlp.shapes import (
     check_value_targets,
     reduction_factor,
 )
-from fastmlp.spec import check_count, check_loss_parameter
+from fastmlp.spec import check_count, check_flag, check_number
 
 Array = NDArray[Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -326,14 +326,14 @@ def absolute_error(A: Array, y: Array, reduction: str = "mean") -> tuple[float, 
 @twin
 def huber(A: Array, y: Array, delta: float = 1.0, reduction: str = "mean") -> tuple[float, Array]:
     """See `twin`."""
-    check_loss_parameter("delta", "huber", delta)
+    delta = check_number("delta", delta, above=0.0)
     return run_loss("huber", A, NO_CLASSES, check_value_targets("A", A, y), reduction, delta)
 
 
 @twin
 def quantile(A: Array, y: Array, level: float = 0.5, reduction: str = "mean") -> tuple[float, Array]:
     """See `twin`."""
-    check_loss_parameter("level", "quantile", level)
+    level = check_number("level", level, above=0.0, below=1.0)
     return run_loss("quantile", A, NO_CLASSES, check_value_targets("A", A, y), reduction, level)
 
 
@@ -396,7 +396,7 @@ def adam_update(
     epsilon_hat: bool = False,
 ) -> None:
     """See `twin`."""
-    kind = AdamW if decoupled else Adam
+    kind = AdamW if check_flag("decoupled", decoupled) else Adam
     optimizer = kind(1.0, beta1, beta2, epsilon, weight_decay, epsilon_hat)
     slots: dict[str, Array | None] = {"first_moment": first_moment, "second_moment": second_moment}
     run_update(optimizer, step, learning_rate, parameters, gradients, slots)

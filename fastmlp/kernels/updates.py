@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from fastmlp.kernels.constants import BETA1, BETA2, DECAY, EPSILON, RATE, ROOT_SCALE, SHRINK
+from fastmlp.kernels.constants import BETA1, BETA2, DECAY, DECOUPLED_DECAY, EPSILON, RATE, ROOT_SCALE
 from fastmlp.kernels.instructions import pointer, real
 from fastmlp.kernels.jit import kernel, scalar
 
@@ -57,22 +57,23 @@ def sgd_nesterov(constants_place, l2, w_place, g_place, m_place, v_place, n, lik
 
 @kernel
 def adam(constants_place, l2, w_place, g_place, m_place, v_place, n, like):
-    """``m = BETA1 m + (1 - BETA1) g'``, ``v = BETA2 v + (1 - BETA2) g'²``, ``w = SHRINK w - RATE m / s``.
+    """``m = BETA1 m + (1 - BETA1) g'``, ``v = BETA2 v + (1 - BETA2) g'²``, ``w -= RATE m / s + DECOUPLED_DECAY w``.
 
-    ``s = ROOT_SCALE √v + EPSILON``; RATE and ROOT_SCALE hold the corrections of the bias.
+    ``s = ROOT_SCALE √v + EPSILON``; RATE and ROOT_SCALE hold the corrections of the bias. The decay is not a factor
+    ``1 - DECOUPLED_DECAY``, of which float32 would leave little.
     """
     w, g, m, v = pointer(w_place, like), pointer(g_place, like), pointer(m_place, like), pointer(v_place, like)
     rate, decay = constant(constants_place, RATE, like), real(pointer(constants_place, 0.0)[DECAY] + l2, like)
     beta1, beta2 = constant(constants_place, BETA1, like), constant(constants_place, BETA2, like)
     rest_of_beta1 = real(1.0 - pointer(constants_place, 0.0)[BETA1], like)
     rest_of_beta2 = real(1.0 - pointer(constants_place, 0.0)[BETA2], like)
-    shrink, epsilon = constant(constants_place, SHRINK, like), constant(constants_place, EPSILON, like)
-    root_scale = constant(constants_place, ROOT_SCALE, like)
+    decoupled_decay = constant(constants_place, DECOUPLED_DECAY, like)
+    root_scale, epsilon = constant(constants_place, ROOT_SCALE, like), constant(constants_place, EPSILON, like)
     for i in range(n):
         gradient = g[i] + decay * w[i]
         m[i] = beta1 * m[i] + rest_of_beta1 * gradient
         v[i] = beta2 * v[i] + rest_of_beta2 * gradient * gradient
-        w[i] = shrink * w[i] - rate * m[i] / (root_scale * math.sqrt(v[i]) + epsilon)
+        w[i] -= rate * m[i] / (root_scale * math.sqrt(v[i]) + epsilon) + decoupled_decay * w[i]
     return 0
 
 

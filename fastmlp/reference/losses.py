@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fastmlp.reference.activations import sigmoid
 from fastmlp.shapes import check_class_targets, check_real, check_softmax, check_value_targets, reduction_factor
-from fastmlp.spec import check_loss_parameter
+from fastmlp.spec import check_number
 
 Array = NDArray[Any]
 
@@ -249,8 +249,13 @@ def poisson(Z: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
 def poisson_rows(Z: Array, Y: Array) -> tuple[Array, Array]:
     """`poisson` of each row."""
     mean = np.exp(Z)
-    log_Y = np.log(Y, out=np.zeros_like(Y), where=Y > 0)
-    return (Y * (log_Y - Z) - Y + mean).sum(axis=1, dtype=np.float64), mean - Y
+    losses = mean.astype(np.float64)  # Where y is 0.
+    others = (Y > 0) & (mean < np.inf)
+    # y (t + exp(-t) - 1), t = log(y / mean), in float64: the terms nearly cancel where the mean is nearly y.
+    y = Y[others].astype(np.float64)
+    t = np.log(y) - Z[others]
+    losses[others] = y * (t + np.expm1(-t))
+    return losses.sum(axis=1), mean - Y
 
 
 def absolute_error(A: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
@@ -336,7 +341,7 @@ def huber(A: Array, y: Array, delta: float = 1.0, reduction: str = "mean") -> tu
     >>> loss, dA.tolist()
     (1.625, [[1.0, 0.5]])
     """
-    check_loss_parameter("delta", "huber", delta)
+    delta = check_number("delta", delta, above=0.0)
     return reduced(*huber_rows(A, check_value_targets("A", A, y), delta), reduction)
 
 
@@ -387,7 +392,7 @@ def quantile(A: Array, y: Array, level: float = 0.5, reduction: str = "mean") ->
     >>> loss, dA.tolist()
     (1.25, [[0.25, -0.75]])
     """
-    check_loss_parameter("level", "quantile", level)
+    level = check_number("level", level, above=0.0, below=1.0)
     return reduced(*quantile_rows(A, check_value_targets("A", A, y), level), reduction)
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastmlp.optimizers import SGD, Adam, RMSprop
 from fastmlp.shapes import check_update
-from fastmlp.spec import check_count
+from fastmlp.spec import check_count, check_flag
 
 Array = NDArray[Any]
 
@@ -99,8 +99,8 @@ def adam_update(
 ) -> None:
     """One step of `fastmlp.Adam`, or of `fastmlp.AdamW` if `decoupled`, in place.
 
-    With ``g = gradients + weight_decay * w``, or if `decoupled` with ``g = gradients`` and first
-    ``w = (1 - learning_rate * weight_decay) * w``: ``m = beta1 * m + (1 - beta1) * g``,
+    With ``g = gradients + weight_decay * w``, or if `decoupled` with ``g = gradients`` and, besides,
+    ``w = w - learning_rate * weight_decay * w``: ``m = beta1 * m + (1 - beta1) * g``,
     ``v = beta2 * v + (1 - beta2) * g²``,
     ``w = w - learning_rate * (m / (1 - beta1 ** t)) / (√(v / (1 - beta2 ** t)) + epsilon)``.
 
@@ -141,8 +141,8 @@ def adam_update(
     g = check_update(optimizer, learning_rate, parameters, gradients, slots)
     check_count("step", step)
     adam_step(
-        parameters, g, first_moment, second_moment, step, learning_rate, beta1, beta2, epsilon, weight_decay, decoupled,
-        epsilon_hat,
+        parameters, g, first_moment, second_moment, step, learning_rate, beta1, beta2, epsilon, weight_decay,
+        check_flag("decoupled", decoupled), epsilon_hat,
     )  # fmt: skip
 
 
@@ -162,9 +162,7 @@ def adam_step(
 ) -> None:
     """`adam_update` without its checks."""
     T = parameters.dtype.type
-    if weight_decay and decoupled:
-        parameters *= T(1.0 - learning_rate * weight_decay)
-    elif weight_decay:
+    if weight_decay and not decoupled:
         g = g + T(weight_decay) * parameters
     first_moment *= T(beta1)
     first_moment += T(1.0 - beta1) * g
@@ -174,7 +172,10 @@ def adam_step(
     root = np.sqrt(second_moment)
     root *= T(correction)
     root += T(correction * epsilon if epsilon_hat else epsilon)
-    parameters -= T(learning_rate / (1.0 - beta1**step)) * first_moment / root
+    change = T(learning_rate / (1.0 - beta1**step)) * first_moment / root
+    if weight_decay and decoupled:  # Not by a factor near 1, which float32 would round to it.
+        change += T(learning_rate * weight_decay) * parameters
+    parameters -= change
 
 
 def rmsprop_update(
