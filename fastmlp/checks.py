@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmlp.chunks import MappedRows, is_mapped
 from fastmlp.recipe import Callback
-from fastmlp.shapes import UnfitError, check_class_targets
+from fastmlp.shapes import InvalidInputsError, check_class_targets
 from fastmlp.sparse import Inputs, SparseRows, is_sparse, sparse_rows
 from fastmlp.spec import NetworkSpec, shown
 
@@ -116,7 +116,7 @@ def check_targets(spec: NetworkSpec, y: ArrayLike, n_samples: int, what: str) ->
         raise ValueError(f"{what} must have one entry for each of the {n_samples} samples of X, got shape {y.shape}")
     if spec.loss == "softmax_cross_entropy":
         if y.dtype.kind == "f" and not all_finite(y):
-            raise not_finite(what, y)
+            raise not_finite_error(what, y)
         classes = y.astype(np.int64) if y.dtype == np.bool_ and y.ndim == 1 else y
         return np.ascontiguousarray(check_class_targets((n_samples, n_outputs), classes, what))
     Y = as_finite(what, spec.dtype, y)
@@ -192,7 +192,7 @@ def as_finite(what: str, dtype: str, array: Array, first_row: int = 0, scale: fl
     with np.errstate(over="ignore"):
         converted = np.ascontiguousarray(array, dtype=dtype)
     if not all_finite(converted, scale):
-        raise not_finite(what, array, converted, first_row)
+        raise not_finite_error(what, array, converted, first_row)
     return converted
 
 
@@ -210,7 +210,7 @@ def all_finite(array: Samples, scale: float = 1.0) -> bool:
         )
 
 
-def not_finite(
+def not_finite_error(
     what: str, array: Samples, converted: Array | None = None, first_row: int = 0, scale: float = 1.0
 ) -> ValueError:
     """Say which value is the first that is not finite (once converted), or too large once multiplied by `scale`."""
@@ -237,8 +237,8 @@ def compute_by_blocks(
         )
     try:
         return compute(parameters, X, threads)
-    except UnfitError:
-        raise not_finite("X", X, first_row=first_row) from None
+    except InvalidInputsError:
+        raise not_finite_error("X", X, first_row=first_row) from None
 
 
 def copy_checked(what: str, arrays: Sequence[ArrayLike], views: list[Array]) -> None:

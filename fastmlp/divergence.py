@@ -107,7 +107,7 @@ def copy_to(arrays: list[Array], others: list[Array]) -> None:
         array[:] = other
 
 
-def diverged(
+def divergence_error(
     losses: NDArray[np.float64], last_loss: float, first_step: int, n_batches: int, kept: BestSoFar,
     optimizer: Optimizer,
 ) -> DivergenceError:  # fmt: skip

@@ -21,7 +21,7 @@ class Engine(Protocol):
     """What the loop and the network ask of an engine; `fastmlp.reference.Engine` documents the methods."""
 
     name: str
-    finds_not_finite: bool  # Whether it raises UnfitError, or gives a loss of NaN, if X is not finite.
+    finds_not_finite: bool  # Whether it raises InvalidInputsError, or gives a loss of NaN, if X is not finite.
 
     def choose_threads(self, batch_size: int, limit: int) -> int: ...  # noqa: D102
 

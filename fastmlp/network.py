@@ -26,7 +26,7 @@ from fastmlp.checks import (
     copy_checked,
     explaining_lack_of_memory,
     held_fast,
-    not_finite,
+    not_finite_error,
     smoothed,
 )
 from fastmlp.chunks import MappedRows
@@ -37,7 +37,7 @@ from fastmlp.optimizers import SGD, Optimizer, Schedule
 from fastmlp.parameters import ParameterLayout, aligned_copy, initialise, stream
 from fastmlp.recipe import Callback, History, ProgressCallback, Recipe, TrainingState, check_state, make_recipe
 from fastmlp.resuming import Checkpoints, check_checkpoint, describe_run, find_checkpoint, prepare_folder
-from fastmlp.shapes import UnfitError
+from fastmlp.shapes import InvalidInputsError
 from fastmlp.spec import ENGINES, INITIALISERS, NetworkSpec, check_count, check_name, check_number, make_spec, shown
 from fastmlp.training import train
 
@@ -312,7 +312,7 @@ class MLP:
         assert not isinstance(inputs, MappedRows)
         loss, flat = self._engine.gradients(self._parameters, inputs, self._check_targets(y, len(inputs)))
         if not np.isfinite(loss) and not all_finite(inputs, self.spec.input_scale):
-            raise not_finite("X", inputs)
+            raise not_finite_error("X", inputs)
         return Gradients(self._layout.weights(flat), self._layout.biases(flat))
 
     # --- Training -----------------------------------------------------------------------------------------------------
@@ -458,7 +458,7 @@ class MLP:
             if all_finite(inputs, self.spec.input_scale):
                 raise
             self._fits -= is_new
-            raise not_finite("X", inputs, scale=self.spec.input_scale) from None
+            raise not_finite_error("X", inputs, scale=self.spec.input_scale) from None
         return state.history
 
     def _check_validation(
@@ -470,7 +470,7 @@ class MLP:
         X, y = check_pair("validation_data", data)
         inputs = held_fast(self._check_inputs(X, "validation X"))
         if not all_finite(inputs, self.spec.input_scale):
-            raise not_finite("validation X", inputs, scale=self.spec.input_scale)
+            raise not_finite_error("validation X", inputs, scale=self.spec.input_scale)
         targets = self._check_targets(y, len(inputs), "validation y")
 
         def evaluate() -> tuple[float, float | None]:
@@ -606,7 +606,10 @@ class MLP:
         if type(X) is np.ndarray and X.dtype is self._dtype_as_is and X.ndim == 2:
             try:
                 return compute(self._parameters, X)
-            except (UnfitError, MemoryError):  # Of a wrong shape, too. (`contextlib.suppress` would take 0.4 µs.)
+            except (
+                InvalidInputsError,
+                MemoryError,
+            ):  # Of a wrong shape, too. (`contextlib.suppress` would take 0.4 µs.)
                 pass
         return compute_by_blocks(compute, self._parameters, self._check_inputs(X))
 

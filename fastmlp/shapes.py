@@ -15,7 +15,7 @@ Array = NDArray[Any]
 REAL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
-class UnfitError(ValueError):
+class InvalidInputsError(ValueError):
     """An engine cannot take X: a value is not finite, or its shape is not the network's.
 
     The engine does not know which, and where; the network finds out and says so.

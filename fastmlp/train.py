@@ -225,7 +225,7 @@ def begin_or_resume(options: Options, data: Dataset) -> tuple[MLP, TrainingState
     now = {"n_train": len(data.X_train), "checksum": checksum_of(data)}
     if saved.spec.layer_sizes != sizes or any(saved.notes.get(name, value) != value for name, value in now.items()):
         raise UsageError(f"dataset must be the one that the run in {options.resume!r} began with, got other data")
-    return MLP.load(path, options.engine), saved.state
+    return MLP._from_saved(saved, options.engine), saved.state
 
 
 def checksum_of(data: Dataset) -> int:

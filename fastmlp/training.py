@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.chunks import Chunk, ChunkReader, MappedRows
-from fastmlp.divergence import BestSoFar, copy_to, diverged
+from fastmlp.divergence import BestSoFar, copy_to, divergence_error
 from fastmlp.optimizers import Schedule
 from fastmlp.recipe import Callback, Progress, ProgressCallback, Recipe, TrainingState, batch_totals
 from fastmlp.sparse import Inputs
@@ -164,7 +164,7 @@ def train(
                 continue
             best.put_back(buffers, evaluate)
             step = first_epoch * n_batches + position
-            raise diverged(losses, last_loss, step, n_batches, best, recipe.optimizer)
+            raise divergence_error(losses, last_loss, step, n_batches, best, recipe.optimizer)
         if state.epoch < first_epoch + span:  # Stopped within the span.
             rewind(state, rng_state, first_epoch, n_samples, recipe.shuffle)
         else:

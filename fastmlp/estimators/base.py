@@ -23,7 +23,7 @@ from fastmlp.estimators.lbfgs import fit_lbfgs
 from fastmlp.estimators.run import NOT_FINITE_WEIGHTS, Run, Samples, SolverState, make_optimizer
 from fastmlp.network import MLP
 from fastmlp.optimizers import Optimizer, Schedule
-from fastmlp.shapes import UnfitError
+from fastmlp.shapes import InvalidInputsError
 from fastmlp.sparse import Inputs, is_sparse, sparse_rows
 from fastmlp.spec import ACTIVATIONS, DTYPES, check_name, dtype_name, make_spec
 
@@ -501,12 +501,12 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         ):
             try:
                 return method(parameters, as_inputs(X, parameters.dtype), 1 if X.shape[0] == 1 else self._threads())
-            except ValueError:  # Its own, or an `UnfitError`: scikit-learn says below what is wrong with X.
+            except ValueError:  # Its own, or an `InvalidInputsError`: scikit-learn says below what is wrong with X.
                 pass
         X = validate_data(self, X, accept_sparse="csr", reset=False)
         try:
             return method(parameters, as_inputs(X, parameters.dtype), self._threads())
-        except UnfitError:
+        except InvalidInputsError:
             raise ValueError("X must be finite") from None
 
     def __sklearn_tags__(self) -> Any:

@@ -20,7 +20,7 @@ from fastmlp.kernels.records import SAMPLE, Layer, Samples
 from fastmlp.kernels.threads import run_together
 from fastmlp.parameters import ParameterLayout
 from fastmlp.recipe import Recipe, TrainingState
-from fastmlp.shapes import UnfitError
+from fastmlp.shapes import InvalidInputsError
 from fastmlp.sparse import Inputs, SparseRows
 
 Array = NDArray[Any]
@@ -166,7 +166,7 @@ class Engine:
         threads: int | None = 1,
         activate: int = 0,
     ) -> None:
-        """Write the outputs, or the classes, of X; raise `UnfitError` if X is not finite.
+        """Write the outputs, or the classes, of X; raise `InvalidInputsError` if X is not finite.
 
         Or if it is not of the network's inputs, each sample's side by side: the kernel looks at that in no time.
         """
@@ -193,7 +193,7 @@ class Engine:
         is_fit = self._forward_all(lets_go, scratch.place, rows, rows.itemsize, outputs, classes, activate)
         scratch.spare.append(scratch)
         if not is_fit:
-            raise UnfitError
+            raise InvalidInputsError
 
     @cached_property
     def _forward_all(self) -> Any:

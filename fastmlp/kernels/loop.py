@@ -78,7 +78,7 @@ def shares(net, n_rows, thread, threads):
 
 
 @kernel
-def forward(place, begin, end, key, thread, like):
+def forward(place, begin, end, key, like):
     """All layers for the rows begin ... end, from the sums over the parts of the inputs on.
 
     A cross-entropy's activation is part of the loss, and not done here. `key` is that of the step, for dropout.
@@ -143,7 +143,7 @@ def add_parts(net, begin, end, like):
 
 
 @kernel
-def backward_through_layers(place, begin, end, key, thread, like):
+def backward_through_layers(place, begin, end, key, like):
     """From the last layer's dA down to the first layer's dZ: times the activation's slope, then ``dX = dY Wᵀ``."""
     net = state_at(place)
     workspace = pointer(net.workspace, like)
@@ -217,9 +217,9 @@ def train_steps(place, constants_place, batch_size, first_batch, losses_place, n
                 loss = l2_loss(net, pointer(constants, 0.0)[L2])
 
             key = key_of_row(pointer(constants, np.int64(0))[KEY], block)
-            call(net.forward, (place, begin, end, key, thread, like))
+            call(net.forward, (place, begin, end, key, like))
             call(net.loss_and_output_gradient, (place, rows, begin, end, scale, thread, like))
-            call(net.backward_through_layers, (place, begin, end, key, thread, like))
+            call(net.backward_through_layers, (place, begin, end, key, like))
             sum_halves(net, place, n_rows, thread, threads, True, like)
             n_waits = wait_for_all(net.barrier, threads, n_waits)
             if n_waits == CALLED_OFF:
@@ -296,7 +296,7 @@ def forward_all(place, X_array, X_itemsize, outputs_array, classes_array, activa
         # The rows beyond need not be cleared: what a tile reads there changes nothing but its rows that nobody reads.
         call(net.gather, (place, net.order, ZERO, net.n_parts, ZERO, n_rows, ZERO, like))
         call(net.multiply_inputs, (place, ZERO, net.n_parts, ZERO, n_rows, ZERO, like))
-        call(net.forward, (place, ZERO, n_rows, ZERO, ZERO, like))
+        call(net.forward, (place, ZERO, n_rows, ZERO, like))
         if activate != 0:
             call(activate, (address_of(advance(workspace, last.A)), n_rows, last.n_out, last.stride, like))
         for row in range(n_rows):

@@ -9,7 +9,8 @@ A batch's entries (value, column) are copied to the workspace, row by row, and X
   the entries of its rows by column. A column's sum goes through the threads' parts one after the other, which is
   through the rows in ascending order whatever the number of threads.
 
-Both are sums in the order of the dense products, without the terms that are zero, and so have the same bits.
+Both are sums in the order of the dense products, without the terms that are zero, and so have the same bits; but where
+the dW of dense samples is summed in halves (`fastmlp.kernels.weights`), that of sparse ones is not.
 """
 
 from __future__ import annotations
