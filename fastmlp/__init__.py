@@ -28,6 +28,7 @@ _HOMES = {
     "Adam": "optimizers",
     "AdamW": "optimizers",
     "RMSprop": "optimizers",
+    "Schedule": "optimizers",
     "Constant": "optimizers",
     "Step": "optimizers",
     "Exponential": "optimizers",

@@ -275,6 +275,16 @@ class Schedule:
     References
     ----------
     P. Goyal et al., "Accurate, large minibatch SGD: training ImageNet in 1 hour", 2017, section 2.2, on the warm-up.
+
+    Examples
+    --------
+    A schedule of one's own is a subclass with a `curve`:
+
+    >>> class Linear(Schedule):
+    ...     def curve(self, t, epochs):
+    ...         return 1.0 - t / epochs
+    >>> Linear(warmup=1.0).factors(0, 4, steps_per_epoch=2, epochs=2).tolist()
+    [0.5, 0.75, 0.5, 0.25]
     """
 
     warmup: float = 0.0

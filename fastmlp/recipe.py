@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.optimizers import Optimizer, Schedule, check_epsilon, check_optimizer, check_schedule
-from fastmlp.spec import NetworkSpec, check_count, check_flag, check_number
+from fastmlp.spec import NetworkSpec, check_count, check_flag, check_number, shown
 
 Array = NDArray[Any]
 
@@ -177,7 +177,13 @@ class TrainingState:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def check_state(state: TrainingState, recipe: Recipe, parameters: Array, n_samples: int) -> None:
+def check_state(state: Any) -> None:
+    """Raise ValueError if something else was given in the place of a state."""
+    if state is not None and not isinstance(state, TrainingState):
+        raise ValueError(f"state must come from MLP.training_state, got {shown(state)}")
+
+
+def check_fitting_state(state: TrainingState, recipe: Recipe, parameters: Array, n_samples: int) -> None:
     """Raise ValueError if a run cannot go on from `state`: the optimizer's buffers, the data or the average differ."""
     if [slot.shape for slot in state.slots] != [parameters.shape] * recipe.optimizer.n_slots:
         raise ValueError("state must come from a run of this network with this optimizer")

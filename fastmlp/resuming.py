@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fastmlp.checkpoint import SavedNetwork, check_notes, remove_leftovers
-from fastmlp.recipe import Recipe, TrainingState
+from fastmlp.recipe import Recipe, TrainingState, check_state
 from fastmlp.spec import NetworkSpec, check_flag, shown
 from fastmlp.stopping import StopRequest
 
@@ -127,6 +127,7 @@ def writing_to(what: str, folder: str) -> Iterator[None]:
 def check_checkpoint(checkpoint: Any, resume: bool, state: TrainingState | None) -> str | None:
     """Check the arguments of `fastmlp.MLP.fit` that say where a run goes on; return the folder of its checkpoints."""
     resume = check_flag("resume", resume)
+    check_state(state)
     if checkpoint is None:
         if resume:
             raise ValueError("checkpoint must be the folder to go on from with resume=True, got None")

@@ -98,7 +98,11 @@ def test_a_sequence_of_activations() -> None:
 
 @pytest.mark.parametrize("activation", ["leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid"])
 def test_every_activation_learns(activation: str) -> None:
-    assert make(activation=activation, max_iter=150).fit(X_iris, y_iris).score(X_iris, y_iris) > 0.9
+    clf = make(activation=activation, max_iter=150).fit(X_iris, y_iris)
+    assert clf.score(X_iris, y_iris) > 0.9
+    np.testing.assert_allclose(
+        clf.predict_proba(X_iris), as_network(clf, activation=activation).predict_proba(X_iris), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
 CODE = """
+overrun = False
 import ctypes, mmap
 import numpy as np
 import fastmlp
@@ -31,9 +33,14 @@ def copied(array):
     copy[...] = array
     return copy
 
+if overrun:
+    ctypes.memset(at_the_edge(3, "f4").ctypes.data, 0, 13)  # A byte too many: it must not live to tell.
 for module in (parameters, memory, public):
     assert hasattr(module, "aligned_zeros")
     module.aligned_zeros = at_the_edge
+made = len(regions)
+fastmlp.MLP([1, 1])
+assert len(regions) > made  # The networks' memory is such, too.
 network.available_cpus = lambda: 3
 rng, slow = np.random.default_rng(0), fastmlp.SGD(1e-9)
 SIZES = [1, 1], [3, 17, 2], [64, 33, 16, 10], [130, 257, 5], [256, 9, 4], [1100, 7, 65], [20, 33, 1], [9, 20, 600]
@@ -72,3 +79,9 @@ NARROWER = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,
 @pytest.mark.parametrize("environment", [{}, NARROWER, NARROW], ids=["this machine's", "AVX2", "SSE2"])
 def test_nothing_is_touched_beyond_a_buffer(environment: dict[str, str]) -> None:
     subprocess.run([sys.executable, "-c", CODE], env={**os.environ, **environment}, check=True, timeout=300)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect")
+def test_what_is_touched_beyond_a_buffer_is_found() -> None:
+    code = CODE.replace("overrun = False", "overrun = True")
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=300).returncode == -signal.SIGSEGV

@@ -18,8 +18,7 @@ from cases import unaligned
 from hand_made import X, Z, hand_made
 from numpy.testing import assert_allclose, assert_array_equal
 
-import fastmlp
-from fastmlp import MLP
+from fastmlp import MLP, SGD
 
 Array = np.ndarray
 
@@ -106,6 +105,12 @@ def test_xor_is_learnt(engine: str) -> None:
     assert len(history.train_loss) == 200
 
 
+def test_soft_labels_count_as_right_where_they_are_nearer(engine: str) -> None:
+    net = MLP([1, 1], loss="sigmoid_cross_entropy", engine=engine)
+    net.set_parameters([[[1.0]]])
+    assert net.accuracy([[1.0], [1.0], [-1.0]], [0.7, 0.3, 0.1]) == pytest.approx(2 / 3)
+
+
 # --- The contract -----------------------------------------------------------------------------------------------------
 
 
@@ -122,8 +127,8 @@ def test_signatures() -> None:
     assert list(fit)[:10] == [
         "self", "X", "y", "epochs", "batch_size", "optimizer", "schedule", "shuffle", "validation_data", "threads",
     ]  # fmt: skip
-    assert [fit[name].default for name in ("epochs", "batch_size", "schedule", "shuffle", "threads")] == [
-        10, 100, "constant", True, None,
+    assert [fit[name].default for name in ("epochs", "batch_size", "optimizer", "schedule", "shuffle", "threads")] == [
+        10, 100, SGD(learning_rate=0.1, momentum=0.9, nesterov=False, weight_decay=0.0), "constant", True, None,
     ]  # fmt: skip
     options = ("sample_weight", "l2", "dropout", "label_smoothing", "clip_norm", "average")
     assert [fit[name].default for name in options] == [None, 0.0, 0.0, 0.0, None, None]
@@ -363,12 +368,6 @@ def test_arrays_assigned_to_weights_are_copied_into_the_network(engine: str) -> 
     assert_array_equal(pickle.loads(pickle.dumps(weights))[1], weights[1])
 
 
-def test_soft_labels_count_as_right_where_they_are_nearer(engine: str) -> None:
-    net = MLP([1, 1], loss="sigmoid_cross_entropy", engine=engine)
-    net.set_parameters([[[1.0]]])
-    assert net.accuracy([[1.0], [1.0], [-1.0]], [0.7, 0.3, 0.1]) == pytest.approx(2 / 3)
-
-
 def test_what_a_callback_writes_to_the_labels_does_not_reach_the_kernels(engine: str) -> None:
     """Not to the memory beyond a row's outputs, either: with 10**9 the process would end."""
     X, y = np.random.default_rng(0).normal(size=(50, 2)), np.arange(50) % 2
@@ -376,8 +375,3 @@ def test_what_a_callback_writes_to_the_labels_does_not_reach_the_kernels(engine:
     nets[0].fit(X, y.copy(), epochs=3, batch_size=10)
     nets[1].fit(X, y, epochs=3, batch_size=10, callbacks=[lambda history: y.fill(10**9)])
     assert_array_equal(nets[0].weights[0], nets[1].weights[0])
-
-
-def test_public_classes_are_the_rooms_own() -> None:
-    assert fastmlp.MLP is MLP
-    assert type(hand_made("numpy").gradients(X, X)) is fastmlp.Gradients

@@ -58,9 +58,13 @@ def test_numba_comes_with_what_must_be_compiled_and_scipy_never(
 
 
 def test_public_names() -> None:
+    assert set(fastmlp.__all__) == {
+        "MLP", "Gradients", "History", "Progress", "DivergenceError", "ModelFileError", "SGD", "Adam", "AdamW",
+        "RMSprop", "Schedule", "Constant", "Step", "Exponential", "Cosine", "OneCycle", "InverseScaling",
+        "load_dataset", "Dataset", "kernels", "reference", "__version__",
+    }  # fmt: skip
     for name in fastmlp.__all__:
         assert getattr(fastmlp, name) is not None
-    assert {"MLP", "SGD", "Adam", "AdamW", "RMSprop", "load_dataset", "kernels", "reference"} <= set(dir(fastmlp))
     assert {"MLPClassifier", "MLPRegressor"} <= set(dir(fastmlp)) - set(fastmlp.__all__)
     with pytest.raises(AttributeError, match=r"^module 'fastmlp' has no attribute 'MPL'$"):
         fastmlp.MPL  # noqa: B018

@@ -437,6 +437,9 @@ def test_a_foreign_state_is_refused(engine: str) -> None:
     X, y = blobs()
     net = classifier(engine)
     before = parameters(net)
+    for call in (lambda: net.fit(X, y, state=3), lambda: net.save("model", state=3)):
+        with pytest.raises(ValueError, match=r"^state must come from MLP.training_state, got 3$"):
+            call()
     with pytest.raises(ValueError, match=r"^state must come from a run of this network with this optimizer$"):
         net.fit(X, y, optimizer=Adam(), state=net.training_state(SGD()))
     state = net.training_state(SGD(0.1))

@@ -64,7 +64,8 @@ class Engine:
     name : str
         As `engine` in `fastmlp.MLP`.
     finds_not_finite : bool
-        Whether it raises `fastmlp.shapes.InvalidInputsError`, or gives a loss of NaN, if X is not finite. If not, X has to be.
+        Whether it raises `fastmlp.shapes.InvalidInputsError`, or gives a loss of NaN, if X is not finite. If not, X has
+        to be.
     """
 
     name = "numpy"
