@@ -23,6 +23,7 @@ import glob
 import json
 import os
 import secrets
+import stat
 import sys
 from contextlib import suppress
 from dataclasses import asdict
@@ -83,10 +84,11 @@ def save_network(
     OSError
         If the file cannot be written; it names `path`, and an earlier file there is unharmed.
     """
-    for name, arrays in (("weights", weights), ("biases", biases)):
+    name = check_path(path)
+    for what, arrays in (("weights", weights), ("biases", biases)):
         for i, array in enumerate(arrays):
             if not np.isfinite(array).all():  # It could not be read again, and an earlier file would be gone.
-                raise ValueError(f"{name}[{i}] must be finite to be saved, got {array[~np.isfinite(array)][0]}")
+                raise ValueError(f"{what}[{i}] must be finite to be saved, got {array[~np.isfinite(array)][0]}")
     tensors = {f"weights.{i}": np.ascontiguousarray(W) for i, W in enumerate(weights)}
     tensors |= {f"biases.{i}": np.ascontiguousarray(b) for i, b in enumerate(biases)}
     header: dict[str, Any] = {
@@ -118,9 +120,16 @@ def save_network(
     if (length := int.from_bytes(data[:8], "little")) > MAX_HEADER:
         raise ValueError(f"notes must leave the file a header of <= {MAX_HEADER} bytes, got {length}")
     try:
-        write_atomically(Path(path), data)
+        write_atomically(Path(name), data)
     except OSError as error:  # It names the temporary file, which means nothing to the user.
-        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+        raise OSError(error.errno, error.strerror, name) from None
+
+
+def check_path(path: Any) -> str:
+    """Return a path as a string, or raise ValueError."""
+    if not isinstance(path, str | bytes | os.PathLike):
+        raise ValueError(f"path must be a path, got {shown(path)}")
+    return os.fsdecode(path)
 
 
 def check_notes(notes: Any) -> dict[str, Any]:
@@ -134,8 +143,14 @@ def check_notes(notes: Any) -> dict[str, Any]:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to a temporary file beside `path`, flush it to the disk, and rename it to `path`.
 
-    Whenever the process is killed or the power fails, `path` is the old file or the new one, whole.
+    Whenever the process is killed or the power fails, `path` is the old file or the new one, whole. A symbolic link
+    stays, and so do the file's permissions; a device or a pipe is not replaced.
     """
+    path, mode = Path(os.path.realpath(path)), None
+    with suppress(FileNotFoundError):
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # A folder is what the renaming refuses.
+            raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with open(temporary, "xb") as file:
@@ -144,6 +159,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if mode is not None:
+            os.chmod(temporary, stat.S_IMODE(mode))
         os.replace(temporary, path)
         sync_folder(path.parent)
     except BaseException:
@@ -192,7 +209,7 @@ class SavedNetwork:
     """
 
     def __init__(self, path: Path_) -> None:
-        path = os.fspath(path)
+        path = check_path(path)
         if not os.path.exists(path):
             raise FileNotFoundError(f"no model file at {path}")
         try:
@@ -207,6 +224,8 @@ class SavedNetwork:
                 version = field(header, "format_version", int)
                 if version <= FORMAT_VERSION:
                     self._read(file, header)
+            except MemoryError:  # Some are a ValueError, too. The file may be sound.
+                raise
             except (OSError, ValueError, RecursionError) as error:
                 raise ModelFileError(f"{path} is not a whole fastmlp model: {error}") from None
         if version > FORMAT_VERSION:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import functools
 import math
 import os
 from pathlib import Path
+from types import BuiltinFunctionType
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
@@ -13,6 +15,9 @@ OWN_CGROUPS = Path("/proc/self/cgroup")
 
 def available_cpus() -> int:
     """Count the CPUs that this process may use."""
+    # Under gevent and eventlet, threads take turns on one: they would wait for each other for ever.
+    if not isinstance(_thread.start_new_thread, BuiltinFunctionType):
+        return 1
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(cpus, cpu_quota())))
 

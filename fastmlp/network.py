@@ -107,7 +107,8 @@ class MLP:
     -----
     Any number of threads may call the methods of a network at once, and the process may fork at any time. Predictions
     during a `fit` are of weights between two states. Two fits of one network at once mix their updates, which nobody
-    wants: give each its own network (``copy.deepcopy`` makes one).
+    wants: give each its own network (``copy.deepcopy`` makes one). To replace the weights of a network that others use,
+    give them another network: while `set_parameters` copies, they may predict with some of the old and some of the new.
 
     Examples
     --------
@@ -561,7 +562,7 @@ class MLP:
         Raises
         ------
         ValueError
-            If a parameter is not finite, or the state or the notes are not what they must be.
+            If a parameter is not finite, or an argument is not what it must be.
         OSError
             If the file cannot be written.
         """

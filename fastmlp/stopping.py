@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -46,13 +47,18 @@ class StopRequest:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == self._ask:  # A callback may have set another.
+                signal.signal(number, handler)
         self._handlers = {}
 
     def hand_on(self) -> None:
         """Let the signal that was noted do what it does without this; if that is not to end the run, forget it."""
         number, self._number, self.by = self._number, 0, ""
-        signal.raise_signal(number)
+        handler = signal.getsignal(number)
+        if callable(handler):  # To raise the signal again would wake an event loop again, and count as a second one.
+            handler(number, sys._getframe())
+        else:
+            signal.raise_signal(number)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # A worker that a callback has forked: it must not outlive its SIGTERM.

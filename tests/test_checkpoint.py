@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import struct
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from safetensors.numpy import load_file, save_file
 
+import fastmlp
 from fastmlp import MLP, SGD, Adam, ModelFileError, checkpoint
 from fastmlp.checkpoint import SavedNetwork
 
@@ -324,3 +326,45 @@ def test_a_checkpoint_is_also_a_model(tmp_path: Path) -> None:
     net = trained("numpy")
     net.save(tmp_path / "run.safetensors", net.training_state(SGD(0.1, momentum=0.9)))
     assert_array_equal(MLP.load(tmp_path / "run.safetensors", engine="numpy").weights[0], net.weights[0])
+
+
+# --- What stands at the path ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links, pipes and permissions")
+def test_links_permissions_and_pipes_stay(tmp_path: Path) -> None:
+    net, other = MLP([2, 3], seed=1), MLP([2, 3], seed=2)
+    file, link, pipe = tmp_path / "v7", tmp_path / "current", tmp_path / "pipe"
+    net.save(file)
+    file.chmod(0o600)
+    link.symlink_to(file.name)
+    other.save(link)
+    assert link.is_symlink()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert_array_equal(MLP.load(file).weights[0], other.weights[0])
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match=r"not a regular file: .*pipe"):
+        net.save(pipe)
+    assert pipe.is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["current", "pipe", "v7"]
+
+
+def test_paths(tmp_path: Path) -> None:
+    net = MLP([2, 3])
+    net.save(os.fsencode(tmp_path / "bytes"))
+    assert_array_equal(MLP.load(tmp_path / "bytes").weights[0], net.weights[0])
+    for call in (net.save, MLP.load):
+        with pytest.raises(ValueError, match=r"^path must be a path, got 7$"):
+            call(7)
+
+
+def test_lack_of_memory_is_not_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    MLP([2, 3]).save(tmp_path / "model")
+
+    def fail(*arguments: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("fastmlp.parameters.ParameterLayout.allocate", fail)
+    with pytest.raises(MemoryError) as error:
+        MLP.load(tmp_path / "model")
+    assert not isinstance(error.value, fastmlp.ModelFileError)

@@ -5,6 +5,7 @@ That a run may be killed at any moment is tested for real in promises/test_resum
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -545,6 +546,37 @@ def test_a_ctrl_c_while_compiling_waits_for_nothing(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_an_event_loop_hears_of_a_signal_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "CALL_SECONDS", 0.0)
+    heard: list[int] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: heard.append(1))
+
+        def ask(progress: Progress) -> None:
+            if progress.step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        network("numpy").fit(X, Y, **ARGUMENTS, checkpoint=tmp_path, progress=ask)
+        await asyncio.sleep(0.05)
+
+    asyncio.run(main())
+    assert heard == [1]
+
+
+def test_handlers_that_a_callback_sets_stay(tmp_path: Path) -> None:
+    def handler(number: int, frame: Any) -> None:
+        pass
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        set_it = [lambda history: signal.signal(signal.SIGTERM, handler) and None]
+        network("numpy").fit(X, Y, **ARGUMENTS, checkpoint=tmp_path, callbacks=set_it)
+        assert signal.getsignal(signal.SIGTERM) == handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_children_that_a_callback_forks_end_at_the_first_signal(how: signal.Signals, tmp_path: Path) -> None:
     """As ``multiprocessing.Pool`` asks its workers to: it would wait for ever for one that does not."""

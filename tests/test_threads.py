@@ -1,17 +1,22 @@
 """What threads must never do: run on after an interruption, lose their memory, or change a bit of the result."""
 
 import _thread
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
 
 import fastmlp
+from fastmlp import network
+from fastmlp.cpus import available_cpus
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(2000, 50)).astype(np.float32)
@@ -205,14 +210,13 @@ def test_predict_of_threads_that_find_no_memory(two_cpus, monkeypatch):
         raise MemoryError("no room")
 
     monkeypatch.setattr(engine, "available_cpus", lambda: 2)
-    net, other = fastmlp.MLP([50, 64, 5]), fastmlp.MLP([50, 64, 5])
+    net = fastmlp.MLP([50, 61, 5])
     many_X = rng.normal(size=(20_000, 50)).astype(np.float32)
-    expected = other.predict(many_X)
     with monkeypatch.context() as without_memory:
-        without_memory.setattr(Engine, "_make_spare", fail)
+        without_memory.setattr(Engine, "_allocate", fail)
         with pytest.raises(MemoryError, match="no room"):
             net.predict(many_X)
-    np.testing.assert_array_equal(net.predict(many_X), expected)
+    np.testing.assert_array_equal(net.predict(many_X), [net.predict(x[None])[0] for x in many_X])
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -273,3 +277,72 @@ def test_a_short_call_does_not_give_other_threads_the_gil(sizes, n_samples, lets
         sys.setswitchinterval(interval)
         while not turns:
             time.sleep(0.001)
+
+
+def test_a_system_that_gives_no_more_threads(two_cpus, monkeypatch):
+    from fastmlp.kernels import engine
+
+    monkeypatch.setattr(engine, "available_cpus", lambda: 3)
+    nets = [fastmlp.MLP([50, 64, 5]) for _ in range(2)]
+    many_X, many_y = rng.normal(size=(20_000, 50)).astype(np.float32), rng.integers(5, size=20_000)
+    monkeypatch.setattr(network, "available_cpus", lambda: 3)
+    start, left = _thread.start_new_thread, [1]
+
+    def start_one(*arguments):
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left.pop()
+        return start(*arguments)
+
+    predictions = []
+    for net, starter in zip(nets, (start, start_one), strict=True):
+        with monkeypatch.context() as patched:
+            patched.setattr(_thread, "start_new_thread", starter)
+            net.fit(many_X, many_y, epochs=1, batch_size=2000, threads=3)
+            predictions.append(net.predict(many_X))
+    assert left == []
+    np.testing.assert_array_equal(*predictions)
+    np.testing.assert_array_equal(nets[0].weights[0], nets[1].weights[0])
+
+
+def test_threads_that_are_none(monkeypatch):
+    """As gevent's, which take turns on one thread: they would wait for each other at a barrier for ever."""
+    monkeypatch.setattr(_thread, "start_new_thread", lambda *arguments: pytest.fail("it would not return"))
+    assert available_cpus() == 1
+    net = fastmlp.MLP([50, 64, 5])
+    X = rng.normal(size=(20_000, 50))
+    net.fit(X, rng.integers(5, size=20_000), epochs=1, batch_size=2000, threads=2)
+    net.predict(X)
+
+
+def test_a_network_is_freed_when_nobody_holds_it():
+    """At once, and not when Python looks for cycles: it counts objects for that, and they are few."""
+    net = fastmlp.MLP([50, 64, 5])
+    net.fit(rng.normal(size=(100, 50)), rng.integers(5, size=100), epochs=1)
+    net.predict(np.zeros((1, 50)))
+    gone = weakref.ref(net._parameters.base)
+    gc.disable()
+    try:
+        del net
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_networks_of_a_shape_share_the_memory_of_calls():
+    nets = [fastmlp.MLP([3, 40, 2], seed=seed) for seed in range(3)]
+    x = np.ones((1, 3), dtype=np.float32)
+    tracemalloc.start()
+    try:
+        nets[0].predict(x)
+        first = tracemalloc.get_traced_memory()[0]
+        for net in nets[1:]:
+            net.predict(x)
+        assert tracemalloc.get_traced_memory()[0] - first < 0.1 * first
+    finally:
+        tracemalloc.stop()
+    for net in nets:
+        other = fastmlp.MLP([3, 40, 2], engine="numpy")
+        other.set_parameters(net.weights, net.biases)
+        np.testing.assert_allclose(net.forward(x), other.forward(x), rtol=1e-5)
+        np.testing.assert_allclose(nets[0].forward(x), nets[0].forward(np.vstack([x, x]))[:1])

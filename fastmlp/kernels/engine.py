@@ -14,10 +14,10 @@ from fastmlp.dropout import step_keys, threshold
 from fastmlp.kernels import constants as c
 from fastmlp.kernels.constants import batch_scales, bits, step_constants, update_of
 from fastmlp.kernels.first_start import compile_together
-from fastmlp.kernels.memory import BLOCK_ROWS, Plan, Scratch, address, addresses
+from fastmlp.kernels.memory import BLOCK_ROWS, Scratch, address, addresses, plan_of
 from fastmlp.kernels.native import Kernel, activation_kernels, kernel
 from fastmlp.kernels.records import SAMPLE, Layer, Samples
-from fastmlp.kernels.threads import run_together
+from fastmlp.kernels.threads import NoThreadError, run_together
 from fastmlp.parameters import ParameterLayout
 from fastmlp.recipe import Recipe, TrainingState
 from fastmlp.shapes import InvalidInputsError
@@ -65,7 +65,7 @@ FORWARD_ALL, TRAIN_STEPS = kernel("loop.forward_all"), kernel("loop.train_steps"
 INT64 = np.dtype(np.int64)
 NO_CLASSES = np.empty(0, INT64)
 DENSE_ALONE, SPARSE_ALONE = ("dense", 1), ("sparse", 1)
-"""The memory of a call without threads, see `Engine._spare`."""
+"""The memory of a call without threads, see `fastmlp.kernels.memory.Plan`."""
 
 STEP_WORK = 1_000_000
 """Multiply-adds of a step that are worth one of three threads or more, in float32; in float64 they take twice as long.
@@ -97,16 +97,14 @@ class Engine:
     def __init__(self, layout: ParameterLayout) -> None:
         self.layout = layout
         self.dtype = np.dtype(layout.spec.dtype)
-        self._plan = Plan(layout)
+        self._plan = plan_of(layout)
         sizes = layout.spec.layer_sizes
         self._n_outputs = sizes[-1]
         self._work = sum(n_in * n_out for n_in, n_out in pairwise(sizes))  # Multiply-adds a sample.
         self._rows_for_two = 2 * FORWARD_WORK // self._work  # Fewer are one thread's, in a forward pass.
         self._no_outputs = np.empty((0, self._n_outputs), self.dtype)
         self._rows_of_short_calls = SHORT_WORK // (self._work + LAYER_WORK * (len(sizes) - 1))
-        # By the kind of samples and threads: scratch memory that no call is using now.
-        self._spare_dense: list[Scratch] = []
-        self._spare: dict[tuple[str, int], list[Scratch]] = {DENSE_ALONE: self._spare_dense}
+        self._spare, self._spare_dense = self._plan.spare, self._plan.spare[DENSE_ALONE]
 
     def __reduce__(self) -> Any:
         return Engine, (self.layout,)
@@ -175,23 +173,22 @@ class Engine:
             self._forward_together(parameters, X, outputs, classes, threads, activate)
             return
         if type(X) is SparseRows:  # Not `isinstance`, which takes five times as long for an array.
-            scratch, rows = self._take(SPARSE_ALONE, parameters), np.empty((n_samples, 0), self.dtype)
+            spare, rows = self._spare[SPARSE_ALONE], np.empty((n_samples, 0), self.dtype)
+            scratch = self._take(SPARSE_ALONE)
             self._make_room(scratch, X)
             scratch.samples[SAMPLE.values : SAMPLE.starts + 1] = addresses(X)
         else:
-            rows = X
+            spare, rows = self._spare_dense, X
             try:  # What `_take` does, without a call that takes longer than a small layer.
-                scratch = self._spare_dense.pop()
+                scratch = spare.pop()
             except IndexError:
-                scratch = self._make_spare(DENSE_ALONE)
-            if scratch.parameters is not parameters:
-                scratch.hold(parameters)
+                scratch = self._allocate(*DENSE_ALONE)
         if n_samples == 1 and not scratch.takes_single_rows:
             scratch.set(**{name: part.address(self.dtype) for name, part in SINGLE_ROW_KERNELS.items()})
             scratch.takes_single_rows = True
         lets_go = n_samples > self._rows_of_short_calls
-        is_fit = self._forward_all(lets_go, scratch.place, rows, rows.itemsize, outputs, classes, activate)
-        scratch.spare.append(scratch)
+        is_fit = self._forward_all(lets_go, scratch.place, parameters, rows, rows.itemsize, outputs, classes, activate)
+        spare.append(scratch)
         if not is_fit:
             raise InvalidInputsError
 
@@ -207,7 +204,10 @@ class Engine:
         threads = max(1, min(work // FORWARD_WORK, limit or available_cpus(), n))
         edges = [n * t // threads for t in range(threads + 1)]
         parts = [(X[a:b], outputs[a:b], classes[a:b]) for a, b in pairwise(edges)]
-        run_together(lambda t: self._forward(parameters, *parts[t], threads=1, activate=activate), threads)
+        try:
+            run_together(lambda t: self._forward(parameters, *parts[t], threads=1, activate=activate), threads)
+        except NoThreadError:
+            self._forward(parameters, X, outputs, classes, threads=1, activate=activate)
 
     def _work_of(self, X: SparseRows) -> int:
         """Multiply-adds of a forward pass of sparse samples."""
@@ -222,11 +222,14 @@ class Engine:
         constants = np.zeros((1, c.N_CONSTANTS))
         scales = batch_scales(self.layout.spec, sample_weight, orders[None], len(X), 0, 1)
         constants[:, c.SCALE] = constants[:, c.LOSS_SCALE] = scales[0]
-        scratch = self._take((kind_of(X), 1), parameters)
-        self._set_up_training(scratch, X, y, orders, sample_weight, None, gradient=address(gradient), halves=0)
+        key = kind_of(X), 1
+        scratch = self._take(key)
+        self._set_up_training(
+            scratch, parameters, X, y, orders, sample_weight, None, gradient=address(gradient), halves=0
+        )
         TRAIN_STEPS.run(self.dtype, scratch.place, address(constants), len(X), 0, address(losses), 1, 0, 1)
         if np.isfinite(losses[0]):
-            scratch.spare.append(scratch)  # Else NaN may be left where zeros must be.
+            self._spare[key].append(scratch)  # Else NaN may be left where zeros must be.
         else:
             gradient[:] = np.nan  # The loop stops before it: zeros would look like a minimum.
         return float(losses[0]), gradient
@@ -259,14 +262,15 @@ class Engine:
         needs_gradient = batch_size > BLOCK_ROWS or recipe.clip_norm is not None
         gradient = self.layout.allocate() if needs_gradient else losses
         slot1, slot2 = [*map(address, slots), 0, 0][:2]
-        scratch = self._take((kind_of(X), threads), parameters)
+        key = kind_of(X), threads
+        scratch = self._take(key)
         layers = self._layers_with_dropout(recipe.dropout) if recipe.dropout else self._plan.layers
         halves = self.sums_in_halves(batch_size)
         if halves and "sums" not in scratch.arrays:
             scratch.allocate({"sums": (2 * self._plan.sums_size, self.dtype.name)})
         self._set_up_training(
-            scratch, X, y, orders, sample_weight, recipe, gradient=address(gradient), slot1=slot1, slot2=slot2,
-            average=0 if average is None else address(average), layers=address(layers),
+            scratch, parameters, X, y, orders, sample_weight, recipe, gradient=address(gradient), slot1=slot1,
+            slot2=slot2, average=0 if average is None else address(average), layers=address(layers),
             halves=halves,
         )  # fmt: skip
         run, lets_go = TRAIN_STEPS.entry(self.dtype), True
@@ -280,10 +284,15 @@ class Engine:
         def call_off() -> None:
             scratch.arrays["barrier"][1] = 1
 
-        done = run_together(work, threads, call_off)
+        try:
+            done = run_together(work, threads, call_off)
+        except NoThreadError:  # No step has been taken: one thread does the same.
+            return self.train_steps(
+                parameters, state, X, y, orders, recipe, first_batch, learning_rates, 1, sample_weight, average
+            )
         scratch.set(layers=address(self._plan.layers))
         if np.isfinite(losses[done - 1 : done]).all():  # Else NaN may be left where zeros must be.
-            scratch.spare.append(scratch)
+            self._spare[key].append(scratch)
         return losses[:done]
 
     def _layers_with_dropout(self, rates: tuple[float, ...]) -> NDArray[np.int64]:
@@ -313,6 +322,7 @@ class Engine:
     def _set_up_training(
         self,
         scratch: Scratch,
+        parameters: Array,
         X: Inputs,
         y: Array,
         orders: NDArray[np.int64],
@@ -344,6 +354,7 @@ class Engine:
         squares = scratch.arrays
         clips = recipe is not None and recipe.clip_norm is not None
         scratch.set(
+            parameters=address(parameters),
             update=0,
             label_smoothing=bits(recipe.label_smoothing if recipe else 0.0),
             clip_norm=bits(recipe.clip_norm or 0.0 if recipe else 0.0),
@@ -355,20 +366,12 @@ class Engine:
             scratch.set(loss_high=bits(recipe.loss_cap if recipe else np.inf))
         scratch.set(**{name: part.address(self.dtype) for name, part in self._training_kernels(X, recipe).items()})
 
-    def _take(self, key: tuple[str, int], parameters: Array) -> Scratch:
-        """Scratch memory for one call on these parameters: what an earlier call has given back to `spare`, or new."""
+    def _take(self, key: tuple[str, int]) -> Scratch:
+        """Scratch memory for one call: what an earlier call has given back, or new."""
         try:
-            scratch = self._spare[key].pop()
-        except (KeyError, IndexError):
-            scratch = self._make_spare(key)
-        if scratch.parameters is not parameters:
-            scratch.hold(parameters)
-        return scratch
-
-    def _make_spare(self, key: tuple[str, int]) -> Scratch:
-        scratch = self._allocate(*key)
-        scratch.spare = self._spare.setdefault(key, [])
-        return scratch
+            return self._spare[key].pop()
+        except IndexError:
+            return self._allocate(*key)
 
     def _make_room(self, scratch: Scratch, X: SparseRows) -> None:
         """Give memory for sparse samples room for as many entries as any block of these has."""

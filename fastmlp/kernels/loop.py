@@ -28,7 +28,7 @@ from fastmlp.kernels.jit import ZERO, inline, kernel
 from fastmlp.kernels.memory import BLOCK_ROWS
 from fastmlp.kernels.products import ROW_UNIT, share_of_rows
 from fastmlp.kernels.readers import array_at, has_one_output, layer_at, owns_parts, part_at, samples_at, state_at
-from fastmlp.kernels.records import LAYER_BYTES, PART_BYTES, SAMPLE
+from fastmlp.kernels.records import LAYER_BYTES, PART_BYTES, SAMPLE, STATE
 from fastmlp.kernels.rows import add_vectors, dots_of_rows
 from fastmlp.kernels.tiles import lanes
 from fastmlp.kernels.weights import USE, sum_halves
@@ -258,7 +258,7 @@ def l2_loss(net, l2):
 
 
 @kernel
-def forward_all(place, X_array, X_itemsize, outputs_array, classes_array, activate, like):
+def forward_all(place, parameters_array, X_array, X_itemsize, outputs_array, classes_array, activate, like):
     """Write the outputs for all samples of X to `outputs` or, unless it is empty, their argmax to `classes`.
 
     `activate` is the address of the kernel of an activation that the loss does in training, or 0 without.
@@ -267,6 +267,8 @@ def forward_all(place, X_array, X_itemsize, outputs_array, classes_array, activa
     and may have any stride between samples.
     Return whether that is what the network takes, and is finite.
     """
+    parameters = array_at(parameters_array).data
+    pointer(place, np.int64(0))[STATE.parameters] = parameters
     net = state_at(place)
     X, outputs, classes = array_at(X_array), array_at(outputs_array), array_at(classes_array)
     shape, strides = pointer(X.shape, np.int64(0)), pointer(X.strides, np.int64(0))
@@ -284,7 +286,7 @@ def forward_all(place, X_array, X_itemsize, outputs_array, classes_array, activa
     for number in range(net.n_layers):
         layer = layer_at(net.layers + number * LAYER_BYTES)
         if has_one_output(layer):
-            W = advance(pointer(net.parameters, like), layer.weights)
+            W = advance(pointer(parameters, like), layer.weights)
             w = advance(workspace, layer.transposed)
             for i in range(layer.n_in):
                 w[i] = W[i * layer.stride]

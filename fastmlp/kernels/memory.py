@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from itertools import pairwise
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,8 +55,6 @@ class Scratch:
         self.arrays: dict[str, Array] = {}
         self.state = np.zeros(len(State._fields), dtype=np.int64)
         self.place = address(self.state)
-        self.parameters: Array | None = None
-        self.spare: list[Scratch] = []  # Where it goes after the call.
         self.takes_single_rows = False  # Whether the state has the kernels for those.
         self.samples = np.zeros(len(Samples._fields), dtype=np.int64)
         self.set(**network, samples=address(self.samples))
@@ -66,11 +66,6 @@ class Scratch:
         self.arrays.update(arrays)
         self.set(**{name: address(array) for name, array in arrays.items() if name in State._fields})
 
-    def hold(self, parameters: Array) -> None:
-        """Work on these parameters from now on."""
-        self.parameters = parameters
-        self.set(parameters=address(parameters))
-
     def set(self, **fields: int) -> None:
         """Write fields of the state."""
         for name, value in fields.items():
@@ -79,6 +74,8 @@ class Scratch:
 
 class Plan:
     """Where everything of a network is: the table of its layers, the parts of its inputs, the workspace.
+
+    One serves all networks of a specification, see `plan_of`.
 
     Parameters
     ----------
@@ -97,10 +94,13 @@ class Plan:
         Elements of the sums of dW over half of the rows.
     activations : tuple of str
         Each layer's; of the last one only if it is not a part of the loss.
+    spare : dict of (str, int) to list of Scratch
+        By the kind of samples and threads: memory that no call is using now.
     """
 
     def __init__(self, layout: ParameterLayout) -> None:
         self.layout, self.activations = layout, activations_of(layout.spec)
+        self.spare: defaultdict[tuple[str, int], list[Scratch]] = defaultdict(list)
         spec = layout.spec
         itemsize = np.dtype(spec.dtype).itemsize
         end = max(layout.row_strides)  # Behind a row of zeros as long as any.
@@ -221,6 +221,20 @@ class Plan:
             row_places=address(arrays["row_places"]) + number * (BLOCK_ROWS + 1) * 8,
             masks=address(arrays["masks"]) + (BLOCK_ROWS + MASK_SLACK) * n_words * 8,
         )
+
+
+PLANS: WeakValueDictionary[NetworkSpec, Plan] = WeakValueDictionary()
+
+
+def plan_of(layout: ParameterLayout) -> Plan:
+    """Give the plan of a network, for all of its specification: they share the memory that no call is using.
+
+    So of 10,000 small networks, each has little more than its parameters.
+    """
+    plan = PLANS.get(layout.spec)
+    if plan is None:
+        plan = PLANS[layout.spec] = Plan(layout)
+    return plan
 
 
 def has_few_weights(n_in: int, n_out: int, n_rows: int) -> bool:

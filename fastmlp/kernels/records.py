@@ -101,7 +101,7 @@ class State(NamedTuple):
     indices_size: int
     turned: int  # uint8, the masks of 64 inputs, turned.
     turned_size: int
-    parameters: int
+    parameters: int  # Python writes it for training, and `forward_all` before any other kernel reads it.
     gradient: int
     slot1: int
     slot2: int
@@ -169,5 +169,5 @@ ARRAY_OFFSET = object.__basicsize__
 """The bytes of that header."""
 
 LAYER_BYTES, PART_BYTES = 8 * len(Layer._fields), 8 * len(Part._fields)
-SAMPLE = Samples(*range(len(Samples._fields)))
+SAMPLE, STATE = Samples(*range(len(Samples._fields))), State(*range(len(State._fields)))
 """The number of each field, for the kernel that writes them."""

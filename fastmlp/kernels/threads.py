@@ -13,6 +13,11 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+
+class NoThreadError(RuntimeError):
+    """The system gives no more threads; nothing has been done."""
+
+
 START_SECONDS = 1.0
 """How long a thread may take to begin, once it was made, if its start was interrupted: it may never do."""
 
@@ -37,7 +42,11 @@ class Helper:
         """Start it; if nothing interrupts that, the work is done, however late it begins."""
         self.latest_start = time.monotonic() + START_SECONDS
         with self.placing:  # It must not end before it is placed.
-            thread = _thread.start_new_thread(self.run, ())
+            try:
+                thread = _thread.start_new_thread(self.run, ())
+            except RuntimeError as error:
+                self.latest_start = 0.0
+                raise NoThreadError(str(error)) from None
             self.will_begin = True
             place_elsewhere(thread)
 
@@ -94,10 +103,10 @@ def place_elsewhere(thread: int) -> None:
 def run_together(work: Callable[[int], T], threads: int, call_off: Callable[[], None] = lambda: None) -> T:
     """Run ``work(t)`` on `threads` threads, ``work(0)`` on this one, and give what that returns.
 
-    Whatever happens here or there meanwhile (Ctrl-C, no more threads to be had, or memory), no thread runs on when this
-    returns, and the error is raised here: `call_off` makes the others give up waiting. (Of interruptions that follow
-    each other within microseconds, one may fall between two of Python's instructions that wait: then a thread may run
-    on for the rest of its work, in memory that it holds itself.)
+    Whatever happens here or there meanwhile (Ctrl-C, no more memory to be had, or threads: `NoThreadError`), no thread
+    runs on when this returns, and the error is raised here: `call_off` makes the others give up waiting. (Of
+    interruptions that follow each other within microseconds, one may fall between two of Python's instructions that
+    wait: then a thread may run on for the rest of its work, in memory that it holds itself.)
     """
     helpers: list[Helper] = []
     failed = False
