@@ -133,9 +133,10 @@ def train(
                 trained, state, chunk.X, chunk.y, chunk.orders, recipe, position - chunk.first_batch,
                 recipe.optimizer.learning_rate * factors, threads, chunk.sample_weight, average,
             )  # fmt: skip
-            totals = batch_totals(
-                chunk.sample_weight, chunk.orders, recipe.batch_size, position - chunk.first_batch, len(losses)
-            )
+            counts: NDArray[np.bool_] | bool = True
+            if chunk.sample_weight is not None:
+                which = recipe.batch_size, position - chunk.first_batch, len(losses)
+                counts = batch_totals(chunk.sample_weight, chunk.orders, *which) > 0.0
             del chunk  # Before the next one is read: one chunk of a file is in memory.
             elapsed = time.perf_counter() - started
             finite = losses[np.isfinite(losses)]
@@ -144,7 +145,7 @@ def train(
             if len(finite) < len(losses):
                 break
             most_steps = max(1, int(n_steps * min(8.0, CALL_SECONDS / max(elapsed, 1e-9))))
-            enter_steps(state, recipe, n_samples, mean_reduction, losses, totals, factors, elapsed)
+            enter_steps(state, recipe, n_samples, mean_reduction, losses, counts, factors, elapsed)
             if progress is not None:
                 stop = bool(progress(describe(state, recipe, n_samples, n_batches, mean_reduction)))
 
@@ -237,31 +238,31 @@ def draw_orders(rng: np.random.Generator, n_epochs: int, n_samples: int) -> NDAr
 
 def enter_steps(
     state: TrainingState, recipe: Recipe, n_samples: int, mean_reduction: bool, losses: NDArray[np.float64],
-    totals: NDArray[np.float64], factors: NDArray[np.float64], elapsed: float,
+    counts: NDArray[np.bool_] | bool, factors: NDArray[np.float64], elapsed: float,
 ) -> None:  # fmt: skip
     """Enter steps that were taken: share their losses and time out among their epochs, and finish those that are over.
 
-    `losses`, `totals`, of the batches' weights, and `factors`, the schedule's, are those of the steps, which took
-    `elapsed` seconds together. An epoch's mean is over the samples of the batches that have a weight.
+    `losses` and `factors`, the schedule's, are those of the steps, which took `elapsed` seconds together. `counts` says
+    whose batch has a weight: an epoch's mean is over the samples of these.
     """
     n_steps, n_batches = len(losses), -(-n_samples // recipe.batch_size)
     batches = state.batch + np.arange(n_steps)
     epochs, is_last = batches // n_batches, batches % n_batches == n_batches - 1
-    sizes = np.where(is_last, n_samples - (n_batches - 1) * recipe.batch_size, recipe.batch_size) * (totals > 0.0)
+    sizes = np.where(is_last, n_samples - (n_batches - 1) * recipe.batch_size, recipe.batch_size) * counts
     with np.errstate(over="ignore"):  # What diverges is told by an error; a warning would come before it.
         sums = losses * sizes if mean_reduction else losses
     # The sum so far is the first to be added: the result's last bits do not depend on where a call ended.
     loss_sums = np.bincount(np.append(0, epochs), weights=np.append(state.loss_sum, sums))
-    counts = np.bincount(np.append(0, epochs), weights=np.append(state.n_counted, sizes))
+    n_counted = np.bincount(np.append(0, epochs), weights=np.append(state.n_counted, sizes))
     seconds = np.bincount(epochs) * (elapsed / n_steps)
     seconds[0] += state.seconds
 
     done, history = int(is_last.sum()), state.history
-    history.train_loss += (loss_sums[:done] / (counts[:done] if mean_reduction else 1)).tolist()
+    history.train_loss += (loss_sums[:done] / (n_counted[:done] if mean_reduction else 1)).tolist()
     history.learning_rate += (recipe.optimizer.learning_rate * factors[is_last]).tolist()
     history.seconds += seconds[:done].tolist()
     state.loss_sum, state.seconds = float(loss_sums[done:].sum()), float(seconds[done:].sum())
-    state.n_counted = int(counts[done:].sum())
+    state.n_counted = int(n_counted[done:].sum())
     state.epoch += done
     state.batch = (state.batch + n_steps) % n_batches
     state.step += n_steps
