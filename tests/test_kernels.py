@@ -375,7 +375,8 @@ def test_poisson_loss_does_not_cancel_where_the_mean_is_nearly_the_count(
     y = np.full((1, 1), mean, dtype=dtype)
     for distance in (0.0, 1e-5, -1e-3, 0.1):
         Z = np.full((1, 1), math.log(mean) + distance, dtype=dtype)
-        with localcontext(prec=50):
+        with localcontext() as context:
+            context.prec = 50
             z, count = Decimal(float(Z[0, 0])), Decimal(float(y[0, 0]))
             expected = float(count * (count.ln() - z) - count + z.exp())
         # About y t² / 2, whose t = log y - z has the error of log y.
