@@ -129,7 +129,10 @@ def check_path(path: Any) -> str:
     """Return a path as a string, or raise ValueError."""
     if not isinstance(path, str | bytes | os.PathLike):
         raise ValueError(f"path must be a path, got {shown(path)}")
-    return os.fsdecode(path)
+    name = os.fsdecode(path)
+    if "\0" in name or not os.path.basename(os.path.abspath(name)):
+        raise ValueError(f"path must be the path of a file, got {shown(path)}")
+    return name
 
 
 def check_notes(notes: Any) -> dict[str, Any]:
@@ -154,13 +157,14 @@ def write_atomically(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with open(temporary, "xb") as file:
+            if mode is not None:
+                with suppress(OSError):  # Some file systems have no permissions that one could change.
+                    os.chmod(temporary, stat.S_IMODE(mode))
             with suppress(OSError):  # Some network file systems have no locks.
                 lock(file)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if mode is not None:
-            os.chmod(temporary, stat.S_IMODE(mode))
         os.replace(temporary, path)
         sync_folder(path.parent)
     except BaseException:

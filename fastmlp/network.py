@@ -591,6 +591,8 @@ class MLP:
             If there is no such file.
         ModelFileError
             If it is not a model, whatever it is: the message names the file and what is wrong with it.
+        MemoryError
+            If there is too little memory for it.
         """
         return cls._from_saved(SavedNetwork(path), engine)
 

@@ -27,7 +27,8 @@ class History:
     train_loss : list of float
         The loss over the epoch's samples, each taken in the forward pass of its own step, before the update.
         Reduced over the samples as the network's ``reduction`` says; with it, the batches' L2 terms. Sample weights
-        count within a batch: an epoch's mean weighs its batches by their numbers of samples, as scikit-learn's does.
+        count within a batch: an epoch's mean weighs its batches by their numbers of samples, as scikit-learn's does,
+        and leaves out those whose samples weigh nothing.
     validation_loss, validation_accuracy : list of float
         After the epoch, on ``validation_data``; empty without it (accuracy: also for regression).
     learning_rate : list of float

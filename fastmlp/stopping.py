@@ -31,6 +31,7 @@ class StopRequest:
         self._number = 0
         self._process = 0
         self._handlers: dict[int, Any] = {}
+        self._before: dict[int, Any] = {}  # The first ones: a handler that is set meanwhile may call ours.
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
@@ -42,6 +43,7 @@ class StopRequest:
                 # None was set by C code, and could not be put back. A script's background job ignores Ctrl-C.
                 if handler not in (None, signal.SIG_IGN) and not is_watched:
                     self._handlers[number] = handler
+                    self._before.setdefault(number, handler)
                     signal.signal(number, self._ask)
         return self
 
@@ -54,18 +56,26 @@ class StopRequest:
     def hand_on(self) -> None:
         """Let the signal that was noted do what it does without this; if that is not to end the run, forget it."""
         number, self._number, self.by = self._number, 0, ""
-        handler = signal.getsignal(number)
-        if callable(handler):  # To raise the signal again would wake an event loop again, and count as a second one.
-            handler(number, sys._getframe())
-        else:
-            signal.raise_signal(number)
+        call_handler(signal.getsignal(number), number, sys._getframe())
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # A worker that a callback has forked: it must not outlive its SIGTERM.
             self.__exit__()
             signal.raise_signal(number)
             return
+        if number not in self._handlers:  # Called by a handler that was set meanwhile, when it is not ours any more.
+            call_handler(self._before[number], number, frame)
+            return
         self.by = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
         self._number = number
         self.__exit__()
         self._then()
+
+
+def call_handler(handler: Any, number: int, frame: FrameType | None) -> None:
+    """Do what a handler does: a function is called, for to raise the signal again would wake an event loop again."""
+    if callable(handler):
+        handler(number, frame)
+    else:
+        signal.signal(number, handler)
+        signal.raise_signal(number)

@@ -356,6 +356,30 @@ def test_paths(tmp_path: Path) -> None:
     for call in (net.save, MLP.load):
         with pytest.raises(ValueError, match=r"^path must be a path, got 7$"):
             call(7)
+        for path in ("a\0b", "/"):
+            with pytest.raises(ValueError, match=r"^path must be the path of a file, got '"):
+                call(path)
+
+
+def test_a_file_system_without_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    for seed in range(2):
+        MLP([2, 3], seed=seed).save(tmp_path / "model")
+    assert_array_equal(MLP.load(tmp_path / "model").weights[0], MLP([2, 3], seed=1).weights[0])
+
+
+def test_a_checkpoint_from_before_batches_without_weight_were_counted(tmp_path: Path) -> None:
+    """Each of its batches counted."""
+    X, y = np.random.default_rng(0).normal(size=(20, 2)), np.arange(20) % 3
+    arguments: dict[str, Any] = {"epochs": 2, "batch_size": 4, "optimizer": SGD(0.1), "checkpoint": tmp_path}
+    whole = MLP([2, 3]).fit(X, y, **{**arguments, "checkpoint": None})
+    MLP([2, 3]).fit(X, y, **arguments, progress=lambda progress: progress.step == 7)
+    path = tmp_path / "checkpoint.safetensors"
+    rewrite(path, lambda header: header["state"].pop("n_counted"))
+    assert MLP([2, 3]).fit(X, y, **arguments, resume=True).train_loss == whole.train_loss
 
 
 def test_lack_of_memory_is_not_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 import sys
 import time
@@ -587,8 +588,23 @@ def test_logarithms_of_small_probabilities_are_finite(y: Any, dtype: str) -> Non
     np.testing.assert_allclose(np.exp(log_P), P, rtol=1e-4, atol=1e-6)
 
 
+def test_the_loss_of_a_first_epoch_that_is_stopped_is_of_the_samples_that_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    X, y = np.ones((1000, 4)), np.arange(1000) % 2
+    clf = make(solver="sgd", learning_rate_init=1e-12, batch_size=1, shuffle=False, alpha=0, max_time=3.0)
+    ticks = itertools.count()
+    monkeypatch.setattr("fastmlp.estimators.run.time.perf_counter", lambda: float(next(ticks)) / 10)
+    with pytest.warns(ConvergenceWarning, match="max_time"):
+        clf.fit(X, y, sample_weight=1.0 - y)
+    assert clf.n_iter_ == 0
+    assert clf.loss_ == pytest.approx(-clf.predict_log_proba(X[:1])[0, 0], rel=1e-6)
+
+
 def test_weights_of_zero_in_a_split_of_its_own() -> None:
-    with pytest.raises(ValueError, match="sample_weight must be > 0 for samples of both the training and the valid"):
+    with pytest.raises(
+        ValueError, match="sample_weight must be > 0 for a sample of the training and the validation set"
+    ):
         make(early_stopping=True).fit(X_iris, y_iris, sample_weight=np.eye(1, 150)[0])
 
 

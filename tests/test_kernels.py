@@ -367,6 +367,11 @@ def test_the_mean_of_counts_over_the_range_of_exp(kernels: ModuleType, dtype: st
         assert kernels.poisson(np.full((1, 1), 1e4, dtype=dtype), np.zeros((1, 1)))[1][0, 0] == np.inf
 
 
+def test_poisson_loss_far_from_the_count(kernels: ModuleType) -> None:
+    assert kernels.poisson(np.array([[700.0]]), np.array([[1e-10]]))[0] == pytest.approx(math.exp(700.0), rel=1e-12)
+    assert math.isnan(kernels.poisson(np.array([[0.0]]), np.array([[np.nan]]))[0])
+
+
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 @pytest.mark.parametrize("mean", [0.1, 10.0, 1e3, 1e6])
 def test_poisson_loss_does_not_cancel_where_the_mean_is_nearly_the_count(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -545,7 +546,7 @@ def test_a_ctrl_c_while_compiling_waits_for_nothing(tmp_path: Path, monkeypatch:
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif(sys.platform == "win32", reason="event loops have no signal handlers there")
 def test_an_event_loop_hears_of_a_signal_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "CALL_SECONDS", 0.0)
     heard: list[int] = []
@@ -564,6 +565,34 @@ def test_an_event_loop_hears_of_a_signal_once(tmp_path: Path, monkeypatch: pytes
     assert heard == [1]
 
 
+@pytest.mark.parametrize("when", ["during", "after"])
+def test_a_handler_that_a_callback_sets_may_call_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    monkeypatch.setattr(training, "CALL_SECONDS", 0.0)
+    before, steps = signal.getsignal(signal.SIGINT), []
+
+    def chain(progress: Progress) -> None:
+        if progress.step == 2:
+            earlier: Any = signal.getsignal(signal.SIGINT)
+            signal.signal(signal.SIGINT, lambda *arguments: earlier(*arguments))
+        if progress.step == 5 and when == "during":
+            os.kill(os.getpid(), signal.SIGINT)
+        steps.append(progress.step)
+
+    try:
+        if when == "after":
+            network("numpy").fit(X, Y, **ARGUMENTS, checkpoint=tmp_path, progress=chain)
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                network("numpy").fit(X, Y, **ARGUMENTS, checkpoint=tmp_path, progress=chain)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert steps[-1] == (5 if when == "during" else 32)
+
+
 def test_handlers_that_a_callback_sets_stay(tmp_path: Path) -> None:
     def handler(number: int, frame: Any) -> None:
         pass
@@ -577,6 +606,7 @@ def test_handlers_that_a_callback_sets_stay(tmp_path: Path) -> None:
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_children_that_a_callback_forks_end_at_the_first_signal(how: signal.Signals, tmp_path: Path) -> None:
     """As ``multiprocessing.Pool`` asks its workers to: it would wait for ever for one that does not."""

@@ -1,6 +1,7 @@
 """What threads must never do: run on after an interruption, lose their memory, or change a bit of the result."""
 
 import _thread
+import contextlib
 import gc
 import os
 import signal
@@ -307,10 +308,14 @@ def test_a_system_that_gives_no_more_threads(two_cpus, monkeypatch):
 
 def test_threads_that_are_none(monkeypatch):
     """As gevent's, which take turns on one thread: they would wait for each other at a barrier for ever."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1}, raising=False)
+    monkeypatch.setattr("fastmlp.cpus.cpu_quota", lambda: np.inf)
+    assert available_cpus() == 2
     monkeypatch.setattr(_thread, "start_new_thread", lambda *arguments: pytest.fail("it would not return"))
     assert available_cpus() == 1
     net = fastmlp.MLP([50, 64, 5])
     X = rng.normal(size=(20_000, 50))
+    net._engine.classes(net._parameters, X.astype(np.float32), 2)
     net.fit(X, rng.integers(5, size=20_000), epochs=1, batch_size=2000, threads=2)
     net.predict(X)
 
@@ -330,7 +335,7 @@ def test_a_network_is_freed_when_nobody_holds_it():
 
 
 def test_networks_of_a_shape_share_the_memory_of_calls():
-    nets = [fastmlp.MLP([3, 40, 2], seed=seed) for seed in range(3)]
+    nets = [fastmlp.MLP([3, 43, 2], seed=seed) for seed in range(3)]
     x = np.ones((1, 3), dtype=np.float32)
     tracemalloc.start()
     try:
@@ -342,7 +347,25 @@ def test_networks_of_a_shape_share_the_memory_of_calls():
     finally:
         tracemalloc.stop()
     for net in nets:
-        other = fastmlp.MLP([3, 40, 2], engine="numpy")
+        other = fastmlp.MLP([3, 43, 2], engine="numpy")
         other.set_parameters(net.weights, net.biases)
         np.testing.assert_allclose(net.forward(x), other.forward(x), rtol=1e-5)
         np.testing.assert_allclose(nets[0].forward(x), nets[0].forward(np.vstack([x, x]))[:1])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "softplus"])
+def test_what_overflows_in_one_network_does_not_reach_another(activation, dtype):
+    """Its loss may be finite: infinity times the zeros of the padding is NaN in memory that they share."""
+    options = {"loss": "squared_error", "output_activation": activation, "dtype": dtype}
+    net, other, alone = (fastmlp.MLP([1, 1, 3], **options, engine=name) for name in ("numba", "numba", "numpy"))
+    other.set_parameters([[[2.0]], [[-1.0, -1.0, -1.0]]])
+    large, few, targets = [[float(np.finfo(dtype).max)]], rng.normal(size=(20, 1)), rng.uniform(size=(20, 3))
+    assert np.isfinite(other.loss(large, targets[:1]))
+    other.gradients(large, targets[:1])
+    with contextlib.suppress(fastmlp.DivergenceError):
+        other.fit(large, targets[:1], epochs=1, threads=1)
+    net.fit(few, targets, epochs=1, batch_size=20, threads=1)
+    assert np.isfinite(net._parameters).all()
+    alone.fit(few, targets, epochs=1, batch_size=20)
+    np.testing.assert_allclose(net.weights[1], alone.weights[1], rtol=1e-4, atol=1e-6)

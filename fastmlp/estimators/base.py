@@ -326,7 +326,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             )
         weights = samples.weights
         if weights is not None and not (weights[train].any() and weights[held_out].any()):
-            raise ValueError("sample_weight must be > 0 for samples of both the training and the validation set")
+            raise ValueError("sample_weight must be > 0 for a sample of the training and the validation set, got zeros")
         return samples.take(train), samples.take(held_out)
 
     def _strata(self, Y: Array) -> Array | None:

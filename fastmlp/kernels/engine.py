@@ -201,7 +201,7 @@ class Engine:
     ) -> None:
         """Do the same on as many threads as have enough to do."""
         n, work = len(X), self._work_of(X) if isinstance(X, SparseRows) else len(X) * self._work
-        threads = max(1, min(work // FORWARD_WORK, limit or available_cpus(), n))
+        threads = max(1, min(work // FORWARD_WORK, available_cpus(), limit or n, n))
         edges = [n * t // threads for t in range(threads + 1)]
         parts = [(X[a:b], outputs[a:b], classes[a:b]) for a, b in pairwise(edges)]
         try:

@@ -108,6 +108,10 @@ def sigmoid_cross_entropy_values(z, y, n, scale, cap, d, losses):
         d[i] = scale * (sigmoid_value(z[i]) - y[i])
 
 
+FAR = 700.0
+"""Where ``log(exp(z) / y)`` is more, the loss is exp(z) to the last bit, and the quotient may overflow."""
+
+
 @inline
 def poisson_values(z, y, n, scale, d, losses):
     """``y (t + exp(-t) - 1)`` with ``t = log(y / exp(z))``, or ``exp(z)`` where y is 0; and ``d = scale (exp(z) - y)``.
@@ -117,9 +121,10 @@ def poisson_values(z, y, n, scale, d, losses):
     for i in range(n):
         mean = exp_value(z[i])
         loss = np.float64(mean)
-        if y[i] > real(0.0, scale) and loss != np.inf:  # Then d is infinite, too.
+        if not y[i] <= real(0.0, scale) and loss != np.inf:  # NaN is not. And where the loss is infinite, d is.
             t = math.log(np.float64(y[i])) - np.float64(z[i])
-            loss = np.float64(y[i]) * (t + expm1_value(-t))
+            if not -t >= FAR:
+                loss = np.float64(y[i]) * (t + expm1_value(-t))
         losses[i] = loss
         d[i] = scale * (mean - y[i])
 
@@ -241,6 +246,9 @@ def values_loss(place, order_place, begin, end, scale, thread, like):
     workspace, losses = pointer(net.workspace, like), pointer(net.row_losses, 0.0)
     A, D = advance(workspace, last.A), advance(workspace, last.D)
     memory = advance(pointer(net.loss_memory, 0.0), thread * LOSS_MEMORY)
+    for row in range(begin, end):  # The padding: NaN may be left there, where another network's outputs overflowed.
+        for j in range(n_out, stride):
+            D[row * stride + j] = real(0.0, like)
     values_loss_rows(
         net.loss, A, stride, n_out, pointer(samples.y, like), order, factor, net.loss_low, net.loss_high, D, losses,
         begin, end, memory,

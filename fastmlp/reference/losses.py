@@ -250,11 +250,11 @@ def poisson_rows(Z: Array, Y: Array) -> tuple[Array, Array]:
     """`poisson` of each row."""
     mean = np.exp(Z)
     losses = mean.astype(np.float64)  # Where y is 0.
-    others = (Y > 0) & (mean < np.inf)
+    others = ~(Y <= 0) & (mean < np.inf)
     # y (t + exp(-t) - 1), t = log(y / mean), in float64: the terms nearly cancel where the mean is nearly y.
     y = Y[others].astype(np.float64)
     t = np.log(y) - Z[others]
-    losses[others] = y * (t + np.expm1(-t))
+    losses[others] = np.where(-t >= 700.0, mean[others], y * (t + np.expm1(np.minimum(-t, 700.0))))
     return losses.sum(axis=1), mean - Y
 
 
