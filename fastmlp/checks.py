@@ -97,11 +97,9 @@ def smoothed(Y: Array | MappedRows, smoothing: float) -> Array | MappedRows:
     """Return labels moved towards one half, as `label_smoothing` says; classes stay: the engines smooth those."""
 
     def smooth(rows: Array) -> Array:
-        return (
-            rows
-            if smoothing == 0.0 or rows.ndim == 1
-            else ((1.0 - smoothing) * rows + smoothing / 2).astype(rows.dtype)
-        )
+        if smoothing == 0.0 or rows.ndim == 1:
+            return rows
+        return ((1.0 - smoothing) * rows + smoothing / 2).astype(rows.dtype)
 
     if not isinstance(Y, MappedRows):
         return smooth(Y)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fastmlp.kernels.exponentials import exp_negative, expm1_negative, log1p_of_fraction
+from fastmlp.kernels.exponentials import exp_negative, expm1_value, log1p_of_fraction
 from fastmlp.kernels.instructions import fma, pointer, polynomial, real
 from fastmlp.kernels.jit import kernel, scalar
 
@@ -44,7 +44,7 @@ def leaky_relu_slope(a):
 @scalar
 def elu_value(z):
     """``z``, or ``exp(z) - 1`` below zero."""
-    return relu_value(z) + expm1_negative(real(0.0, z) if z > real(0.0, z) else z)
+    return relu_value(z) + expm1_value(real(0.0, z) if z > real(0.0, z) else z)
 
 
 @scalar
@@ -69,7 +69,7 @@ def sigmoid_slope(a):
 @scalar
 def tanh_value(z):
     """``|m| / (2 + m)`` with ``m = exp(-2 |z|) - 1``, and the sign of z."""
-    m = expm1_negative(real(-2.0, z) * abs(z))
+    m = expm1_value(real(-2.0, z) * abs(z))
     t = abs(m) / (real(2.0, z) + m)
     return -t if z < real(0.0, z) else t
 
@@ -163,7 +163,7 @@ def softplus_value(z):
 @scalar
 def softplus_slope(a):
     """``sigmoid(z) = 1 - exp(-a)``."""
-    return -expm1_negative(-a)
+    return -expm1_value(-a)
 
 
 def activation(name: str, value: Any, slope: Any) -> None:

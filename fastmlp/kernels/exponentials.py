@@ -69,19 +69,10 @@ def exp_value(x):
 
 
 @scalar
-def expm1_negative(x):
-    """``exp(x) - 1`` for x <= 0, without cancellation near zero."""
+def expm1_value(x):
+    """``exp(x) - 1``, without cancellation near zero, for x up to where `exp_value` becomes infinite."""
     scale, p = expm1_parts(lowest(x) if x < lowest(x) else x)
     return fma(scale, p, scale - real(1.0, x))
-
-
-@scalar
-def expm1_value(x):
-    """``exp(x) - 1``, infinite where `exp_value` is."""
-    highest = real(HIGHEST_DOUBLE, x) if is_double(x) else real(HIGHEST_FLOAT, x)
-    scale, p = expm1_parts(highest if x > highest else (lowest(x) if x < lowest(x) else x))
-    y = fma(scale, p, scale - real(1.0, x))
-    return real(np.inf, x) if x > highest else y
 
 
 ARTANH_TERMS = [1.0 / k for k in range(33, 0, -2)]
