@@ -70,18 +70,18 @@ SHAPES_BY_REGISTERS: dict[int, dict[tuple[str, str], Shape]] = {
         ("dense", "columns"): Shape(8, 3),
         ("listed", "rows"): Shape(2, 7),
         ("listed", "columns"): Shape(2, 7),
-        ("dense", "row"): Shape(1, 8),
-        ("listed", "row"): Shape(1, 8),
-        ("packed", "row"): Shape(1, 8),
+        ("dense", "row"): Shape(1, 14),
+        ("listed", "row"): Shape(1, 14),
+        ("packed", "row"): Shape(1, 14),
     },
     16: {
         ("dense", "rows"): Shape(4, 3),
         ("dense", "columns"): Shape(4, 3),
         ("listed", "rows"): Shape(2, 5),
         ("listed", "columns"): Shape(2, 5),
-        ("dense", "row"): Shape(1, 8),
-        ("listed", "row"): Shape(1, 8),
-        ("packed", "row"): Shape(1, 8),
+        ("dense", "row"): Shape(1, 13),
+        ("listed", "row"): Shape(1, 13),
+        ("packed", "row"): Shape(1, 13),
     },
 }
 """The shapes, by the size of the register file and by kind (`fastmlp.kernels.tiles` says what the kinds are).
@@ -89,7 +89,9 @@ SHAPES_BY_REGISTERS: dict[int, dict[tuple[str, str], Shape]] = {
 Dense tiles are as square as fits, for the fewest loads; those by columns have a number of rows that divides the 16 that
 `fastmlp.kernels.weights` takes at a time. Listed tiles are flat and wide: the fewer rows share a list, the shorter it
 is (of MNIST's pixels 19 % are not zero, 29 % in the union of two digits, 35 % of three), and two rows are enough for
-the loads not to hold up the multiplications. Tiles of a single row are for single samples, and packed ones."""
+the loads not to hold up the multiplications. Tiles of a single row are for single samples, and packed ones: as wide as
+the registers allow, so that a list is read once for a layer of 100 units, and a row of W from its beginning to its
+end (of 20,000 sparse samples in float64, 0.8 to 0.9 of the time)."""
 
 SHAPES = SHAPES_BY_REGISTERS[MACHINE.registers]
 
