@@ -246,15 +246,17 @@ def enter_steps(
     whose batch has a weight: an epoch's mean is over the samples of these.
     """
     n_steps, n_batches = len(losses), -(-n_samples // recipe.batch_size)
-    batches = state.batch + np.arange(n_steps)
-    epochs, is_last = batches // n_batches, batches % n_batches == n_batches - 1
+    batches = np.arange(state.batch, state.batch + n_steps)
+    is_last = batches % n_batches == n_batches - 1
     sizes = np.where(is_last, n_samples - (n_batches - 1) * recipe.batch_size, recipe.batch_size) * counts
+    # What the first epoch has so far is the first to be added: the last bits do not depend on where a call ended.
+    epochs, sums, n_samples_of = np.zeros(1 + n_steps, dtype=np.int64), np.empty(1 + n_steps), np.empty(1 + n_steps)
+    epochs[1:], sums[0], n_samples_of[0] = batches // n_batches, state.loss_sum, state.n_counted
     with np.errstate(over="ignore"):  # What diverges is told by an error; a warning would come before it.
-        sums = losses * sizes if mean_reduction else losses
-    # The sum so far is the first to be added: the result's last bits do not depend on where a call ended.
-    loss_sums = np.bincount(np.append(0, epochs), weights=np.append(state.loss_sum, sums))
-    n_counted = np.bincount(np.append(0, epochs), weights=np.append(state.n_counted, sizes))
-    seconds = np.bincount(epochs) * (elapsed / n_steps)
+        sums[1:] = losses * sizes if mean_reduction else losses
+    n_samples_of[1:] = sizes
+    loss_sums, n_counted = np.bincount(epochs, weights=sums), np.bincount(epochs, weights=n_samples_of)
+    seconds = np.bincount(epochs[1:]) * (elapsed / n_steps)
     seconds[0] += state.seconds
 
     done, history = int(is_last.sum()), state.history

@@ -191,6 +191,52 @@ def test_partial_fit_goes_on_as_scikit_learns_does() -> None:
         assert_equal(*pair)
 
 
+X_small, y_small = X_digits[:4], Y_values[:4, 0]
+
+
+REFUSED: dict[str, tuple[Any, Any]] = {
+    "NaN": (np.where(X_small == X_small.max(), np.nan, X_small), y_small),
+    "infinity": (np.where(X_small == X_small.max(), -np.inf, X_small), y_small),
+    "NaN in y": (X_small, np.array([0.0, 1.0, np.nan, 2.0])),
+    "a column less": (X_small[:, 1:], y_small),
+    "one sample": (X_small[0], y_small),
+    "three dimensions": (X_small[None], y_small),
+    "none": (X_small[:0], y_small[:0]),
+    "a target less": (X_small, y_small[1:]),
+    "three dimensions in y": (X_small, y_small[:, None, None]),
+    "complex": (X_small + 1j, y_small),
+}
+
+
+@pytest.mark.parametrize("refused", REFUSED)
+def test_what_partial_fit_refuses(refused: str) -> None:
+    """A second call looks at plain arrays itself, which is faster, and must refuse what scikit-learn does."""
+    (X, y), messages = REFUSED[refused], []
+    for library in (fastmlp, theirs):
+        reg = library.MLPRegressor(hidden_layer_sizes=(3,), random_state=0).partial_fit(X_digits[:4], y_small)
+        before = reg.coefs_[0].copy()
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - The message is compared below.
+            reg.partial_fit(X, y)
+        np.testing.assert_array_equal(reg.coefs_[0], before)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [np.asfortranarray, lambda X: X[::-1], lambda X: X.astype(np.float32), lambda X: (16 * X).astype(int), list],
+    ids=["columns", "backwards", "float32", "int", "list"],
+)
+def test_partial_fit_takes_arrays_of_any_kind(change: Any) -> None:
+    ours, other = (
+        library.MLPRegressor(hidden_layer_sizes=(3,), random_state=0)
+        .partial_fit(X_digits[:4], y_small)
+        .partial_fit(change(X_digits[4:8]), y_small)
+        for library in (fastmlp, theirs)
+    )
+    np.testing.assert_allclose(ours.coefs_[0], other.coefs_[0], rtol=1e-9)
+
+
 def test_partial_fit_after_fit_goes_on_with_the_moments() -> None:
     pair = fit_both("classes", **SOLVERS["adam"])
     for estimator in pair:

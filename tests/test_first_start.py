@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -148,6 +149,17 @@ def test_a_first_start_is_the_first_in_a_dtype(cache: Path) -> None:
     for dtype in (FLOAT32, np.dtype(np.float64)):
         assert first_start.is_first_start(dtype)
         assert not first_start.is_first_start(dtype)
+
+
+def test_what_is_in_memory_asks_no_file(cache: Path) -> None:
+    """Every fit asks for its kernels: those of small networks must not wait for a disk each time."""
+    kernels = [Kernel(key) for key in KEYS]
+    assert not any(each.is_linked(FLOAT32) for each in kernels)
+    first_start.compile_together(kernels, FLOAT32, cpus=1)
+    assert all(each.is_linked(FLOAT32) for each in kernels)
+    shutil.rmtree(cache)
+    first_start.compile_together(kernels, FLOAT32, cpus=2)
+    assert not cache.exists()
 
 
 @pytest.mark.parametrize("executable", ["", None, "/usr/bin/uwsgi", "/opt/blender"])

@@ -275,6 +275,13 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         ndarray (n_samples, n_classes)
             ``log(predict_proba(X))``, but finite where a probability is too small for its dtype.
         """
+        P = self.predict_proba(X)
+        with np.errstate(divide="ignore"):
+            log_P: Array = np.log(P)
+        is_too_small = P < np.finfo(P.dtype).tiny
+        return np.where(is_too_small, self._log_proba_of_logits(X), log_P) if is_too_small.any() else log_P
+
+    def _log_proba_of_logits(self, X: Any) -> Array:
         Z = self._forward(X)
         if self.out_activation_ == "softmax":
             Z -= Z.max(axis=1, keepdims=True)

@@ -254,7 +254,8 @@ class Engine:
         scales = batch_scales(self.layout.spec, sample_weight, orders, batch_size, first_batch, n_steps)
         constants[:, c.SCALE], constants[:, c.L2] = scales, recipe.l2 * scales
         constants[:, c.LOSS_SCALE] = recipe.loss_factor * scales
-        constants[:, c.KEY] = step_keys(state.dropout_seed, state.step, n_steps).view(np.float64)
+        if recipe.dropout:
+            constants[:, c.KEY] = step_keys(state.dropout_seed, state.step, n_steps).view(np.float64)
         constants[:, c.KEEP] = recipe.average or 0.0
         if state.step == 0:
             constants[0, c.KEEP] = 0.0

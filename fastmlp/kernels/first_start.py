@@ -37,6 +37,8 @@ first_start.help_out(sys.argv[1])
 
 def compile_together(kernels: Sequence[Kernel], dtype: np.dtype, cpus: int) -> None:
     """Compile the kernels, or load them; on a first start, with help."""
+    if all(each.is_linked(dtype) for each in kernels):
+        return
     if is_first_start(dtype) and cpus > 1:
         compile_with_help(kernels, dtype)
     for each in kernels:

@@ -66,6 +66,10 @@ class Kernel:
         self.key = key
         self._linked: dict[Any, Linked] = {}
 
+    def is_linked(self, dtype: np.dtype) -> bool:
+        """Whether it is in memory already."""
+        return dtype in self._linked
+
     def address(self, dtype: np.dtype) -> int:
         """Give what other kernels call."""
         return (self._linked.get(dtype) or self._link(dtype)).address
