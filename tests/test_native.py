@@ -11,7 +11,7 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
-from fastmlp.kernels import cache, jit, loop, native  # noqa: F401 - All kernels.
+from fastmlp.kernels import cache, jit, native
 from fastmlp.kernels.cache import Compiled
 from fastmlp.kernels.native import Kernel
 
@@ -54,7 +54,8 @@ def test_what_kernels_call_is_kept_with_them() -> None:
     assert calls is not None
     assert set(calls) - {"_GLOBAL_OFFSET_TABLE_"} == {"exp2", "some_function"}
     assert jit.calls_of(b"\xcf\xfa\xed\xfe of a Mac") is None
-    compiled = jit.compile_kernel("losses.loss_rows", FLOAT32)  # Its arguments are of all kinds but arrays.
+    # Its arguments are of all kinds but arrays.
+    compiled = native.compiler().compile_kernel("losses.loss_rows", FLOAT32)
     assert compiled.calls == ["log"]  # That of softmax's loss, and of the Poisson deviance.
     assert set(jit.calls_of(compiled.entry) or []) == {compiled.symbol, *native.PYTHON_CALLS}
 

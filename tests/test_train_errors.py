@@ -179,9 +179,10 @@ def test_a_run_that_diverges_does_not_cost_the_one_it_went_on_from(
     assert call("--resume", out, "--epochs", 4, "--quiet") == 0
 
 
-def test_numba_without_its_compiler_is_one_line(digits: Path) -> None:
+@pytest.mark.parametrize("setting", [{"NUMBA_DISABLE_JIT": "1"}, {"NUMBA_OPT": "0"}], ids=str)
+def test_numba_without_its_compiler_is_one_line(setting: dict[str, str], digits: Path) -> None:
     command = [*COMMAND, "--dataset", digits, *SMALL]
-    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    environment = os.environ | setting
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
     assert done.returncode == 2
     assert re.fullmatch(r"fastmlp\.train: error: .*NUMBA_DISABLE_JIT.*\n", done.stderr), done.stderr

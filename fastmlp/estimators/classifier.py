@@ -278,8 +278,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         P = self.predict_proba(X)
         with np.errstate(divide="ignore"):
             log_P: Array = np.log(P)
-        is_too_small = P < np.finfo(P.dtype).tiny
-        return np.where(is_too_small, self._log_proba_of_logits(X), log_P) if is_too_small.any() else log_P
+        is_lost = np.less(P, np.finfo(P.dtype).tiny)
+        return np.where(is_lost, self._log_proba_of_logits(X), log_P) if is_lost.any() else log_P
 
     def _log_proba_of_logits(self, X: Any) -> Array:
         Z = self._forward(X)

@@ -17,7 +17,7 @@ from llvmlite import ir
 from fastmlp.kernels.cache import AT_EACH_START, ENTRY, SETTINGS, Compiled, warn_once
 from fastmlp.kernels.machine import NO_COMPILER, numba_setting
 
-if numba.config.DISABLE_JIT:
+if numba.config.DISABLE_JIT or not numba.config.OPT:
     raise ImportError(NO_COMPILER)
 
 # No fastmath: the order of every sum is part of the contract (equal bits at every thread count), and NaN must survive.

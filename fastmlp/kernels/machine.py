@@ -31,7 +31,10 @@ def numba_setting(name: str) -> str | None:
     return os.environ.get(f"NUMBA_{name}")
 
 
-NO_COMPILER = "engine 'numba' needs Numba's compiler, which NUMBA_DISABLE_JIT turns off: unset it, or use 'numpy'"
+NO_COMPILER = (
+    "engine 'numba' needs Numba's optimising compiler, which NUMBA_DISABLE_JIT and NUMBA_OPT=0 turn off: "
+    "unset them, or use 'numpy'"
+)
 
 
 def detect_machine() -> Machine:

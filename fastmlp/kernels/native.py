@@ -23,7 +23,7 @@ from fastmlp.kernels import cache
 from fastmlp.kernels.cache import ENTRY, Compiled
 from fastmlp.kernels.machine import NO_COMPILER, numba_setting
 
-if (numba_setting("DISABLE_JIT") or "").strip("0"):
+if (numba_setting("DISABLE_JIT") or "").strip("0") or numba_setting("OPT") == "0":
     raise ImportError(NO_COMPILER)
 
 compiling = threading.RLock()
