@@ -8,7 +8,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -37,22 +37,29 @@ class Helper:
         self.work, self.number, self.call_off = work, number, call_off
         self.placing = _thread.allocate_lock()
         self.latest_start = 0.0
+        self.run = self.steps()
+        next(self.run)
 
     def start(self) -> None:
         """Start it; if nothing interrupts that, the work is done, however late it begins."""
         self.latest_start = time.monotonic() + START_SECONDS
         with self.placing:  # It must not end before it is placed.
             try:
-                thread = _thread.start_new_thread(self.run, ())
+                thread = _thread.start_new_thread(next, (self.run, None))
             except RuntimeError as error:
                 self.latest_start = 0.0
                 raise NoThreadError(str(error)) from None
             self.will_begin = True
             place_elsewhere(thread)
 
-    def run(self) -> None:
-        """Do the work; if it fails, nobody must wait for this thread at a barrier."""
+    def steps(self) -> Iterator[None]:
+        """Do the work; if it fails, nobody must wait for this thread at a barrier.
+
+        A generator, that stands within `try` when the thread begins: an exception that is meant for the thread that
+        fits (`PyThreadState_SetAsyncExc`) may hit the new one before its first instruction, until Python 3.11.
+        """
         try:
+            yield
             with self.placing:
                 self.begun = True
             self.work(self.number)
