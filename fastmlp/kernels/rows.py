@@ -245,7 +245,11 @@ def weighted_sum_of_rows(
 
 @intrinsic
 def sum_of_squares(typing: Any, base: Any, n: Any) -> Any:
-    """``Σ x²`` over n elements, whole cache lines of them, in float64: every fourth line lane by lane, then all."""
+    """``Σ x²`` over n elements, whole cache lines of them, in float64.
+
+    There are four sums of each lane, of every fourth line, so that no multiply-add waits for the one before; then these
+    are added up, and the lanes.
+    """
     lanes = LINE_BITS // base.dtype.bitwidth
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
