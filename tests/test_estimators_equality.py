@@ -13,7 +13,7 @@ pytest.importorskip("sklearn")
 import sklearn.neural_network as theirs
 from scipy import sparse
 from sklearn.datasets import load_digits, make_multilabel_classification, make_regression
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 import fastmlp
 
@@ -322,3 +322,89 @@ def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     same = [line for line in printed[1] if line.startswith(("Iteration", "Validation score:"))]
     assert [line for line in printed[0] if line.startswith(("Iteration", "Validation score:"))] == same
     assert len(printed[0]) == len(printed[1])
+
+
+@pytest.mark.parametrize("name", ["identity", "logistic", "softmax", "tanh", "relu"])
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "counts"])
+def test_another_output_activation_is_applied(task: str, name: str) -> None:
+    """A way to logits, or to values in bounds, that people have found."""
+    X = TASKS[task][1]
+    pair = fit_both(task, **SOLVERS["adam"])
+    for each in pair:
+        each.out_activation_ = name
+    methods = ["predict"] + ["predict_proba"] * (pair[0].__class__.__name__ == "MLPClassifier")
+    for method in methods:
+        mine, yours = (getattr(each, method)(X) for each in pair)
+        assert mine.dtype == yours.dtype
+        if mine.dtype.kind == "f":
+            np.testing.assert_allclose(mine, yours, rtol=1e-6, atol=1e-12)
+        else:
+            np.testing.assert_array_equal(mine, yours)
+
+
+def test_what_does_not_go_on_is_refused() -> None:
+    clf = fastmlp.MLPClassifier((3,), max_iter=2, random_state=0)
+    with pytest.warns(ConvergenceWarning):
+        clf.fit(X_digits, y_digits)
+    clf.out_activation_ = "identity"
+    with pytest.raises(ValueError, match="out_activation_ must be 'softmax' for training to go on, got 'identity'"):
+        clf.partial_fit(X_digits, y_digits)
+    clf.out_activation_ = "softplus"
+    with pytest.raises(ValueError, match=r"out_activation_ must be one of identity, .* got 'softplus'"):
+        clf.predict(X_digits)
+    clf.out_activation_ = "softmax"
+    before = clf.coefs_[0].copy()
+    with pytest.raises(ValueError, match="hidden_layer_sizes must be 1 numbers for training to go on, got 2"):
+        clf.set_params(hidden_layer_sizes=(3, 4)).partial_fit(X_digits, y_digits)
+    np.testing.assert_array_equal(clf.coefs_[0], before)
+
+
+@pytest.mark.parametrize("first", ["fit", "partial_fit"])
+@pytest.mark.parametrize(("before", "after"), [("constant", "invscaling"), ("invscaling", "constant")])
+def test_partial_fit_keeps_the_schedule_that_it_began_with(before: str, after: str, first: str) -> None:
+    losses = []
+    for library in (fastmlp, theirs):
+        reg = library.MLPRegressor(
+            hidden_layer_sizes=(3,),
+            solver="sgd",
+            learning_rate_init=0.1,
+            learning_rate=before,
+            random_state=0,
+            max_iter=3,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            getattr(reg, first)(X_values, Y_values[:, 0])
+        reg.set_params(learning_rate=after, power_t=0.1)
+        for _ in range(5):
+            reg.partial_fit(X_values, Y_values[:, 0])
+        losses.append(reg.loss_curve_)
+    np.testing.assert_allclose(*losses, rtol=1e-9)
+
+
+@pytest.mark.parametrize("parameters", [{"activation": 3}, {"max_iter": -2}, {"solver": "newton"}], ids=str)
+def test_a_first_partial_fit_that_is_refused(parameters: dict[str, Any]) -> None:
+    """Before classes are learnt, and after it the estimator is as it was: not fitted."""
+    errors = []
+    for library in (fastmlp, theirs):
+        clf = library.MLPClassifier(**parameters)
+        with pytest.raises((ValueError, AttributeError)) as caught:
+            clf.partial_fit(X_digits, y_digits, classes=np.arange(10))
+        with pytest.raises(NotFittedError):
+            clf.predict(X_digits)
+        errors.append(caught.type)
+    assert errors[0] is errors[1]
+    for library in (fastmlp, theirs):
+        with pytest.raises(ValueError, match="classes"):
+            library.MLPClassifier((3,)).partial_fit(X_labels, Y_labels, classes=[0, 1])
+
+
+@pytest.mark.parametrize("parameters", [{}, {"early_stopping": True}, {"solver": "lbfgs"}], ids=str)
+def test_attributes_are_of_the_same_types(parameters: dict[str, Any]) -> None:
+    ours, other = fit_both("classes", **parameters)
+    for name in vars(other):
+        if name.endswith("_") and not name.startswith("_"):
+            mine, yours = getattr(ours, name), getattr(other, name)
+            assert type(mine) is type(yours), name
+            if isinstance(mine, list):
+                assert [type(each) for each in mine] == [type(each) for each in yours], name

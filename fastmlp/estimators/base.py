@@ -18,6 +18,7 @@ from sklearn.utils._param_validation import Interval, InvalidParameterError, Opt
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from fastmlp import reference
 from fastmlp.checks import check_callbacks, held_fast, require_finite_sum
 from fastmlp.estimators.lbfgs import fit_lbfgs
 from fastmlp.estimators.run import NOT_FINITE_WEIGHTS, Run, Samples, SolverState, make_optimizer
@@ -30,10 +31,26 @@ from fastmlp.spec import ACTIVATIONS, DTYPES, check_name, dtype_name, make_spec
 Array = NDArray[Any]
 
 
+STOCHASTIC_SOLVERS = "sgd", "adam", "adamw", "rmsprop"
+
+OUTPUT_NAMES = {"softmax_cross_entropy": "softmax", "sigmoid_cross_entropy": "logistic", "poisson": "exp"}
+"""What ``out_activation_`` is after a fit, by the loss; ``"identity"`` for all others."""
+
+OUTPUT_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "identity": reference.identity,
+    "logistic": reference.sigmoid,
+    "softmax": reference.softmax,
+    "tanh": reference.tanh,
+    "relu": reference.relu,
+    "exp": np.exp,
+}
+"""What a user may make it, as in scikit-learn."""
+
+
 def require_stochastic(estimator: Any) -> bool:
     """Return True; raise AttributeError, as for a method that is not there, if the solver has no `partial_fit`."""
-    if estimator.solver == "lbfgs":
-        raise AttributeError("partial_fit needs a stochastic solver, got solver='lbfgs'")
+    if not isinstance(estimator.solver, Optimizer) and estimator.solver not in STOCHASTIC_SOLVERS:
+        raise AttributeError(f"partial_fit needs a stochastic solver, got solver={estimator.solver!r}")
     return True
 
 
@@ -80,7 +97,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     _parameter_constraints: dict[str, Any] = {  # noqa: RUF012 - scikit-learn reads it from the class.
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions({"logistic", *ACTIVATIONS}), "array-like"],
-        "solver": [StrOptions({"lbfgs", "sgd", "adam", "adamw", "rmsprop"}), Optimizer],
+        "solver": [StrOptions({"lbfgs", *STOCHASTIC_SOLVERS}), Optimizer],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "learning_rate": [StrOptions({"constant", "invscaling", "adaptive", "cosine", "one_cycle"}), Schedule],
@@ -202,6 +219,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         if self.solver == "lbfgs":
             self._refuse_with_lbfgs(validation)
         is_first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
+        if not is_first:
+            self._refuse_to_go_on(hidden)
         X, y = self._validated(X, y, is_first)
         Y = self._encode(y, learn=not incremental and not self.warm_start)
         weights = self._sample_weights(sample_weight, X, y, incremental)
@@ -258,6 +277,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                 solver.optimizer, solver.epochs = optimizer, 0
                 solver.set_learning_rate(optimizer.learning_rate)
             solver.decays_by_alpha = self.solver == "adamw"
+            solver.schedule, solver.power_t = self.learning_rate, float(self.power_t)
             self._optimizer = solver
         self._last_was_partial, self.stopped_ = incremental, False
         Run(self, net, solver, samples, held_out, random_state, callbacks, incremental).train(self._threads())
@@ -315,6 +335,17 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             self, X, y, accept_sparse="csr", multi_output=True, y_numeric=self._is_regressor, reset=is_first,
             dtype=dtypes, order="C",
         )  # fmt: skip
+
+    def _refuse_to_go_on(self, hidden: tuple[int, ...]) -> None:
+        """Raise ValueError if training cannot go on from ``coefs_``."""
+        if len(hidden) != len(self.coefs_) - 1:
+            raise ValueError(
+                f"hidden_layer_sizes must be {len(self.coefs_) - 1} numbers for training to go on, got {len(hidden)}"
+            )
+        if self.out_activation_ != self._own_output():
+            raise ValueError(
+                f"out_activation_ must be {self._own_output()!r} for training to go on, got {self.out_activation_!r}"
+            )
 
     def _input_dtypes(self, is_first: bool) -> Any:
         """Give the dtypes that X may keep; it becomes the first where it has none of them."""
@@ -431,6 +462,10 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         fitted: tuple[str, float | None] | None = self.__dict__.get("_fitted_loss")
         return fitted or self._loss()
 
+    def _own_output(self) -> str:
+        """Give the network's own output activation, whatever ``out_activation_`` has been made."""
+        return OUTPUT_NAMES.get(self._loss_of_network()[0], "identity")
+
     def _build(self, layer_sizes: tuple[int, ...], dtype: str, loss: tuple[str, float | None]) -> MLP:
         names = [self.activation] * (len(layer_sizes) - 2) if isinstance(self.activation, str) else self.activation
         names = ["sigmoid" if name == "logistic" else name for name in names]
@@ -529,6 +564,13 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             return method(parameters, as_inputs(X, parameters.dtype), self._threads())
         except InvalidInputsError:
             raise ValueError("X must be finite") from None
+
+    def _outputs(self, X: Any) -> Array:
+        """Give the outputs after ``out_activation_``, which a user may have changed."""
+        name = self.__dict__.get("out_activation_")
+        if name is None or name == self._own_output():
+            return self._forward(X, "outputs")
+        return OUTPUT_ACTIVATIONS[check_name("out_activation_", name, OUTPUT_ACTIVATIONS)](self._forward(X))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -214,9 +214,12 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         MLPClassifier
             Itself.
         """
+        self._validate_params()  # Before anything is learnt from y.
         if _check_partial_fit_first_call(self, classes):
             is_multilabel = type_of_target(y).startswith("multilabel")
             self._label_binarizer = LabelBinarizer().fit(y if is_multilabel else classes)
+            if len(np.setdiff1d(self._label_binarizer.classes_, self.classes_)):
+                raise ValueError(f"y must have no classes but {self.classes_}, got {self._label_binarizer.classes_}")
         return self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val), incremental=True)  # type: ignore[no-any-return]
 
     # --- Prediction ---------------------------------------------------------------------------------------------------
@@ -234,7 +237,12 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         ndarray (n_samples,) or (n_samples, n_outputs)
             Of `classes_`, or 0 and 1 for several labels.
         """
-        if self.__dict__.get("out_activation_") == "softmax":
+        name = self.__dict__.get("out_activation_")
+        if name is not None and name != self._own_output():
+            outputs = self._outputs(X)
+            given: Array = self._label_binarizer.inverse_transform(outputs[:, 0] if outputs.shape[1] == 1 else outputs)
+            return given
+        if name == "softmax":
             labels: Array = self._label_binarizer.classes_.take(self._forward(X, "classes"))
             return labels
         Z = self._forward(X)
@@ -259,7 +267,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         ndarray (n_samples, n_classes)
             Ordered as `classes_`.
         """
-        P = self._forward(X, "outputs")
+        P = self._outputs(X)
         return np.hstack([1 - P, P]) if P.shape[1] == 1 else P
 
     def predict_log_proba(self, X: Any) -> Array:
@@ -278,6 +286,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         P = self.predict_proba(X)
         with np.errstate(divide="ignore"):
             log_P: Array = np.log(P)
+        if self.out_activation_ != self._own_output():
+            return log_P
         is_lost = np.less(P, np.finfo(P.dtype).tiny)
         return np.where(is_lost, self._log_proba_of_logits(X), log_P) if is_lost.any() else log_P
 

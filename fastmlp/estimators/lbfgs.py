@@ -58,7 +58,7 @@ def fit_lbfgs(estimator: Any, net: MLP, samples: Samples) -> None:
         options={"maxfun": e.max_fun, "maxiter": e.max_iter, "gtol": e.tol},
     )
     e.n_iter_ = min(int(result.nit), e.max_iter)
-    e.loss_ = float(result.fun)
+    e.loss_ = np.float64(result.fun)
     net._parameters[:] = 0
     for view, values in zip((*net.weights, *net.biases), objective.views(result.x), strict=True):
         view[...] = values

@@ -113,7 +113,7 @@ intercepts_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, 
         ndarray (n_samples,) or (n_samples, n_outputs)
             Of the network's dtype.
         """
-        outputs = self._forward(X, "outputs")
+        outputs = self._outputs(X)
         return outputs.ravel() if outputs.shape[1] == 1 else outputs
 
     def _encode(self, y: Any, learn: bool, what: str = "y") -> Array:

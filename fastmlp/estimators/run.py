@@ -97,6 +97,8 @@ class SolverState:
         A checksum of the averaged weights that belong to them: if a user has changed those, it goes on from them.
     decays_by_alpha : bool
         Whether it is AdamW by its name, whose decoupled decay is the estimator's `alpha`.
+    schedule, power_t
+        The estimator's `learning_rate` and `power_t` when it was made: as in scikit-learn, `partial_fit` keeps them.
     """
 
     optimizer: Optimizer
@@ -108,6 +110,8 @@ class SolverState:
     unaveraged: Array | None = None
     average: int = 0
     decays_by_alpha: bool = False
+    schedule: Any = "constant"
+    power_t: float = 0.5
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what a pickle or a copy holds; the kernels want the buffers to start on a cache line."""
@@ -224,7 +228,7 @@ class Run:
             epochs=1 if self.incremental else int(e.max_iter),
             batch_size=batch_size,
             optimizer=solver.optimizer,
-            schedule=RunSchedule(solver=solver, chosen=chosen_schedule(e), epochs=int(e.max_iter)),
+            schedule=RunSchedule(solver=solver, chosen=chosen_schedule(solver.schedule), epochs=int(e.max_iter)),
             shuffle=bool(e.shuffle),
             l2=0.0 if solver.decays_by_alpha else float(e.alpha),
             loss_factor=loss_factor(net),
@@ -272,7 +276,7 @@ class Run:
                 self.bar.close()
         self.end_epochs(state.history)  # If it was stopped between two calls.
         if not e.loss_curve_ and state.batch:  # Stopped within the first epoch.
-            e.loss_ = state.loss_sum / max(1, state.n_counted)
+            e.loss_ = np.float64(state.loss_sum / max(1, state.n_counted))
         if solver.best is not None and (e.stopped_ or not self.incremental):
             net._parameters[:], solver.best, solver.unaveraged = solver.best, None, None
         if self.stopped_by:
@@ -296,7 +300,7 @@ class Run:
         """Say how many epochs must pass before anything can happen between them: those of Python's time are saved."""
         e = self.estimator
         by_epoch = e.verbose or e.progress or self.callbacks or self.held_out is not None
-        if by_epoch or e.learning_rate in ("invscaling", "adaptive"):
+        if by_epoch or self.solver.schedule in ("invscaling", "adaptive"):
             return 1
         return int(min(e.n_iter_no_change - e._no_improvement_count + 1, e.max_iter))
 
@@ -312,7 +316,7 @@ class Run:
         e = self.estimator
         e.n_iter_ += 1
         e.t_ += len(self.samples)
-        e.loss_ = history.train_loss[epoch]
+        e.loss_ = np.float64(history.train_loss[epoch])
         e.loss_curve_.append(e.loss_)
         if e.verbose:
             print(f"Iteration {e.n_iter_}, loss = {e.loss_:.8f}")
@@ -324,9 +328,9 @@ class Run:
         if self.bar is not None:
             self.bar.set_postfix_str(f"loss {e.loss_:.4g}", refresh=False)
             self.bar.update(e.n_iter_ - self.bar.n)
-        by_samples = isinstance(self.solver.optimizer, SGD) and e.learning_rate == "invscaling"
-        if by_samples:
-            self.solver.set_learning_rate(self.solver.optimizer.learning_rate / (e.t_ + 1) ** e.power_t)
+        solver = self.solver
+        if isinstance(solver.optimizer, SGD) and solver.schedule == "invscaling":
+            solver.set_learning_rate(solver.optimizer.learning_rate / (e.t_ + 1) ** solver.power_t)
         if e._no_improvement_count > e.n_iter_no_change and self.is_over():
             e.stopped_, self.stopped_by = True, ""
             return True
@@ -343,7 +347,7 @@ class Run:
         """Without improvement: stop, or go on with a smaller learning rate."""
         e, solver = self.estimator, self.solver
         what = "Validation " + e.early_stopping_metric if e.early_stopping else "Training loss"
-        adapts = isinstance(solver.optimizer, SGD) and e.learning_rate == "adaptive"
+        adapts = isinstance(solver.optimizer, SGD) and solver.schedule == "adaptive"
         verdict = "Learning rate too small. Stopping." if adapts else "Stopping."
         is_over = not adapts or solver.learning_rate <= SMALLEST_RATE
         if not is_over:
@@ -390,9 +394,10 @@ class Run:
     def end_epoch_without_loss(self) -> None:
         """Enter an epoch whose loss is not finite: nothing that follows can be better than what is there."""
         e = self.estimator
-        e.loss_ = float("nan")
-        for curve in (e.loss_curve_, e.validation_scores_, e.validation_loss_curve_):
-            curve.append(e.loss_)
+        e.loss_ = np.float64("nan")
+        e.loss_curve_.append(e.loss_)
+        for curve in (e.validation_scores_, e.validation_loss_curve_):
+            curve.append(float("nan"))
         e.n_iter_ += 1
         e.stopped_ = True
         self.stopped_by = f"The loss is not finite since iteration {e.n_iter_}"
@@ -413,10 +418,10 @@ def loss_factor(net: MLP) -> float:
     return 1.0 / net.spec.layer_sizes[-1] if net.spec.loss == "squared_error" else 1.0
 
 
-def chosen_schedule(estimator: Any) -> Schedule | None:
+def chosen_schedule(learning_rate: Any) -> Schedule | None:
     """Give the schedule of the learning rate that was chosen, or None where it changes between epochs only."""
-    if isinstance(estimator.learning_rate, Schedule):
-        return estimator.learning_rate
+    if isinstance(learning_rate, Schedule):
+        return learning_rate
     kinds: dict[str, type[Schedule]] = {"cosine": Cosine, "one_cycle": OneCycle}
-    kind = kinds.get(estimator.learning_rate, Constant)
+    kind = kinds.get(learning_rate, Constant)
     return None if kind is Constant else kind()
