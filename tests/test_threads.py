@@ -203,6 +203,7 @@ def test_an_exception_that_hits_a_helper_before_its_first_instruction(monkeypatc
             with contextlib.suppress(StopIteration):
                 arguments[0].throw(TimeoutError("enough"))
 
+        assert run is next
         return start(begin, ())
 
     called_off = threading.Event()
@@ -210,6 +211,31 @@ def test_an_exception_that_hits_a_helper_before_its_first_instruction(monkeypatc
     with pytest.raises(TimeoutError, match="enough"):
         threads.run_together(lambda t: called_off.wait(20), 2, called_off.set)
     assert called_off.is_set()
+
+
+def test_a_helper_that_was_never_started_holds_nothing(monkeypatch):
+    from fastmlp.kernels import threads
+
+    class Memory:
+        pass
+
+    def fail(*arguments):
+        raise RuntimeError("can't start new thread")
+
+    memory, calls = Memory(), []
+    gone = weakref.ref(memory)
+    monkeypatch.setattr(threads._thread, "start_new_thread", fail)
+    gc.disable()
+    try:
+        with pytest.raises(threads.NoThreadError):
+            threads.run_together(lambda t, memory=memory: None, 2, lambda: calls.append(True))
+        del memory
+        assert gone() is None
+    finally:
+        gc.enable()
+    n_calls = len(calls)
+    gc.collect()
+    assert len(calls) == n_calls
 
 
 def test_a_network_so_large_that_a_sample_is_worth_two_threads(monkeypatch):

@@ -34,7 +34,7 @@ Array = NDArray[Any]
 STOCHASTIC_SOLVERS = "sgd", "adam", "adamw", "rmsprop"
 
 OUTPUT_NAMES = {"softmax_cross_entropy": "softmax", "sigmoid_cross_entropy": "logistic", "poisson": "exp"}
-"""What ``out_activation_`` is after a fit, by the loss; ``"identity"`` for all others."""
+"""What ``out_activation_`` is after a fit, by the loss; with all others, it is ``"identity"``."""
 
 OUTPUT_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "identity": reference.identity,
@@ -227,8 +227,6 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         random_state = check_random_state(self.random_state)
         if is_first:
             self._initialise((X.shape[1], *hidden, self._count_outputs(Y)), X.dtype.name, random_state)
-        elif self._output_name() != self.out_activation_:
-            raise ValueError(f"loss must keep the output activation {self.out_activation_!r} of the fit that goes on")
         fitted_loss = self._loss_of_network()
         self._fitted_loss = self._loss()
         try:
@@ -272,12 +270,13 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         if solver is None or not incremental:
             optimizer = make_optimizer(self)
             if solver is None or not self.warm_start or not solver.goes_on_with(optimizer, net):
-                solver = SolverState(optimizer, net.training_state(optimizer).slots, optimizer.learning_rate)
+                slots, rate = net.training_state(optimizer).slots, optimizer.learning_rate
+                solver = SolverState(optimizer, slots, rate, self.learning_rate, float(self.power_t))
             else:  # The moments stay, and the learning rate begins anew.
                 solver.optimizer, solver.epochs = optimizer, 0
                 solver.set_learning_rate(optimizer.learning_rate)
+                solver.schedule, solver.power_t = self.learning_rate, float(self.power_t)
             solver.decays_by_alpha = self.solver == "adamw"
-            solver.schedule, solver.power_t = self.learning_rate, float(self.power_t)
             self._optimizer = solver
         self._last_was_partial, self.stopped_ = incremental, False
         Run(self, net, solver, samples, held_out, random_state, callbacks, incremental).train(self._threads())
@@ -323,8 +322,9 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             and X.dtype == dtypes
             and X.flags.c_contiguous
             and X.shape[1] == self.n_features_in_
-            and 0 < len(X) == len(y)
             and y.ndim in (1, 2)
+            and 0 < len(X) == len(y)
+            and y.size > 0
             and y.dtype.kind in "fiu"
             and not hasattr(self, "feature_names_in_")
         ):
@@ -342,10 +342,11 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             raise ValueError(
                 f"hidden_layer_sizes must be {len(self.coefs_) - 1} numbers for training to go on, got {len(hidden)}"
             )
-        if self.out_activation_ != self._own_output():
-            raise ValueError(
-                f"out_activation_ must be {self._own_output()!r} for training to go on, got {self.out_activation_!r}"
-            )
+        own = self._output_name()
+        if self.out_activation_ != own:
+            raise ValueError(f"out_activation_ must be {own!r} for training to go on, got {self.out_activation_!r}")
+        if self._output_name(self._loss()) != own:
+            raise ValueError(f"loss must keep the output activation {own!r} of the fit that goes on")
 
     def _input_dtypes(self, is_first: bool) -> Any:
         """Give the dtypes that X may keep; it becomes the first where it has none of them."""
@@ -406,7 +407,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """Make a new network, with weights as scikit-learn draws them, and forget what was learnt."""
         loss = self._loss()
         net = self._build(layer_sizes, dtype, loss)
-        self.out_activation_, self._fitted_loss = self._output_name(), loss
+        self.out_activation_, self._fitted_loss = self._output_name(loss), loss
         self.n_iter_ = self.t_ = 0
         self.n_outputs_ = layer_sizes[-1]
         self.n_layers_ = len(layer_sizes)
@@ -462,9 +463,9 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         fitted: tuple[str, float | None] | None = self.__dict__.get("_fitted_loss")
         return fitted or self._loss()
 
-    def _own_output(self) -> str:
-        """Give the network's own output activation, whatever ``out_activation_`` has been made."""
-        return OUTPUT_NAMES.get(self._loss_of_network()[0], "identity")
+    def _output_name(self, loss: tuple[str, float | None] | None = None) -> str:
+        """Give the output activation of a loss, by default the network's own, whatever ``out_activation_`` is."""
+        return OUTPUT_NAMES.get((loss or self._loss_of_network())[0], "identity")
 
     def _build(self, layer_sizes: tuple[int, ...], dtype: str, loss: tuple[str, float | None]) -> MLP:
         names = [self.activation] * (len(layer_sizes) - 2) if isinstance(self.activation, str) else self.activation
@@ -568,7 +569,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     def _outputs(self, X: Any) -> Array:
         """Give the outputs after ``out_activation_``, which a user may have changed."""
         name = self.__dict__.get("out_activation_")
-        if name is None or name == self._own_output():
+        if name is None or name == self._output_name():
             return self._forward(X, "outputs")
         return OUTPUT_ACTIVATIONS[check_name("out_activation_", name, OUTPUT_ACTIVATIONS)](self._forward(X))
 

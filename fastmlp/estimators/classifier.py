@@ -143,6 +143,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
     }
     _is_regressor = False
     loss = "log_loss"
+    classes_: Array
 
     def __init__(
         self,
@@ -217,9 +218,12 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         self._validate_params()  # Before anything is learnt from y.
         if _check_partial_fit_first_call(self, classes):
             is_multilabel = type_of_target(y).startswith("multilabel")
-            self._label_binarizer = LabelBinarizer().fit(y if is_multilabel else classes)
-            if len(np.setdiff1d(self._label_binarizer.classes_, self.classes_)):
-                raise ValueError(f"y must have no classes but {self.classes_}, got {self._label_binarizer.classes_}")
+            binarizer = LabelBinarizer().fit(y if is_multilabel else classes)
+            known = self.classes_
+            if len(np.setdiff1d(binarizer.classes_, known)):
+                del self.classes_
+                raise ValueError(f"y must have no classes but {known}, got {binarizer.classes_}")
+            self._label_binarizer = binarizer
         return self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val), incremental=True)  # type: ignore[no-any-return]
 
     # --- Prediction ---------------------------------------------------------------------------------------------------
@@ -238,7 +242,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             Of `classes_`, or 0 and 1 for several labels.
         """
         name = self.__dict__.get("out_activation_")
-        if name is not None and name != self._own_output():
+        if name is not None and name != self._output_name():
             outputs = self._outputs(X)
             given: Array = self._label_binarizer.inverse_transform(outputs[:, 0] if outputs.shape[1] == 1 else outputs)
             return given
@@ -281,13 +285,14 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         Returns
         -------
         ndarray (n_samples, n_classes)
-            ``log(predict_proba(X))``, but finite where a probability is too small for its dtype.
+            ``log(predict_proba(X))``, but finite where a probability is too small for its dtype, unless a user has set
+            another ``out_activation_``.
         """
         P = self.predict_proba(X)
+        if self.out_activation_ != self._output_name():
+            return np.log(P)
         with np.errstate(divide="ignore"):
             log_P: Array = np.log(P)
-        if self.out_activation_ != self._own_output():
-            return log_P
         is_lost = np.less(P, np.finfo(P.dtype).tiny)
         return np.where(is_lost, self._log_proba_of_logits(X), log_P) if is_lost.any() else log_P
 
@@ -332,12 +337,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
     def _count_outputs(self, Y: Array) -> int:
         return len(self._label_binarizer.classes_) if Y.ndim == 1 else int(Y.shape[1])
 
-    def _output_name(self) -> str:
-        return "softmax" if self._label_binarizer.y_type_ == "multiclass" else "logistic"
-
     def _loss(self) -> tuple[str, float | None]:
-        losses = {"softmax": "softmax_cross_entropy", "logistic": "sigmoid_cross_entropy"}
-        return losses[self._output_name()], None
+        is_multiclass = self._label_binarizer.y_type_ == "multiclass"
+        return "softmax_cross_entropy" if is_multiclass else "sigmoid_cross_entropy", None
 
     def _strata(self, Y: Array) -> Array | None:
         """Give what the validation samples are stratified by: the label, for two classes, as in scikit-learn."""

@@ -131,9 +131,6 @@ intercepts_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, 
     def _count_outputs(self, Y: Array) -> int:
         return int(Y.shape[1])
 
-    def _output_name(self) -> str:
-        return "exp" if self.loss == "poisson" else "identity"
-
     def _loss(self) -> tuple[str, float | None]:
         return self.loss, self.loss_parameter
 

@@ -87,6 +87,8 @@ class SolverState:
         Its buffers.
     learning_rate : float
         The current one.
+    schedule, power_t
+        The estimator's `learning_rate` and `power_t` when it was made: as in scikit-learn, `partial_fit` keeps them.
     step, epochs : int
         Steps taken, and epochs of this fit or of these calls of partial_fit.
     best : ndarray, optional
@@ -97,21 +99,19 @@ class SolverState:
         A checksum of the averaged weights that belong to them: if a user has changed those, it goes on from them.
     decays_by_alpha : bool
         Whether it is AdamW by its name, whose decoupled decay is the estimator's `alpha`.
-    schedule, power_t
-        The estimator's `learning_rate` and `power_t` when it was made: as in scikit-learn, `partial_fit` keeps them.
     """
 
     optimizer: Optimizer
     slots: list[Array]
     learning_rate: float
+    schedule: Any
+    power_t: float
     step: int = 0
     epochs: int = 0
     best: Array | None = None
     unaveraged: Array | None = None
     average: int = 0
     decays_by_alpha: bool = False
-    schedule: Any = "constant"
-    power_t: float = 0.5
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what a pickle or a copy holds; the kernels want the buffers to start on a cache line."""

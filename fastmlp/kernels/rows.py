@@ -6,6 +6,7 @@ vector is a cache line where nothing is to be kept in registers but sums: rows a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -247,15 +248,16 @@ def weighted_sum_of_rows(
 def sum_of_squares(typing: Any, base: Any, n: Any) -> Any:
     """``Σ x²`` over n elements, whole cache lines of them, in float64.
 
-    There are four sums of each lane, of every fourth line, so that no multiply-add waits for the one before; then these
-    are added up, and the lanes.
+    The lines go to several sums in turn, so that no multiply-add waits for the one before: to as many as fill eight
+    registers. At last these are added up, and the lanes.
     """
     lanes = LINE_BITS // base.dtype.bitwidth
+    count = max(1, MACHINE.vector_bytes // lanes)
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         vector = ir.VectorType(context.get_data_type(base.dtype), lanes)
         doubles = ir.VectorType(ir.DoubleType(), lanes)
-        totals = [cgutils.alloca_once_value(builder, ir.Constant(doubles, [0.0] * lanes)) for _ in range(4)]
+        sums = [cgutils.alloca_once_value(builder, ir.Constant(doubles, [0.0] * lanes)) for _ in range(count)]
 
         def add_square(line: Any, total: Any) -> None:
             place = builder.gep(arguments[0], [builder.mul(line, I64(lanes))], source_etype=vector.element)
@@ -264,15 +266,14 @@ def sum_of_squares(typing: Any, base: Any, n: Any) -> Any:
             builder.store(multiply_add(builder, x, x, builder.load(total)), total)
 
         n_lines = builder.sdiv(arguments[1], I64(lanes))
-        n_fours = builder.sdiv(n_lines, I64(4))
-        with cgutils.for_range(builder, n_fours) as loop:
-            for k, total in enumerate(totals):
-                add_square(builder.add(builder.mul(loop.index, I64(4)), I64(k)), total)
-        done = builder.mul(n_fours, I64(4))
+        n_rounds = builder.sdiv(n_lines, I64(count))
+        done = builder.mul(n_rounds, I64(count))
+        with cgutils.for_range(builder, n_rounds) as loop:
+            for k, total in enumerate(sums):
+                add_square(builder.add(builder.mul(loop.index, I64(count)), I64(k)), total)
         with cgutils.for_range(builder, builder.sub(n_lines, done)) as loop:
-            add_square(builder.add(done, loop.index), totals[0])
-        first, second, third, fourth = (builder.load(total) for total in totals)
-        return sum_of_lanes(builder, builder.fadd(builder.fadd(first, second), builder.fadd(third, fourth)))
+            add_square(builder.add(done, loop.index), sums[0])
+        return sum_of_lanes(builder, functools.reduce(builder.fadd, map(builder.load, sums)))
 
     return types.float64(base, types.int64), codegen
 

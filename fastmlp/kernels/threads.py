@@ -37,22 +37,22 @@ class Helper:
         self.work, self.number, self.call_off = work, number, call_off
         self.placing = _thread.allocate_lock()
         self.latest_start = 0.0
-        self.run = self.steps()
-        next(self.run)
 
     def start(self) -> None:
         """Start it; if nothing interrupts that, the work is done, however late it begins."""
         self.latest_start = time.monotonic() + START_SECONDS
+        run = self.run()
+        next(run, None)
         with self.placing:  # It must not end before it is placed.
             try:
-                thread = _thread.start_new_thread(next, (self.run, None))
+                thread = _thread.start_new_thread(next, (run, None))
             except RuntimeError as error:
                 self.latest_start = 0.0
                 raise NoThreadError(str(error)) from None
             self.will_begin = True
             place_elsewhere(thread)
 
-    def steps(self) -> Iterator[None]:
+    def run(self) -> Iterator[None]:
         """Do the work; if it fails, nobody must wait for this thread at a barrier.
 
         A generator, that stands within `try` when the thread begins: an exception that is meant for the thread that
@@ -63,6 +63,8 @@ class Helper:
             with self.placing:
                 self.begun = True
             self.work(self.number)
+        except GeneratorExit:  # It was never started.
+            raise
         except BaseException as error:
             self.error = error
             self.call_off()
