@@ -94,8 +94,8 @@ Dense tiles are as square as fits, for the fewest loads; those by columns have a
 is (of MNIST's pixels 19 % are not zero, 29 % in the union of two digits, 35 % of three), and two rows are enough for
 the loads not to hold up the multiplications. Tiles of a single row are for single samples, and packed ones:
 13 vectors of AVX2 in float32, or of AVX-512 in float64, are a layer of 100 units. So its list is read once, and a row
-of W from its beginning to its end (of 20,000 sparse samples in float64, 0.93 to 0.95 of the time on Zen 4, and with
-AVX2 0.78)."""
+of W from its beginning to its end (of 20,000 sparse samples in float64, 0.91 to 0.95 of the time on Zen 4, and kept to
+AVX2 there 0.84)."""
 
 SHAPES = SHAPES_BY_REGISTERS[MACHINE.registers]
 
