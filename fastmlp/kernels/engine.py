@@ -260,8 +260,6 @@ class Engine:
         if state.step == 0:
             constants[0, c.KEEP] = 0.0
         losses = np.empty(n_steps)
-        needs_gradient = batch_size > BLOCK_ROWS or recipe.clip_norm is not None
-        gradient = self.layout.allocate() if needs_gradient else losses
         slot1, slot2 = [*map(address, slots), 0, 0][:2]
         key = kind_of(X), threads
         scratch = self._take(key)
@@ -269,15 +267,17 @@ class Engine:
         halves = self.sums_in_halves(batch_size)
         if halves and "sums" not in scratch.arrays:
             scratch.allocate({"sums": (2 * self._plan.sums_size, self.dtype.name)})
+        if (batch_size > BLOCK_ROWS or recipe.clip_norm is not None) and "gradient" not in scratch.arrays:
+            scratch.allocate({"gradient": (self.layout.size, self.dtype.name)})
+        gradient = address(scratch.arrays.get("gradient", losses))
         self._set_up_training(
-            scratch, parameters, X, y, orders, sample_weight, recipe, gradient=address(gradient), slot1=slot1,
-            slot2=slot2, average=0 if average is None else address(average), layers=address(layers),
-            halves=halves,
+            scratch, parameters, X, y, orders, sample_weight, recipe, gradient=gradient, slot1=slot1, slot2=slot2,
+            average=0 if average is None else address(average), layers=address(layers), halves=halves,
         )  # fmt: skip
         run, lets_go = TRAIN_STEPS.entry(self.dtype), True
         arguments = lets_go, scratch.place, address(constants), batch_size, first_batch, address(losses), n_steps
         # A thread that outlives an interrupted call must not find its memory gone: its function holds all of it.
-        memory = (scratch, layers, parameters, slots, X, y, orders, sample_weight, average, constants, gradient, losses)
+        memory = (scratch, layers, parameters, slots, X, y, orders, sample_weight, average, constants, losses)
 
         def work(thread: int, memory: Any = memory) -> int:
             return run(*arguments, thread, threads)

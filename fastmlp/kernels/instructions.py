@@ -47,6 +47,14 @@ def call_intrinsic(builder: ir.IRBuilder, name: str, *arguments: Any) -> Any:
     return builder.call(function, arguments)
 
 
+def ask_for_line(builder: ir.IRBuilder, place: Any) -> None:
+    """Have the cache line at a pointer brought near, to be read soon; wherever it points to, nothing can go wrong."""
+    bytes_pointer = I8.as_pointer()
+    signature = ir.FunctionType(ir.VoidType(), [bytes_pointer, I32, I32, I32])
+    function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
+    builder.call(function, [builder.bitcast(place, bytes_pointer), I32(0), I32(2), I32(1)])
+
+
 # --- Pointers ---------------------------------------------------------------------------------------------------------
 #
 # Inside the kernels memory is pointers: Numba indexes them like arrays, without the bookkeeping of arrays (passing
@@ -109,13 +117,10 @@ def advance(typing: Any, base: Any, offset: Any) -> Any:
 
 @intrinsic
 def prefetch(typing: Any, base: Any) -> Any:
-    """Ask for the cache line at a pointer, to be read soon."""
+    """See `ask_for_line`."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        bytes_pointer = I8.as_pointer()
-        signature_ = ir.FunctionType(ir.VoidType(), [bytes_pointer, I32, I32, I32])
-        function = cgutils.get_or_insert_function(builder.module, signature_, "llvm.prefetch.p0")
-        builder.call(function, [builder.bitcast(arguments[0], bytes_pointer), I32(0), I32(2), I32(1)])
+        ask_for_line(builder, arguments[0])
         return context.get_dummy_value()
 
     return types.void(base), codegen

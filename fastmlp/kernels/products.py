@@ -1,9 +1,9 @@
 """Whole matrix products out of tiles: which tile goes where, and in which order.
 
-Columns are cut into *panels* as wide as a tile; the panels of a matrix are as equal as can be. A panel is the outer
-loop, `DEPTH` rows of it at a time, so that this slice of the right-hand matrix stays in the cache while all rows of the
-left-hand one pass over it. Listed products take several panels as one *group*, where tiles are narrow: a group is the
-outer loop, and the list of some rows is made once for all its panels.
+Columns are cut into *panels* as wide as a tile; the panels of a matrix are as equal as can be. A *slice* is `DEPTH`
+rows of a panel of the right-hand matrix: it stays in the cache while all rows of the left-hand one pass over it, and
+the tiles ask for the slice beside, which is the next. Listed products take several panels as one *group*, where tiles
+are narrow: a group is the outer loop, and the list of some rows is made once for all its panels.
 
 Rows come in whole tiles: buffers have room for the rows that the last tile computes beyond the end, and nobody reads
 them. Sums are over ascending p always, so a row's result does not depend on the tile or the thread that computed it.
@@ -72,12 +72,12 @@ def product_by_rows(name: str, tile: Any, shape: Shape) -> Any:
         C, initial = pointer(C_place, like), pointer(initial_place, like)
         no_list = pointer(ZERO, np.int32(0))
         n_panels = -(-n_vectors // shape.vectors)
-        for panel in range(n_panels):
-            v = panel_edge(panel, n_panels, n_vectors)
-            count = panel_edge(panel + 1, n_panels, n_vectors) - v
-            column = v * lanes(like)
-            for p in range(0, depth, DEPTH):
-                n = min(DEPTH, depth - p)
+        for p in range(0, depth, DEPTH):
+            n = min(DEPTH, depth - p)
+            for panel in range(n_panels):
+                v = panel_edge(panel, n_panels, n_vectors)
+                count = panel_edge(panel + 1, n_panels, n_vectors) - v
+                column = v * lanes(like)
                 b = advance(B, p * ldb + column)
                 for row in range(first_row, last_row, shape.rows):
                     a, c = advance(A, row * lda + p), advance(C, row * ldc + column)
