@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from fastmlp.kernels.instructions import fma, is_double, polynomial, power_of_two, real
+from fastmlp.kernels.instructions import exponent, fma, is_double, polynomial, power_of_two, real, significand
 from fastmlp.kernels.jit import scalar
 
 LOG2_E = math.log2(math.e)
@@ -89,3 +89,10 @@ def log1p_of_fraction(x):
     s = x / (real(2.0, x) + x)
     square = s * s
     return real(2.0, x) * s * artanh_polynomial(square)
+
+
+@scalar
+def log_from_one(x):
+    """``log(x)`` for finite x >= 1; NaN if x is NaN."""
+    log = fma(exponent(x), real(math.log(2.0), x), log1p_of_fraction(significand(x) - real(1.0, x)))
+    return log + x * real(0.0, x)

@@ -219,6 +219,34 @@ def power_of_two(typing: Any, shifted: Any) -> Any:
     return shifted(shifted), codegen
 
 
+@intrinsic
+def exponent(typing: Any, x: Any) -> Any:
+    """The n of ``x = m 2 ** n``, ``1 <= m < 2``, as a float; x is positive and normal."""
+    bits, mantissa, bias = (32, 23, 127) if x.bitwidth == 32 else (64, 52, 1023)
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        integer, kind = ir.IntType(bits), context.get_value_type(x)
+        # These bits behind the exponent of a float whose last bit counts ones: 2 ** mantissa + n + bias.
+        shifted = builder.lshr(builder.bitcast(arguments[0], integer), integer(mantissa))
+        shifted = builder.bitcast(builder.or_(shifted, integer((mantissa + bias) << mantissa)), kind)
+        return builder.fsub(shifted, kind(2.0**mantissa + bias))
+
+    return x(x), codegen
+
+
+@intrinsic
+def significand(typing: Any, x: Any) -> Any:
+    """The m of ``x = m 2 ** n``, ``1 <= m < 2``; x is positive and normal."""
+    bits, mantissa, bias = (32, 23, 127) if x.bitwidth == 32 else (64, 52, 1023)
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        integer = ir.IntType(bits)
+        fraction = builder.and_(builder.bitcast(arguments[0], integer), integer((1 << mantissa) - 1))
+        return builder.bitcast(builder.or_(fraction, integer(bias << mantissa)), context.get_value_type(x))
+
+    return x(x), codegen
+
+
 # --- Threads ----------------------------------------------------------------------------------------------------------
 
 

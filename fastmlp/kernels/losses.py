@@ -12,13 +12,15 @@ import numpy as np
 
 from fastmlp.kernels.activations import relu_value, sigmoid_value
 from fastmlp.kernels.constants import CLIPPED_ERROR, POISSON, SIGMOID_CROSS_ENTROPY, SOFTMAX_CROSS_ENTROPY
-from fastmlp.kernels.exponentials import exp_negative, exp_value, expm1_value, log1p_of_fraction
+from fastmlp.kernels.exponentials import exp_negative, exp_value, expm1_value, log1p_of_fraction, log_from_one
 from fastmlp.kernels.instructions import address_of, advance, pointer, real
 from fastmlp.kernels.jit import ZERO, inline, kernel
+from fastmlp.kernels.machine import lanes_of
 from fastmlp.kernels.memory import LOSS_MEMORY, VALUES_AT_ONCE
 from fastmlp.kernels.readers import layer_at, samples_at, state_at
 from fastmlp.kernels.records import LAYER_BYTES
-from fastmlp.kernels.rows import row_max, row_sum, scale_row, shift_row
+from fastmlp.kernels.rows import row_max, row_sum, scale_row, shift_row, sum_of_rows, transpose_square
+from fastmlp.kernels.tiles import lanes
 
 # --- Softmax: rows of logits, and classes -----------------------------------------------------------------------------
 
@@ -59,23 +61,102 @@ def sigmoid_outputs(place, n_rows, n, stride, like):
     return 0
 
 
+ROWS_AT_ONCE = 32
+"""Rows whose softmax is taken together; whole vectors."""
+FEW_CLASSES = 32
+"""Classes up to which a row is too short for vector code to pay."""
+ENOUGH_ROWS = 8
+"""Rows that then pay as vectors; fewer are as fast one by one."""
+assert ROWS_AT_ONCE % lanes_of(32) == 0
+assert 3 * ROWS_AT_ONCE + lanes_of(32) ** 2 + FEW_CLASSES * ROWS_AT_ONCE <= LOSS_MEMORY
+
+
 @inline
-def softmax_cross_entropy_rows(Z, n, classes, order, scale, D, stride, losses, begin, end):
+def softmax_cross_entropy_rows(Z, n, classes, order, scale, D, stride, losses, begin, end, memory):
     """Add to `losses` those of the rows: ``log Σ exp z - z[y]``; and write ``D = scale (softmax(Z) - onehot(y))``.
 
-    A row's y is ``classes[order[row]]``. Rows are `stride` apart, and the padding of D becomes zero.
+    A row's y is ``classes[order[row]]``. Rows are `stride` apart, and the padding of D becomes zero. A row has the same
+    bits whichever rows it is taken with. `memory` holds what `softmax_cross_entropy_by_classes` needs.
     """
-    for row in range(begin, end):
+    for row in range(begin, end, ROWS_AT_ONCE):
+        n_rows = min(ROWS_AT_ONCE, end - row)
+        z, y, d, loss = advance(Z, row * stride), advance(order, row), advance(D, row * stride), advance(losses, row)
+        if n <= FEW_CLASSES and n_rows >= ENOUGH_ROWS:
+            softmax_cross_entropy_by_classes(z, n, classes, y, scale, d, stride, loss, n_rows, memory)
+        else:
+            softmax_cross_entropy_by_rows(z, n, classes, y, scale, d, stride, loss, n_rows)
+
+
+@inline
+def softmax_cross_entropy_by_rows(Z, n, classes, order, scale, D, stride, losses, n_rows):
+    """See `softmax_cross_entropy_rows`: one row after the other."""
+    for row in range(n_rows):
         z, d = advance(Z, row * stride), advance(D, row * stride)
         shift_row(z, n, row_max(z, n), d)
         losses[row] -= np.float64(d[classes[order[row]]])
-    exp_below_max(advance(D, begin * stride), (end - begin) * stride)
-    for row in range(begin, end):
+    exp_below_max(D, n_rows * stride)
+    for row in range(n_rows):
         d = advance(D, row * stride)
-        total = row_sum(d, n)
-        losses[row] += math.log(np.float64(total))
+        if n <= FEW_CLASSES:  # In the order of `softmax_cross_entropy_by_classes`.
+            total = d[0]
+            for j in range(1, n):
+                total += d[j]
+        else:
+            total = row_sum(d, n)
+        losses[row] += log_from_one(np.float64(total))
         scale_row(d, n, scale / total)
         d[classes[order[row]]] -= scale
+
+
+@inline
+def softmax_cross_entropy_by_classes(Z, n, classes, order, scale, D, stride, losses, n_rows, memory):
+    """See `softmax_cross_entropy_rows`: of all rows the first class, then of all the second, so that rows are vectors.
+
+    P is the turned Z, with m rows side by side: those that there are, and zeros up to whole vectors.
+    """
+    width = lanes(scale)
+    m = -(-n_rows // width) * width
+    zeros = pointer(address_of(memory), scale)
+    top, total = advance(zeros, ROWS_AT_ONCE), advance(zeros, 2 * ROWS_AT_ONCE)
+    square = advance(zeros, 3 * ROWS_AT_ONCE)
+    P = advance(square, width * width)
+    for i in range(m):
+        zeros[i] = real(0.0, scale)
+    for i in range(0, m, width):
+        for j in range(0, n, width):
+            transpose_square(advance(Z, i * stride + j), stride, n_rows - i, zeros, advance(P, j * m + i), m)
+    for i in range(m):
+        top[i] = P[i]
+    for j in range(1, n):
+        for i in range(m):
+            z = P[j * m + i]
+            top[i] = z if z > top[i] else top[i]
+    for j in range(n):
+        for i in range(m):
+            P[j * m + i] -= top[i]
+    for i in range(n_rows):
+        losses[i] -= np.float64(P[classes[order[i]] * m + i])
+    exp_below_max(P, n * m)
+    sum_of_rows(total, P, n, m, m)
+    for i in range(n_rows):
+        losses[i] += log_from_one(np.float64(total[i]))
+    for i in range(m):
+        total[i] = scale / total[i]
+    for j in range(n):
+        for i in range(m):
+            P[j * m + i] *= total[i]
+    for i in range(n_rows):
+        P[classes[order[i]] * m + i] -= scale
+    for i in range(0, m, width):
+        for j in range(0, stride, width):
+            p, d = advance(P, j * m + i), advance(D, i * stride + j)
+            if i + width <= n_rows:
+                transpose_square(p, m, n - j, zeros, d, stride)
+            else:  # A whole square would reach into rows that are another thread's.
+                transpose_square(p, m, n - j, zeros, square, width)
+                for row in range(n_rows - i):
+                    for k in range(width):
+                        d[row * stride + k] = square[row * width + k]
 
 
 @inline
@@ -223,7 +304,8 @@ def classes_loss(place, order_place, begin, end, scale, thread, like):
     workspace, losses = pointer(net.workspace, like), pointer(net.row_losses, 0.0)
     A, D = advance(workspace, last.A), advance(workspace, last.D)
     classes = pointer(samples.y, np.int64(0))
-    softmax_cross_entropy_rows(A, n_out, classes, order, factor, D, stride, losses, begin, end)
+    memory = advance(pointer(net.loss_memory, 0.0), thread * LOSS_MEMORY)
+    softmax_cross_entropy_rows(A, n_out, classes, order, factor, D, stride, losses, begin, end, memory)
     for row in range(begin, end):
         if losses[row] > net.loss_high:  # The cap; a NaN stays.
             losses[row] = net.loss_high
@@ -279,8 +361,10 @@ def loss_rows(
     factor = real(scale, like)
     Z, D, losses = pointer(Z_place, like), pointer(D_place, like), pointer(losses_place, 0.0)
     if loss == SOFTMAX_CROSS_ENTROPY:
-        classes_, order_ = pointer(classes, np.int64(0)), pointer(order, np.int64(0))
-        softmax_cross_entropy_rows(Z, n, classes_, order_, factor, D, stride, losses, ZERO, n_rows)
+        softmax_cross_entropy_rows(
+            Z, n, pointer(classes, np.int64(0)), pointer(order, np.int64(0)), factor, D, stride, losses, ZERO, n_rows,
+            pointer(memory, 0.0),
+        )  # fmt: skip
     else:
         values_loss_rows(
             loss, Z, stride, n, pointer(Y, like), pointer(order, np.int64(0)), factor, low, high, D, losses, ZERO,
