@@ -310,6 +310,8 @@ class Engine:
         is_softmax = self.layout.spec.loss == "softmax_cross_entropy"
         parts = {**TRAINING_KERNELS, **TRAINING_KERNELS_BY_KIND[kind_of(X)]}
         parts["loss_and_output_gradient"] = kernel("losses.classes_loss" if is_softmax else "losses.values_loss")
+        if is_softmax:
+            parts["softmax_cross_entropy"] = kernel("losses.softmax_cross_entropy")
         if recipe is not None:
             if 1 in (recipe.batch_size, len(X) % recipe.batch_size):
                 parts.update(SINGLE_ROW_KERNELS)

@@ -11,15 +11,25 @@ import math
 import numpy as np
 
 from fastmlp.kernels.activations import relu_value, sigmoid_value
-from fastmlp.kernels.constants import CLIPPED_ERROR, POISSON, SIGMOID_CROSS_ENTROPY, SOFTMAX_CROSS_ENTROPY
+from fastmlp.kernels.constants import CLIPPED_ERROR, POISSON, SIGMOID_CROSS_ENTROPY
 from fastmlp.kernels.exponentials import exp_negative, exp_value, expm1_value, log1p_of_fraction, log_from_one
-from fastmlp.kernels.instructions import address_of, advance, pointer, real
-from fastmlp.kernels.jit import ZERO, inline, kernel
+from fastmlp.kernels.instructions import address_of, advance, call, pointer, real
+from fastmlp.kernels.jit import inline, kernel
 from fastmlp.kernels.machine import lanes_of
 from fastmlp.kernels.memory import LOSS_MEMORY, VALUES_AT_ONCE
 from fastmlp.kernels.readers import layer_at, samples_at, state_at
 from fastmlp.kernels.records import LAYER_BYTES
-from fastmlp.kernels.rows import row_max, row_sum, scale_row, shift_row, sum_of_rows, transpose_square
+from fastmlp.kernels.rows import (
+    max_of_rows,
+    multiply_rows_by,
+    row_max,
+    row_sum,
+    scale_row,
+    shift_row,
+    subtract_from_rows,
+    sum_of_rows,
+    transpose_square,
+)
 from fastmlp.kernels.tiles import lanes
 
 # --- Softmax: rows of logits, and classes -----------------------------------------------------------------------------
@@ -64,99 +74,93 @@ def sigmoid_outputs(place, n_rows, n, stride, like):
 ROWS_AT_ONCE = 32
 """Rows whose softmax is taken together; whole vectors."""
 FEW_CLASSES = 32
-"""Classes up to which a row is too short for vector code to pay."""
-ENOUGH_ROWS = 8
-"""Rows that then pay as vectors; fewer are as fast one by one."""
+"""Classes up to which a row is too short for vector code to pay: then many rows are taken class by class."""
+MANY_ROWS = 8
+"""So many; fewer are as fast one by one."""
 assert ROWS_AT_ONCE % lanes_of(32) == 0
 assert 3 * ROWS_AT_ONCE + lanes_of(32) ** 2 + FEW_CLASSES * ROWS_AT_ONCE <= LOSS_MEMORY
 
 
-@inline
-def softmax_cross_entropy_rows(Z, n, classes, order, scale, D, stride, losses, begin, end, memory):
-    """Add to `losses` those of the rows: ``log Σ exp z - z[y]``; and write ``D = scale (softmax(Z) - onehot(y))``.
+@kernel
+def softmax_cross_entropy(
+    Z_place, n, classes_place, order_place, scale, D_place, stride, losses_place, begin, end, memory_place, like
+):  # fmt: skip
+    """Add to `losses` those of rows: ``log Σ exp z - z[y]``; and write ``D = scale (softmax(Z) - onehot(y))``.
 
-    A row's y is ``classes[order[row]]``. Rows are `stride` apart, and the padding of D becomes zero. A row has the same
-    bits whichever rows it is taken with. `memory` holds what `softmax_cross_entropy_by_classes` needs.
+    A row's y is ``classes[order[row]]``. Rows are `stride` apart, and the padding of D becomes zero. Of few classes,
+    the rows are turned, so that each class is a vector of m rows: those that there are, and zeros. A row has the same
+    bits either way. `memory` (LOSS_MEMORY) is for zeros, maxima, sums, a square of D, and the turned rows.
     """
-    for row in range(begin, end, ROWS_AT_ONCE):
-        n_rows = min(ROWS_AT_ONCE, end - row)
-        z, y, d, loss = advance(Z, row * stride), advance(order, row), advance(D, row * stride), advance(losses, row)
-        if n <= FEW_CLASSES and n_rows >= ENOUGH_ROWS:
-            softmax_cross_entropy_by_classes(z, n, classes, y, scale, d, stride, loss, n_rows, memory)
-        else:
-            softmax_cross_entropy_by_rows(z, n, classes, y, scale, d, stride, loss, n_rows)
-
-
-@inline
-def softmax_cross_entropy_by_rows(Z, n, classes, order, scale, D, stride, losses, n_rows):
-    """See `softmax_cross_entropy_rows`: one row after the other."""
-    for row in range(n_rows):
-        z, d = advance(Z, row * stride), advance(D, row * stride)
-        shift_row(z, n, row_max(z, n), d)
-        losses[row] -= np.float64(d[classes[order[row]]])
-    exp_below_max(D, n_rows * stride)
-    for row in range(n_rows):
-        d = advance(D, row * stride)
-        if n <= FEW_CLASSES:  # In the order of `softmax_cross_entropy_by_classes`.
-            total = d[0]
-            for j in range(1, n):
-                total += d[j]
-        else:
-            total = row_sum(d, n)
-        losses[row] += log_from_one(np.float64(total))
-        scale_row(d, n, scale / total)
-        d[classes[order[row]]] -= scale
-
-
-@inline
-def softmax_cross_entropy_by_classes(Z, n, classes, order, scale, D, stride, losses, n_rows, memory):
-    """See `softmax_cross_entropy_rows`: of all rows the first class, then of all the second, so that rows are vectors.
-
-    P is the turned Z, with m rows side by side: those that there are, and zeros up to whole vectors.
-    """
-    width = lanes(scale)
-    m = -(-n_rows // width) * width
-    zeros = pointer(address_of(memory), scale)
+    Z, D, losses = pointer(Z_place, like), pointer(D_place, like), pointer(losses_place, 0.0)
+    classes, order = pointer(classes_place, np.int64(0)), pointer(order_place, np.int64(0))
+    factor, width = real(scale, like), lanes(like)
+    zeros = pointer(memory_place, like)
     top, total = advance(zeros, ROWS_AT_ONCE), advance(zeros, 2 * ROWS_AT_ONCE)
     square = advance(zeros, 3 * ROWS_AT_ONCE)
-    P = advance(square, width * width)
-    for i in range(m):
-        zeros[i] = real(0.0, scale)
-    for i in range(0, m, width):
-        for j in range(0, n, width):
-            transpose_square(advance(Z, i * stride + j), stride, n_rows - i, zeros, advance(P, j * m + i), m)
-    for i in range(m):
-        top[i] = P[i]
+    turned = advance(square, width * width)
+    for i in range(width):
+        zeros[i] = real(0.0, like)
+    for first in range(begin, end, ROWS_AT_ONCE):
+        n_rows = min(ROWS_AT_ONCE, end - first)
+        z, d = advance(Z, first * stride), advance(D, first * stride)
+        m = -(-n_rows // width) * width
+        by_classes = n <= FEW_CLASSES and n_rows >= MANY_ROWS
+        # Element j of row i is P[j * next_class + i * next_row], one of `size`.
+        P, size, next_class, next_row = (
+            (turned, n * m, m, np.int64(1)) if by_classes else (d, n_rows * stride, np.int64(1), stride)
+        )
+
+        if by_classes:
+            for i in range(0, m, width):
+                for j in range(0, n, width):
+                    transpose_square(advance(z, i * stride + j), stride, n_rows - i, zeros, advance(P, j * m + i), m)
+            max_of_rows(top, P, n, m, m)
+            subtract_from_rows(P, top, n, m)
+        else:
+            for i in range(n_rows):
+                row = advance(z, i * stride)
+                shift_row(row, n, row_max(row, n), advance(P, i * stride))
+        for i in range(n_rows):
+            losses[first + i] -= np.float64(P[classes[order[first + i]] * next_class + i * next_row])
+        exp_below_max(P, size)
+
+        if by_classes:
+            sum_of_rows(total, P, n, m, m)
+        else:
+            for i in range(n_rows):
+                total[i] = sum_of_row(advance(P, i * stride), n)
+        for i in range(n_rows):
+            losses[first + i] += log_from_one(np.float64(total[i]))
+            total[i] = factor / total[i]
+        if by_classes:
+            multiply_rows_by(P, total, n, m)
+        else:
+            for i in range(n_rows):
+                scale_row(advance(P, i * stride), n, total[i])
+        for i in range(n_rows):
+            P[classes[order[first + i]] * next_class + i * next_row] -= factor
+
+        if by_classes:
+            for i in range(0, m, width):
+                for j in range(0, stride, width):
+                    of_d, is_whole = advance(d, i * stride + j), i + width <= n_rows
+                    to, distance = (of_d, stride) if is_whole else (square, width)
+                    transpose_square(advance(P, j * m + i), m, n - j, zeros, to, distance)
+                    if not is_whole:  # It would reach into rows that are another thread's.
+                        for k in range((n_rows - i) * width):
+                            of_d[k // width * stride + k % width] = square[k]
+    return 0
+
+
+@inline
+def sum_of_row(p, n):
+    """The sum of n elements, of few in the order of `sum_of_rows`."""
+    if n > FEW_CLASSES:
+        return row_sum(p, n)
+    total = p[0]
     for j in range(1, n):
-        for i in range(m):
-            z = P[j * m + i]
-            top[i] = z if z > top[i] else top[i]
-    for j in range(n):
-        for i in range(m):
-            P[j * m + i] -= top[i]
-    for i in range(n_rows):
-        losses[i] -= np.float64(P[classes[order[i]] * m + i])
-    exp_below_max(P, n * m)
-    sum_of_rows(total, P, n, m, m)
-    for i in range(n_rows):
-        losses[i] += log_from_one(np.float64(total[i]))
-    for i in range(m):
-        total[i] = scale / total[i]
-    for j in range(n):
-        for i in range(m):
-            P[j * m + i] *= total[i]
-    for i in range(n_rows):
-        P[classes[order[i]] * m + i] -= scale
-    for i in range(0, m, width):
-        for j in range(0, stride, width):
-            p, d = advance(P, j * m + i), advance(D, i * stride + j)
-            if i + width <= n_rows:
-                transpose_square(p, m, n - j, zeros, d, stride)
-            else:  # A whole square would reach into rows that are another thread's.
-                transpose_square(p, m, n - j, zeros, square, width)
-                for row in range(n_rows - i):
-                    for k in range(width):
-                        d[row * stride + k] = square[row * width + k]
+        total += p[j]
+    return total
 
 
 @inline
@@ -304,8 +308,13 @@ def classes_loss(place, order_place, begin, end, scale, thread, like):
     workspace, losses = pointer(net.workspace, like), pointer(net.row_losses, 0.0)
     A, D = advance(workspace, last.A), advance(workspace, last.D)
     classes = pointer(samples.y, np.int64(0))
-    memory = advance(pointer(net.loss_memory, 0.0), thread * LOSS_MEMORY)
-    softmax_cross_entropy_rows(A, n_out, classes, order, factor, D, stride, losses, begin, end, memory)
+    call(
+        net.softmax_cross_entropy,
+        (
+            address_of(A), n_out, samples.y, order_place, scale if samples.weights == 0 else 1.0, address_of(D), stride,
+            net.row_losses, begin, end, net.loss_memory + thread * LOSS_MEMORY * 8, like,
+        ),
+    )  # fmt: skip
     for row in range(begin, end):
         if losses[row] > net.loss_high:  # The cap; a NaN stays.
             losses[row] = net.loss_high
@@ -355,19 +364,13 @@ def weigh_samples(samples, order, begin, end, scale, losses, D, n_out, stride, l
 
 @kernel
 def loss_rows(
-    loss, low, high, Z_place, order, classes, Y, scale, D_place, losses_place, memory, n_rows, n, stride, like
+    A_place, n, Y_place, order_place, scale, D_place, stride, losses_place, begin, end, memory_place, loss, low, high,
+    like,
 ):  # fmt: skip
-    """The losses of rows of n elements; their derivatives, times `scale`, go to D. Rows are `stride` apart."""
-    factor = real(scale, like)
-    Z, D, losses = pointer(Z_place, like), pointer(D_place, like), pointer(losses_place, 0.0)
-    if loss == SOFTMAX_CROSS_ENTROPY:
-        softmax_cross_entropy_rows(
-            Z, n, pointer(classes, np.int64(0)), pointer(order, np.int64(0)), factor, D, stride, losses, ZERO, n_rows,
-            pointer(memory, 0.0),
-        )  # fmt: skip
-    else:
-        values_loss_rows(
-            loss, Z, stride, n, pointer(Y, like), pointer(order, np.int64(0)), factor, low, high, D, losses, ZERO,
-            n_rows, pointer(memory, 0.0),
-        )  # fmt: skip
+    """`values_loss_rows` for whoever has no network."""
+    values_loss_rows(
+        loss, pointer(A_place, like), stride, n, pointer(Y_place, like), pointer(order_place, np.int64(0)),
+        real(scale, like), low, high, pointer(D_place, like), pointer(losses_place, 0.0), begin, end,
+        pointer(memory_place, 0.0),
+    )  # fmt: skip
     return 0

@@ -276,65 +276,61 @@ def softmax(Z: Array, out: Array | None = None) -> Array:
 # --- Losses -----------------------------------------------------------------------------------------------------------
 
 
-NO_CLASSES = np.zeros(0, dtype=np.int64)
-
-
-def run_loss(
-    name: str, Z: Array, classes: NDArray[np.int64], Y: Array, reduction: str, parameter: float | None = None
-) -> tuple[float, Array]:
-    """Run one loss on arrays of any layout."""
-    scale = reduction_factor(reduction, len(Z))
+def run_loss(name: str, Z: Array, y: Array, reduction: str, parameter: float | None = None) -> tuple[float, Array]:
+    """Run one loss on arrays of any layout; y is classes for the softmax cross-entropy, else values."""
+    is_softmax, scale = name == "softmax_cross_entropy", reduction_factor(reduction, len(Z))
     (n_rows, n), dtype = Z.shape, Z.dtype
-    Z, Y = in_whole_tiles(Z, dtype), Y.flatten().astype(dtype, copy=False).reshape(Y.shape)
+    Z, y = in_whole_tiles(Z, dtype), y.flatten().astype(np.int64 if is_softmax else dtype, copy=False)
     D, losses, order, memory = np.empty_like(Z), np.zeros(n_rows), np.arange(n_rows), np.empty(LOSS_MEMORY)
-    places = *map(address, (Z, order, classes, Y)), scale, *map(address, (D, losses, memory))
-    kernel("losses.loss_rows").run(dtype, *loss_constants(name, parameter), *places, n_rows, n, Z.shape[1])
+    kernel("losses.softmax_cross_entropy" if is_softmax else "losses.loss_rows").run(
+        dtype, address(Z), n, address(y), address(order), scale, address(D), Z.shape[1], address(losses), 0, n_rows,
+        address(memory), *(() if is_softmax else loss_constants(name, parameter)),
+    )  # fmt: skip
     return float(losses.sum()) * scale, np.ascontiguousarray(D[:, :n])
 
 
 @twin
 def softmax_cross_entropy(Z: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
     """See `twin`."""
-    classes = np.array(check_class_targets(check_real(Z).shape, y), order="C")
-    return run_loss("softmax_cross_entropy", Z, classes, np.empty((0, 0), Z.dtype), reduction)
+    return run_loss("softmax_cross_entropy", Z, check_class_targets(check_real(Z).shape, y), reduction)
 
 
 @twin
 def sigmoid_cross_entropy(Z: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
     """See `twin`."""
-    return run_loss("sigmoid_cross_entropy", Z, NO_CLASSES, check_value_targets("Z", Z, y), reduction)
+    return run_loss("sigmoid_cross_entropy", Z, check_value_targets("Z", Z, y), reduction)
 
 
 @twin
 def squared_error(A: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
     """See `twin`."""
-    return run_loss("squared_error", A, NO_CLASSES, check_value_targets("A", A, y), reduction)
+    return run_loss("squared_error", A, check_value_targets("A", A, y), reduction)
 
 
 @twin
 def poisson(Z: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
     """See `twin`."""
-    return run_loss("poisson", Z, NO_CLASSES, check_value_targets("Z", Z, y), reduction)
+    return run_loss("poisson", Z, check_value_targets("Z", Z, y), reduction)
 
 
 @twin
 def absolute_error(A: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
     """See `twin`."""
-    return run_loss("absolute_error", A, NO_CLASSES, check_value_targets("A", A, y), reduction)
+    return run_loss("absolute_error", A, check_value_targets("A", A, y), reduction)
 
 
 @twin
 def huber(A: Array, y: Array, delta: float = 1.0, reduction: str = "mean") -> tuple[float, Array]:
     """See `twin`."""
     delta = check_number("delta", delta, above=0.0)
-    return run_loss("huber", A, NO_CLASSES, check_value_targets("A", A, y), reduction, delta)
+    return run_loss("huber", A, check_value_targets("A", A, y), reduction, delta)
 
 
 @twin
 def quantile(A: Array, y: Array, level: float = 0.5, reduction: str = "mean") -> tuple[float, Array]:
     """See `twin`."""
     level = check_number("level", level, above=0.0, below=1.0)
-    return run_loss("quantile", A, NO_CLASSES, check_value_targets("A", A, y), reduction, level)
+    return run_loss("quantile", A, check_value_targets("A", A, y), reduction, level)
 
 
 # --- Optimizer updates ------------------------------------------------------------------------------------------------

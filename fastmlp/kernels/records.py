@@ -88,7 +88,7 @@ class State(NamedTuple):
     sorted_rows: int  # int32, as many.
     column_ends: int  # int32 (n_in + 1,), see `fastmlp.kernels.sparse.sort_entries`
     row_losses: int  # float64 (BLOCK_ROWS,)
-    loss_memory: int  # float64 (LOSS_MEMORY,), see `fastmlp.kernels.losses.values_loss_rows`.
+    loss_memory: int  # float64 (LOSS_MEMORY,), see `fastmlp.kernels.losses`.
     barrier: int  # int64 (2,), see `fastmlp.kernels.loop.wait_for_all`
     samples: int  # `Samples`, which Python writes, or `forward_all`, before any other kernel reads it.
     order: int  # int64 (BLOCK_ROWS,), for samples in their own order
@@ -113,6 +113,7 @@ class State(NamedTuple):
     gather: int  # Of the kind of samples.
     forward: int
     loss_and_output_gradient: int
+    softmax_cross_entropy: int  # Which that calls, if it is the loss.
     backward_through_layers: int
     backward_to_weights: int
     drop: int

@@ -132,28 +132,78 @@ def add_vectors(typing: Any, target: Any, a: Any, b: Any, n: Any) -> Any:
     return types.void(target, a, b, types.int64), codegen
 
 
-@intrinsic
-def sum_of_rows(typing: Any, target: Any, rows: Any, n_rows: Any, stride: Any, n: Any) -> Any:
-    """``target = Σ rows``, the first n elements of each, whole vectors of them: each is summed in a register."""
-    lanes = MACHINE.vector_bytes * 8 // target.dtype.bitwidth
+def reduce_rows(operation: str, neutral: float) -> Any:
+    """Make ``target = Σ rows``, or their maximum: of the first n elements of each, whole vectors of them.
 
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        to, base, count, distance, length = arguments
-        align = target.dtype.bitwidth // 8
-        vector = ir.VectorType(context.get_data_type(target.dtype), lanes)
-        total = cgutils.alloca_once(builder, vector)
-        with cgutils.for_range_slice(builder, I64(0), length, I64(lanes), intp=I64) as (first, _):
-            builder.store(ir.Constant(vector, [0.0] * lanes), total)
-            with cgutils.for_range(builder, count) as loop:
-                offset = builder.add(builder.mul(loop.index, distance), first)
-                place = builder.bitcast(builder.gep(base, [offset], source_etype=vector.element), vector.as_pointer())
-                row = builder.load(place, align=align, typ=vector)
-                builder.store(builder.fadd(builder.load(total), row), total)
-            place = builder.bitcast(builder.gep(to, [first], source_etype=vector.element), vector.as_pointer())
-            builder.store(builder.load(total), place, align=align)
-        return context.get_dummy_value()
+    Each vector of the result is made in a register.
+    """
 
-    return types.void(target, rows, types.int64, types.int64, types.int64), codegen
+    @intrinsic
+    def reduction(typing: Any, target: Any, rows: Any, n_rows: Any, stride: Any, n: Any) -> Any:
+        lanes = MACHINE.vector_bytes * 8 // target.dtype.bitwidth
+
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            to, base, count, distance, length = arguments
+            align = target.dtype.bitwidth // 8
+            vector = ir.VectorType(context.get_data_type(target.dtype), lanes)
+            total = cgutils.alloca_once(builder, vector)
+            with cgutils.for_range_slice(builder, I64(0), length, I64(lanes), intp=I64) as (first, _):
+                builder.store(ir.Constant(vector, [neutral] * lanes), total)
+                with cgutils.for_range(builder, count) as loop:
+                    offset = builder.add(builder.mul(loop.index, distance), first)
+                    place = builder.gep(base, [offset], source_etype=vector.element)
+                    row = builder.load(builder.bitcast(place, vector.as_pointer()), align=align, typ=vector)
+                    builder.store(combine(builder, operation, builder.load(total), row), total)
+                place = builder.bitcast(builder.gep(to, [first], source_etype=vector.element), vector.as_pointer())
+                builder.store(builder.load(total), place, align=align)
+            return context.get_dummy_value()
+
+        return types.void(target, rows, types.int64, types.int64, types.int64), codegen
+
+    return reduction
+
+
+def combine(builder: ir.IRBuilder, operation: str, total: Any, values: Any) -> Any:
+    """Add, or take the maximum; that leaves NaN out."""
+    if operation == "fadd":
+        return builder.fadd(total, values)
+    return builder.select(builder.fcmp_ordered(">", values, total), values, total)
+
+
+sum_of_rows = reduce_rows("fadd", 0.0)
+max_of_rows = reduce_rows("fmax", float("-inf"))
+
+
+def with_each_row(operation: str) -> Any:
+    """Make ``rows -= row``, or ``rows *= row``: for rows of n elements, whole vectors, one behind the other."""
+
+    @intrinsic
+    def change(typing: Any, rows: Any, row: Any, n_rows: Any, n: Any) -> Any:
+        lanes = MACHINE.vector_bytes * 8 // rows.dtype.bitwidth
+
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            base, other, count, length = arguments
+            align = rows.dtype.bitwidth // 8
+            vector = ir.VectorType(context.get_data_type(rows.dtype), lanes)
+
+            def vector_at(start: Any, offset: Any) -> Any:
+                return builder.bitcast(builder.gep(start, [offset], source_etype=vector.element), vector.as_pointer())
+
+            with cgutils.for_range_slice(builder, I64(0), length, I64(lanes), intp=I64) as (first, _):
+                operand = builder.load(vector_at(other, first), align=align, typ=vector)
+                with cgutils.for_range(builder, count) as loop:
+                    place = vector_at(base, builder.add(builder.mul(loop.index, length), first))
+                    values = builder.load(place, align=align, typ=vector)
+                    builder.store(getattr(builder, operation)(values, operand), place, align=align)
+            return context.get_dummy_value()
+
+        return types.void(rows, rows, types.int64, types.int64), codegen
+
+    return change
+
+
+subtract_from_rows = with_each_row("fsub")
+multiply_rows_by = with_each_row("fmul")
 
 
 @intrinsic
@@ -350,14 +400,11 @@ def reduce_row(operation: str, neutral: float) -> Any:
             outside = ir.Constant(vector, [neutral] * lanes)
             kept = cgutils.alloca_once_value(builder, outside)
 
-            def combine(values: Any, place: Any, inside: Any) -> None:
-                values, before = builder.select(inside, values, outside), builder.load(kept)
-                if operation == "fadd":
-                    builder.store(builder.fadd(before, values), kept)
-                else:
-                    builder.store(builder.select(builder.fcmp_ordered(">", values, before), values, before), kept)
+            def add(values: Any, place: Any, inside: Any) -> None:
+                values = builder.select(inside, values, outside)
+                builder.store(combine(builder, operation, builder.load(kept), values), kept)
 
-            each_vector(builder, element, arguments[0], arguments[1], combine)
+            each_vector(builder, element, arguments[0], arguments[1], add)
             start = [element(neutral)] if operation == "fadd" else []
             kinds = [each.type for each in start] + [vector]
             name = f"llvm.vector.reduce.{operation}.v{lanes}f{bits}"
