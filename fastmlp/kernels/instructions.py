@@ -206,10 +206,15 @@ def polynomial(for_float: tuple[float, ...], for_double: tuple[float, ...]) -> A
     return horner
 
 
+def float_format(kind: Any) -> tuple[int, int, int]:
+    """The bits of a float, those of its mantissa, and the bias of its exponent."""
+    return (32, 23, 127) if kind.bitwidth == 32 else (64, 52, 1023)
+
+
 @intrinsic
 def power_of_two(typing: Any, shifted: Any) -> Any:
     """``2 ** n`` for a whole number n in the range of the exponent, given by the last bits of a float."""
-    bits, mantissa, bias = (32, 23, 127) if shifted.bitwidth == 32 else (64, 52, 1023)
+    bits, mantissa, bias = float_format(shifted)
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         integer = ir.IntType(bits)
@@ -222,7 +227,7 @@ def power_of_two(typing: Any, shifted: Any) -> Any:
 @intrinsic
 def exponent(typing: Any, x: Any) -> Any:
     """The n of ``x = m 2 ** n``, ``1 <= m < 2``, as a float; x is positive and normal."""
-    bits, mantissa, bias = (32, 23, 127) if x.bitwidth == 32 else (64, 52, 1023)
+    bits, mantissa, bias = float_format(x)
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         integer, kind = ir.IntType(bits), context.get_value_type(x)
@@ -237,7 +242,7 @@ def exponent(typing: Any, x: Any) -> Any:
 @intrinsic
 def significand(typing: Any, x: Any) -> Any:
     """The m of ``x = m 2 ** n``, ``1 <= m < 2``; x is positive and normal."""
-    bits, mantissa, bias = (32, 23, 127) if x.bitwidth == 32 else (64, 52, 1023)
+    bits, mantissa, bias = float_format(x)
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         integer = ir.IntType(bits)

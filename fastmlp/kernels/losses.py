@@ -1,7 +1,7 @@
 """Losses, each formula once, for a row or for a run of values; and what a step makes of them.
 
-The formulas are those of `fastmlp.reference.losses`. A softmax goes row by row. The losses of values are computed
-without a sum in the loop, so that it is vector code.
+The formulas are those of `fastmlp.reference.losses`. A softmax goes row by row or, of few classes, class by class. The
+losses of values are computed without a sum in the loop, so that it is vector code.
 """
 
 from __future__ import annotations
@@ -87,9 +87,9 @@ def softmax_cross_entropy(
 ):  # fmt: skip
     """Add to `losses` those of rows: ``log Σ exp z - z[y]``; and write ``D = scale (softmax(Z) - onehot(y))``.
 
-    A row's y is ``classes[order[row]]``. Rows are `stride` apart, and the padding of D becomes zero. Of few classes,
-    the rows are turned, so that each class is a vector of m rows: those that there are, and zeros. A row has the same
-    bits either way. `memory` (LOSS_MEMORY) is for zeros, maxima, sums, a square of D, and the turned rows.
+    A row's y is ``classes[order[row]]``. Rows are `stride` apart; the padding of D becomes zero, up to whole vectors.
+    Of few classes, the rows are turned, so that each class is a vector of m rows: those that there are, and zeros. A
+    row has the same bits either way. `memory` (LOSS_MEMORY) is for zeros, maxima, sums, a square of D, and turned rows.
     """
     Z, D, losses = pointer(Z_place, like), pointer(D_place, like), pointer(losses_place, 0.0)
     classes, order = pointer(classes_place, np.int64(0)), pointer(order_place, np.int64(0))
