@@ -25,6 +25,10 @@ LOSSES = (
 )  # fmt: skip
 OUTPUT_IS_PART_OF_LOSS = ("softmax_cross_entropy", "sigmoid_cross_entropy", "poisson")
 
+# Environments in which kernels are compiled for other vectors than this machine's.
+NARROW = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+NARROWER = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2,+popcnt,+sse4.2"}
+
 SIZES: dict[str, Sizes] = {
     # name: (n_samples, n_in, n_out). Neighbours of powers of two catch what a vector loop does with its remainder.
     "one of each": (1, 1, 1),
@@ -37,6 +41,7 @@ SIZES: dict[str, Sizes] = {
     "wide": (10, 150, 10),
     "many short rows": (300, 2, 5),
     "long rows": (3, 2, 1100),
+    "deep and wide": (7, 1100, 150),  # More than a slice of the weights both ways.
 }
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import cases
@@ -60,3 +63,38 @@ def test_a_bad_row_spoils_no_other(n_rows: int, bad: float, dtype: str) -> None:
     assert np.isnan(loss)
     assert np.isnan(dZ[3]).all()
     assert_array_equal(np.delete(dZ, 3, axis=0), np.delete(expected, 3, axis=0))
+
+
+WITHIN = """
+import numpy as np
+from fastmlp.kernels.machine import MACHINE
+from fastmlp.kernels.memory import LOSS_MEMORY, address
+from fastmlp.kernels.native import kernel
+from fastmlp.parameters import aligned_zeros, padded
+
+N_ROWS = 80
+rng = np.random.default_rng(0)
+for dtype in (np.dtype("float32"), np.dtype("float64")):
+    for n in (1, 3, 10, 17, 32, 33):
+        stride, lanes = padded(n, dtype.itemsize), MACHINE.vector_bytes // dtype.itemsize
+        y, order = rng.integers(0, n, N_ROWS), rng.permutation(N_ROWS)
+        for begin, end in ((0, 80), (5, 38), (6, 14), (40, 80), (3, 3), (7, 8)):
+            Z, D = (aligned_zeros(N_ROWS * stride, dtype.name).reshape(N_ROWS, stride) for _ in range(2))
+            Z[:], D[:] = np.nan, 7.0
+            Z[begin:end, :n] = rng.standard_normal((end - begin, n))
+            memory, losses = np.full(LOSS_MEMORY + 64, np.nan), np.zeros(N_ROWS)
+            kernel("losses.softmax_cross_entropy").run(
+                dtype, address(Z), n, address(y), address(order), 0.25, address(D), stride, address(losses), begin,
+                end, address(memory),
+            )
+            assert (np.delete(D, np.s_[begin:end], axis=0) == 7.0).all(), (dtype, n, begin, end)
+            assert not np.delete(losses, np.s_[begin:end]).any(), (dtype, n, begin, end)
+            assert np.isnan(memory[LOSS_MEMORY:]).all(), (dtype, n, begin, end)
+            assert np.isfinite(losses).all() and (D[begin:end, :n] != 7.0).all(), (dtype, n, begin, end)
+            assert not D[begin:end, n : -(-n // lanes) * lanes].any(), (dtype, n, begin, end)
+"""
+
+
+@pytest.mark.parametrize("environment", [{}, cases.NARROWER, cases.NARROW], ids=["this machine's", "AVX2", "SSE2"])
+def test_it_reads_and_writes_its_own_rows_alone(environment: dict[str, str]) -> None:
+    subprocess.run([sys.executable, "-c", WITHIN], env={**os.environ, **environment}, check=True, timeout=300)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import cases
 import pytest
 
 CODE = """
@@ -71,12 +72,9 @@ for dtype in ("float32", "float64"):
     fastmlp.kernels.affine_forward(A, A.T.copy())
 """
 
-NARROW = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
-NARROWER = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2,+popcnt,+sse4.2"}
-
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect")
-@pytest.mark.parametrize("environment", [{}, NARROWER, NARROW], ids=["this machine's", "AVX2", "SSE2"])
+@pytest.mark.parametrize("environment", [{}, cases.NARROWER, cases.NARROW], ids=["this machine's", "AVX2", "SSE2"])
 def test_nothing_is_touched_beyond_a_buffer(environment: dict[str, str]) -> None:
     subprocess.run([sys.executable, "-c", CODE], env={**os.environ, **environment}, check=True, timeout=300)
 

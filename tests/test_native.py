@@ -56,7 +56,7 @@ def test_what_kernels_call_is_kept_with_them() -> None:
     assert jit.calls_of(b"\xcf\xfa\xed\xfe of a Mac") is None
     # Its arguments are of all kinds but arrays.
     compiled = native.compiler().compile_kernel("losses.loss_rows", FLOAT32)
-    assert compiled.calls == ["log"]  # That of softmax's loss, and of the Poisson deviance.
+    assert compiled.calls == ["log"]  # That of the Poisson deviance.
     assert set(jit.calls_of(compiled.entry) or []) == {compiled.symbol, *native.PYTHON_CALLS}
 
 

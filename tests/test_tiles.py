@@ -62,6 +62,7 @@ def test_the_loop_multiplies_and_does_not_spill(machine, element, kind, monkeypa
     llvm.initialize_all_asmprinters()
     properties = MACHINES[machine][3]
     monkeypatch.setattr(instructions, "MACHINE", properties)
+    monkeypatch.setattr(tiles, "SHAPES", SHAPES_BY_REGISTERS[properties.registers])
     shape = SHAPES_BY_REGISTERS[properties.registers][kind]
     loop = innermost_loop(machine_code(machine, element, kind, shape))
     multiplications = sum(bool(MULTIPLY.match(line)) for line in loop)

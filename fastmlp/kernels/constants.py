@@ -16,7 +16,7 @@ OUTPUT_ACTIVATIONS = "softmax", "sigmoid"
 NumPy's there, for ours ends where 2 ** n is no exponent any more."""
 
 SOFTMAX_CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY, POISSON, CLIPPED_ERROR, SLOPED_ERROR = range(5)
-"""The codes by which the loops know the losses; `loss_constants` says which is which."""
+"""The codes of the losses, by which a kernel knows those of values; `loss_constants` says which is which."""
 
 RATE, DECAY, DECOUPLED_DECAY, BETA1, BETA2, EPSILON, ROOT_SCALE, SCALE, LOSS_SCALE, L2, KEEP, KEY = range(12)
 """The constants of a step: where they stand in its row (BETA1 is SGD's momentum, too, and BETA2 RMSprop's ρ). See

@@ -269,7 +269,7 @@ class Engine:
             scratch.allocate({"sums": (2 * self._plan.sums_size, self.dtype.name)})
         if (batch_size > BLOCK_ROWS or recipe.clip_norm is not None) and "gradient" not in scratch.arrays:
             scratch.allocate({"gradient": (self.layout.size, self.dtype.name)})
-        gradient = address(scratch.arrays.get("gradient", losses))
+        gradient = address(scratch.arrays["gradient"]) if "gradient" in scratch.arrays else 0
         self._set_up_training(
             scratch, parameters, X, y, orders, sample_weight, recipe, gradient=gradient, slot1=slot1, slot2=slot2,
             average=0 if average is None else address(average), layers=address(layers), halves=halves,

@@ -1,4 +1,4 @@
-"""exp, expm1 and log1p written out, so that LLVM can make vector code of the loops that call them.
+"""exp, expm1, log1p and log written out, so that LLVM can make vector code of the loops that call them.
 
 The C library's functions would be called element by element. The accuracy is that of the dtype.
 """

@@ -35,7 +35,7 @@ for it. It divides 64, so that a word of the masks serves a whole number of piec
 VALUES_AT_ONCE = 512
 """Outputs that `fastmlp.kernels.losses.values_loss_rows` takes at once."""
 LOSS_MEMORY = 4 * VALUES_AT_ONCE
-"""The float64 of memory that it needs, whatever the dtype."""
+"""The float64 of memory that a loss needs, of each thread and whatever the dtype."""
 
 HALVES_PAY = 4
 """Where the weights are fewer than this part of the elements of X and dY, two threads exchange sums faster than rows

@@ -102,7 +102,7 @@ class State(NamedTuple):
     turned: int  # uint8, the masks of 64 inputs, turned.
     turned_size: int
     parameters: int  # Python writes it for training, and `forward_all` before any other kernel reads it.
-    gradient: int
+    gradient: int  # Or none, where no step needs it.
     slot1: int
     slot2: int
     n_pieces: int  # Of the weights, see `fastmlp.kernels.weights`; a bias is one, too.

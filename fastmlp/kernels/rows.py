@@ -89,7 +89,7 @@ def take_row(typing: Any, source: Any, scale: Any, row: Any, n_lines: Any, masks
     return types.boolean(source, scale, row, types.int64, masks), codegen
 
 
-# --- Sums and squares -------------------------------------------------------------------------------------------------
+# --- Sums and products ------------------------------------------------------------------------------------------------
 
 ROWS_AT_ONCE = 4
 """Rows that `dots_of_rows` and `weighted_sum_of_rows` sum side by side, to hide the latency of a multiply-add."""
@@ -400,11 +400,11 @@ def reduce_row(operation: str, neutral: float) -> Any:
             outside = ir.Constant(vector, [neutral] * lanes)
             kept = cgutils.alloca_once_value(builder, outside)
 
-            def add(values: Any, place: Any, inside: Any) -> None:
+            def keep(values: Any, place: Any, inside: Any) -> None:
                 values = builder.select(inside, values, outside)
                 builder.store(combine(builder, operation, builder.load(kept), values), kept)
 
-            each_vector(builder, element, arguments[0], arguments[1], add)
+            each_vector(builder, element, arguments[0], arguments[1], keep)
             start = [element(neutral)] if operation == "fadd" else []
             kinds = [each.type for each in start] + [vector]
             name = f"llvm.vector.reduce.{operation}.v{lanes}f{bits}"

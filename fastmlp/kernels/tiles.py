@@ -13,8 +13,8 @@ feed the multipliers. ``MR * NV`` sums, the smaller of the two operands and one 
 register file; the sums must be enough to hide the latency of a multiply-add (8 on current CPUs). LLVM's own vectoriser
 does not find this shape, so the tile is emitted here, instruction by instruction.
 
-A dense tile as wide as its kind can be also asks for what lies beside row p of its B, where the next tiles of a wide
-matrix begin: the rows there are pages apart, and no CPU foresees them. Nothing waits for the answer.
+A dense tile of several rows, as wide as its kind can be, also asks for what lies beside row p of its B, where the next
+tiles of a wide matrix begin: the rows there are pages apart, and no CPU foresees them. Nothing waits for the answer.
 
 Five kinds, four of them from two choices (and by rows, a shape for a single row):
 
@@ -123,7 +123,7 @@ def emit_tile(module: ir.Module, element: ir.Type, lanes: int, rows: int, vector
     else:
         b = [vector_of_B(j) for j in range(vectors)]
         if kind[0] == "dense" and vectors == SHAPES[kind].vectors:  # There may be another such tile beside this one.
-            for j in range(vectors, 2 * vectors, max(1, LINE_BYTES // (lanes * itemsize))):
+            for j in range(2 * vectors - 1, vectors - 1, -max(1, LINE_BYTES // (lanes * itemsize))):
                 ask_for_line(builder, vector_at(builder, B, row_of_B, j))
         for i in range(rows):
             a_i = splat_of_A(i)
