@@ -308,10 +308,10 @@ class Engine:
     def _training_kernels(self, X: Inputs, recipe: Recipe | None) -> dict[str, Kernel]:
         """The kernels that the loop calls besides the forward pass's: for a recipe, or for gradients alone."""
         is_softmax = self.layout.spec.loss == "softmax_cross_entropy"
-        parts = {**TRAINING_KERNELS, **TRAINING_KERNELS_BY_KIND[kind_of(X)]}
+        # Of two processes that compile, one begins here, the other at the end: short kernels in the middle are best.
+        parts = {"softmax_cross_entropy": kernel("losses.softmax_cross_entropy")} if is_softmax else {}
+        parts |= {**TRAINING_KERNELS, **TRAINING_KERNELS_BY_KIND[kind_of(X)]}
         parts["loss_and_output_gradient"] = kernel("losses.classes_loss" if is_softmax else "losses.values_loss")
-        if is_softmax:
-            parts["softmax_cross_entropy"] = kernel("losses.softmax_cross_entropy")
         if recipe is not None:
             if 1 in (recipe.batch_size, len(X) % recipe.batch_size):
                 parts.update(SINGLE_ROW_KERNELS)
