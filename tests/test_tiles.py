@@ -68,6 +68,8 @@ def test_the_loop_multiplies_and_does_not_spill(machine, element, kind, monkeypa
     multiplications = sum(bool(MULTIPLY.match(line)) for line in loop)
     assert multiplications % (shape.rows * shape.vectors) == 0  # LLVM may unroll the loop.
     assert multiplications > 0
+    is_asking = any("prefetch" in line or line.startswith("prfm") for line in loop)
+    assert is_asking == (kind in {("dense", "rows"), ("dense", "columns")})
     if properties.fused:  # Without, a product needs a register more, and SSE2 overwrites an operand: a few are spilled.
         assert not [line for line in loop if STACK.search(line)]
 
