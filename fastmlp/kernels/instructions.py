@@ -30,6 +30,28 @@ def splat(builder: ir.IRBuilder, scalar: Any, vector: ir.VectorType) -> Any:
     return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(I32, vector.count), [0] * vector.count))
 
 
+def vector_at(builder: ir.IRBuilder, base: Any, offset: Any, vector: ir.VectorType) -> Any:
+    """Point to the vector that begins `offset` elements after a pointer."""
+    return builder.bitcast(builder.gep(base, [offset], source_etype=vector.element), vector.as_pointer())
+
+
+def load_vector(builder: ir.IRBuilder, base: Any, offset: Any, vector: ir.VectorType) -> Any:
+    """Load the vector that begins there; it need not be aligned, but as its elements are."""
+    return builder.load(vector_at(builder, base, offset, vector), align=bytes_of(vector.element), typ=vector)
+
+
+def store_vector(builder: ir.IRBuilder, values: Any, base: Any, offset: Any) -> None:
+    """Store a vector there."""
+    builder.store(values, vector_at(builder, base, offset, values.type), align=bytes_of(values.type.element))
+
+
+def bytes_of(element: ir.Type) -> int:
+    """Bytes of a number."""
+    if isinstance(element, ir.IntType):
+        return int(element.width) // 8
+    return 4 if isinstance(element, ir.FloatType) else 8
+
+
 def multiply_add(builder: ir.IRBuilder, a: Any, b: Any, c: Any) -> Any:
     """``a * b + c``: rounded once where the machine can, because without the instruction LLVM would call a function."""
     if not MACHINE.fused:
@@ -41,9 +63,9 @@ def call_intrinsic(builder: ir.IRBuilder, name: str, *arguments: Any) -> Any:
     """Call LLVM's intrinsic `name` on floats, or vectors of floats, all of one type."""
     kind = arguments[0].type
     element, prefix = (kind.element, f"v{kind.count}") if isinstance(kind, ir.VectorType) else (kind, "")
-    bits = 32 if isinstance(element, ir.FloatType) else 64
     signature = ir.FunctionType(kind, [kind] * len(arguments))
-    function = cgutils.get_or_insert_function(builder.module, signature, f"llvm.{name}.{prefix}f{bits}")
+    name = f"llvm.{name}.{prefix}f{8 * bytes_of(element)}"
+    function = cgutils.get_or_insert_function(builder.module, signature, name)
     return builder.call(function, arguments)
 
 
@@ -146,10 +168,9 @@ def expand8(typing: Any, indices: Any, table: Any, base: Any) -> Any:
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         target, source, base_value = arguments
         bytes8, words8 = ir.VectorType(I8, 8), ir.VectorType(I32, 8)
-        offsets = builder.load(builder.bitcast(source, bytes8.as_pointer()), align=1, typ=bytes8)
+        offsets = load_vector(builder, source, I64(0), bytes8)
         start = splat(builder, builder.trunc(base_value, I32), words8)
-        values = builder.add(builder.zext(offsets, words8), start)
-        builder.store(values, builder.bitcast(target, words8.as_pointer()), align=4)
+        store_vector(builder, builder.add(builder.zext(offsets, words8), start), target, I64(0))
         return context.get_dummy_value()
 
     return types.void(indices, table, types.int64), codegen

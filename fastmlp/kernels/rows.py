@@ -15,7 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastmlp.kernels.instructions import I32, LINE_BYTES, multiply_add, splat
+from fastmlp.kernels.instructions import I32, LINE_BYTES, bytes_of, load_vector, multiply_add, splat, store_vector
 from fastmlp.kernels.jit import I64
 from fastmlp.kernels.machine import MACHINE
 
@@ -30,7 +30,7 @@ def scan_lines(builder: ir.IRBuilder, element: ir.Type, count: Any, masks: Any, 
     `line_at` gives a line's numbers as they are to be looked at, and does with them what else is to be done. A number
     is finite if 0 times it is 0, and not NaN: the bits of these products are gathered.
     """
-    bits = 32 if isinstance(element, ir.FloatType) else 64
+    bits = 8 * bytes_of(element)
     lanes = LINE_BITS // bits
     vector, integers = ir.VectorType(element, lanes), ir.VectorType(ir.IntType(bits), lanes)
     zeros, mask_type = ir.Constant(vector, [0.0] * lanes), ir.IntType(lanes)
@@ -56,8 +56,7 @@ def scan_row(typing: Any, row: Any, n_lines: Any, masks: Any) -> Any:
         element = context.get_data_type(row.dtype)
 
         def line_at(vector: ir.VectorType, first: Any) -> Any:
-            place = builder.bitcast(builder.gep(base, [first], source_etype=element), vector.as_pointer())
-            return builder.load(place, align=row.dtype.bitwidth // 8, typ=vector)
+            return load_vector(builder, base, first, vector)
 
         return scan_lines(builder, element, count, target, line_at)
 
@@ -71,17 +70,13 @@ def take_row(typing: Any, source: Any, scale: Any, row: Any, n_lines: Any, masks
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         given, factor, base, count, target = arguments
         kind, element = context.get_data_type(source.dtype), context.get_data_type(row.dtype)
-        itemsize = row.dtype.bitwidth // 8
 
         def line_at(vector: ir.VectorType, first: Any) -> Any:
-            raw = ir.VectorType(kind, vector.count)
-            place = builder.bitcast(builder.gep(given, [first], source_etype=kind), raw.as_pointer())
-            values = builder.load(place, align=source.dtype.bitwidth // 8, typ=raw)
+            values = load_vector(builder, given, first, ir.VectorType(kind, vector.count))
             if source != row:
                 values = builder.uitofp(values, vector)
             values = builder.fmul(values, splat(builder, factor, vector))
-            place = builder.bitcast(builder.gep(base, [first], source_etype=element), vector.as_pointer())
-            builder.store(values, place, align=itemsize)
+            store_vector(builder, values, base, first)
             return values
 
         return scan_lines(builder, element, count, target, line_at)
@@ -105,7 +100,7 @@ def rows_at_once(builder: ir.IRBuilder, row: Any, end: Any) -> list[Any]:
 def sum_of_lanes(builder: ir.IRBuilder, values: Any) -> Any:
     """Add up the lanes of a vector: in pairs, the results in pairs, and so on."""
     vector = values.type
-    bits = 32 if isinstance(vector.element, ir.FloatType) else 64
+    bits = 8 * bytes_of(vector.element)
     kind = ir.FunctionType(vector.element, [vector.element, vector])
     function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.v{vector.count}f{bits}")
     return builder.call(function, [vector.element(0.0), values], fastmath=["reassoc"])
@@ -120,13 +115,8 @@ def add_vectors(typing: Any, target: Any, a: Any, b: Any, n: Any) -> Any:
         vector = ir.VectorType(context.get_data_type(target.dtype), lanes)
         with cgutils.for_range(builder, builder.sdiv(arguments[3], I64(lanes))) as loop:
             offset = builder.mul(loop.index, I64(lanes))
-            to, *terms = (
-                builder.bitcast(builder.gep(base, [offset], source_etype=vector.element), vector.as_pointer())
-                for base in arguments[:3]
-            )
-            align = target.dtype.bitwidth // 8
-            total = builder.fadd(*(builder.load(term, align=align, typ=vector) for term in terms))
-            builder.store(total, to, align=align)
+            total = builder.fadd(*(load_vector(builder, term, offset, vector) for term in arguments[1:3]))
+            store_vector(builder, total, arguments[0], offset)
         return context.get_dummy_value()
 
     return types.void(target, a, b, types.int64), codegen
@@ -144,18 +134,15 @@ def reduce_rows(operation: str, neutral: float) -> Any:
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
             to, base, count, distance, length = arguments
-            align = target.dtype.bitwidth // 8
             vector = ir.VectorType(context.get_data_type(target.dtype), lanes)
             total = cgutils.alloca_once(builder, vector)
             with cgutils.for_range_slice(builder, I64(0), length, I64(lanes), intp=I64) as (first, _):
                 builder.store(ir.Constant(vector, [neutral] * lanes), total)
                 with cgutils.for_range(builder, count) as loop:
                     offset = builder.add(builder.mul(loop.index, distance), first)
-                    place = builder.gep(base, [offset], source_etype=vector.element)
-                    row = builder.load(builder.bitcast(place, vector.as_pointer()), align=align, typ=vector)
+                    row = load_vector(builder, base, offset, vector)
                     builder.store(combine(builder, operation, builder.load(total), row), total)
-                place = builder.bitcast(builder.gep(to, [first], source_etype=vector.element), vector.as_pointer())
-                builder.store(builder.load(total), place, align=align)
+                store_vector(builder, builder.load(total), to, first)
             return context.get_dummy_value()
 
         return types.void(target, rows, types.int64, types.int64, types.int64), codegen
@@ -183,18 +170,13 @@ def with_each_row(operation: str) -> Any:
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
             base, other, count, length = arguments
-            align = rows.dtype.bitwidth // 8
             vector = ir.VectorType(context.get_data_type(rows.dtype), lanes)
-
-            def vector_at(start: Any, offset: Any) -> Any:
-                return builder.bitcast(builder.gep(start, [offset], source_etype=vector.element), vector.as_pointer())
-
             with cgutils.for_range_slice(builder, I64(0), length, I64(lanes), intp=I64) as (first, _):
-                operand = builder.load(vector_at(other, first), align=align, typ=vector)
+                operand = load_vector(builder, other, first, vector)
                 with cgutils.for_range(builder, count) as loop:
-                    place = vector_at(base, builder.add(builder.mul(loop.index, length), first))
-                    values = builder.load(place, align=align, typ=vector)
-                    builder.store(getattr(builder, operation)(values, operand), place, align=align)
+                    offset = builder.add(builder.mul(loop.index, length), first)
+                    values = load_vector(builder, base, offset, vector)
+                    store_vector(builder, getattr(builder, operation)(values, operand), base, offset)
             return context.get_dummy_value()
 
         return types.void(rows, rows, types.int64, types.int64), codegen
@@ -217,7 +199,6 @@ def dots_of_rows(
     in an order that depends on nothing else.
     """
     lanes = MACHINE.vector_bytes * 8 // target.dtype.bitwidth
-    align = target.dtype.bitwidth // 8
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         to, apart, base, between, first_row, end_row, right, length, initial = arguments
@@ -225,26 +206,21 @@ def dots_of_rows(
         integers = ir.VectorType(I64, lanes)
         lane_numbers, zeros = ir.Constant(integers, list(range(lanes))), ir.Constant(vector, [0.0] * lanes)
         totals = [cgutils.alloca_once(builder, vector) for _ in range(ROWS_AT_ONCE)]
-
-        def vector_at(start: Any, offset: Any) -> Any:
-            place = builder.gep(start, [offset], source_etype=vector.element)
-            return builder.bitcast(place, vector.as_pointer())
-
         with cgutils.for_range_slice(builder, first_row, end_row, I64(ROWS_AT_ONCE), intp=I64) as (row, _):
             numbers = rows_at_once(builder, row, end_row)
             for total in totals:
                 builder.store(zeros, total)
             with cgutils.for_range_slice(builder, I64(0), length, I64(lanes), intp=I64) as (j, _):
-                shared = builder.load(vector_at(right, j), align=align, typ=vector)
+                shared = load_vector(builder, right, j, vector)
                 inside = builder.icmp_signed("<", lane_numbers, splat(builder, builder.sub(length, j), integers))
                 for number, total in zip(numbers, totals, strict=True):
-                    place = vector_at(base, builder.add(builder.mul(number, between), j))
-                    values = builder.select(inside, builder.load(place, align=align, typ=vector), zeros)
+                    values = load_vector(builder, base, builder.add(builder.mul(number, between), j), vector)
+                    values = builder.select(inside, values, zeros)
                     builder.store(multiply_add(builder, values, shared, builder.load(total)), total)
             for number, total in zip(numbers, totals, strict=True):
                 dot = builder.fadd(initial, sum_of_lanes(builder, builder.load(total)))
                 row_of_target = builder.insert_element(zeros, dot, I32(0))
-                builder.store(row_of_target, vector_at(to, builder.mul(number, apart)), align=align)
+                store_vector(builder, row_of_target, to, builder.mul(number, apart))
         return context.get_dummy_value()
 
     whole = types.int64
@@ -261,7 +237,6 @@ def weighted_sum_of_rows(
     The sums of every fourth row are made apart, so that no multiply-add waits for the one before.
     """
     lanes = MACHINE.vector_bytes * 8 // target.dtype.bitwidth
-    align = target.dtype.bitwidth // 8
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         to, apart, base, between, count, factors, factors_apart, length = arguments
@@ -274,20 +249,17 @@ def weighted_sum_of_rows(
             with cgutils.for_range_slice(builder, I64(0), count, I64(ROWS_AT_ONCE), intp=I64) as (row, _):
                 for k, (number, total) in enumerate(zip(rows_at_once(builder, row, count), totals, strict=True)):
                     place = builder.gep(factors, [builder.mul(number, factors_apart)], source_etype=vector.element)
-                    factor = builder.load(place, align=align, typ=vector.element)
+                    factor = builder.load(place, align=bytes_of(vector.element), typ=vector.element)
                     inside = builder.icmp_signed("<", builder.add(row, I64(k)), count)
                     factor = builder.select(inside, factor, vector.element(0.0))
-                    offset = builder.add(builder.mul(number, between), j)
-                    place = builder.gep(base, [offset], source_etype=vector.element)
-                    values = builder.load(builder.bitcast(place, vector.as_pointer()), align=align, typ=vector)
+                    values = load_vector(builder, base, builder.add(builder.mul(number, between), j), vector)
                     products = multiply_add(builder, splat(builder, factor, vector), values, builder.load(total))
                     builder.store(products, total)
             a, b, c, d = (builder.load(total) for total in totals)
             result = builder.fadd(builder.fadd(a, b), builder.fadd(c, d))
             for lane in range(lanes):
                 row_of_target = builder.insert_element(zeros, builder.extract_element(result, I32(lane)), I32(0))
-                place = builder.gep(to, [builder.mul(builder.add(j, I64(lane)), apart)], source_etype=vector.element)
-                builder.store(row_of_target, builder.bitcast(place, vector.as_pointer()), align=align)
+                store_vector(builder, row_of_target, to, builder.mul(builder.add(j, I64(lane)), apart))
         return context.get_dummy_value()
 
     whole = types.int64
@@ -310,8 +282,7 @@ def sum_of_squares(typing: Any, base: Any, n: Any) -> Any:
         sums = [cgutils.alloca_once_value(builder, ir.Constant(doubles, [0.0] * lanes)) for _ in range(count)]
 
         def add_square(line: Any, total: Any) -> None:
-            place = builder.gep(arguments[0], [builder.mul(line, I64(lanes))], source_etype=vector.element)
-            x = builder.load(builder.bitcast(place, vector.as_pointer()), align=base.dtype.bitwidth // 8, typ=vector)
+            x = load_vector(builder, arguments[0], builder.mul(line, I64(lanes)), vector)
             x = x if base.dtype.bitwidth == 64 else builder.fpext(x, doubles)
             builder.store(multiply_add(builder, x, x, builder.load(total)), total)
 
@@ -337,28 +308,22 @@ def transpose_square(typing: Any, rows: Any, stride: Any, n_rows: Any, zeros: An
     transpose the square.
     """
     lanes = MACHINE.vector_bytes * 8 // rows.dtype.bitwidth
-    align = rows.dtype.bitwidth // 8
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         base, between, count, none, to, apart = arguments
         vector = ir.VectorType(context.get_data_type(rows.dtype), lanes)
-
-        def vector_at(start: Any, row: int, step: Any) -> Any:
-            place = builder.gep(start, [builder.mul(I64(row), step)], source_etype=vector.element)
-            return builder.bitcast(place, vector.as_pointer())
-
         square = []
         for row in range(lanes):
             inside = builder.icmp_signed("<", I64(row), count)
-            place = builder.select(inside, vector_at(base, row, between), builder.bitcast(none, vector.as_pointer()))
-            square.append(builder.load(place, align=align, typ=vector))
+            place = builder.gep(base, [builder.mul(I64(row), between)], source_etype=vector.element)
+            square.append(load_vector(builder, builder.select(inside, place, none), I64(0), vector))
         indices = [lane // 2 + lane % 2 * lanes for lane in range(2 * lanes)]
         halves = [ir.Constant(ir.VectorType(I32, lanes), part) for part in (indices[:lanes], indices[lanes:])]
         for _ in range(lanes.bit_length() - 1):
             pairs = zip(square[: lanes // 2], square[lanes // 2 :], strict=True)
             square = [builder.shuffle_vector(a, b, half) for a, b in pairs for half in halves]
         for row in range(lanes):
-            builder.store(square[row], vector_at(to, row, apart), align=align)
+            store_vector(builder, square[row], to, builder.mul(I64(row), apart))
         return context.get_dummy_value()
 
     return types.void(rows, types.int64, types.int64, rows, rows, types.int64), codegen
@@ -371,16 +336,14 @@ def transpose_square(typing: Any, rows: Any, stride: Any, n_rows: Any, zeros: An
 
 
 def each_vector(builder: ir.IRBuilder, element: ir.Type, base: Any, n: Any, work: Callable[..., Any]) -> None:
-    """Emit a loop over the vectors that hold n elements: ``work(values, place, inside)``, `inside` where lane < n."""
-    itemsize = 4 if isinstance(element, ir.FloatType) else 8
-    lanes = MACHINE.vector_bytes // itemsize
+    """Emit a loop over the vectors that hold n elements: ``work(values, first, inside)``, `inside` where lane < n."""
+    lanes = MACHINE.vector_bytes // bytes_of(element)
     vector, integers = ir.VectorType(element, lanes), ir.VectorType(I64, lanes)
     numbers = ir.Constant(integers, list(range(lanes)))
     with cgutils.for_range_slice(builder, I64(0), n, I64(lanes), intp=I64) as (first, _):
-        place = builder.bitcast(builder.gep(base, [first], source_etype=element), vector.as_pointer())
-        values = builder.load(place, align=itemsize, typ=vector)
+        values = load_vector(builder, base, first, vector)
         inside = builder.icmp_signed("<", numbers, splat(builder, builder.sub(n, first), integers))
-        work(values, place, inside)
+        work(values, first, inside)
 
 
 def reduce_row(operation: str, neutral: float) -> Any:
@@ -400,7 +363,7 @@ def reduce_row(operation: str, neutral: float) -> Any:
             outside = ir.Constant(vector, [neutral] * lanes)
             kept = cgutils.alloca_once_value(builder, outside)
 
-            def keep(values: Any, place: Any, inside: Any) -> None:
+            def keep(values: Any, first: Any, inside: Any) -> None:
                 values = builder.select(inside, values, outside)
                 builder.store(combine(builder, operation, builder.load(kept), values), kept)
 
@@ -428,13 +391,11 @@ def shift_row(typing: Any, row: Any, n: Any, offset: Any, target: Any) -> Any:
         base, count, amount, goal = arguments
         lanes = MACHINE.vector_bytes * 8 // row.dtype.bitwidth
         vector = ir.VectorType(context.get_data_type(row.dtype), lanes)
-        distance = builder.sub(builder.ptrtoint(goal, I64), builder.ptrtoint(base, I64))
 
-        def shift(values: Any, place: Any, inside: Any) -> None:
+        def shift(values: Any, first: Any, inside: Any) -> None:
             shifted = builder.fsub(values, splat(builder, amount, vector))
-            goal = builder.inttoptr(builder.add(builder.ptrtoint(place, I64), distance), vector.as_pointer())
             outside = ir.Constant(vector, [float("-inf")] * lanes)
-            builder.store(builder.select(inside, shifted, outside), goal, align=row.dtype.bitwidth // 8)
+            store_vector(builder, builder.select(inside, shifted, outside), goal, first)
 
         each_vector(builder, vector.element, base, count, shift)
         return context.get_dummy_value()
@@ -449,9 +410,9 @@ def scale_row(typing: Any, row: Any, n: Any, factor: Any) -> Any:
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         base, count, amount = arguments
 
-        def scale(values: Any, place: Any, inside: Any) -> None:
+        def scale(values: Any, first: Any, inside: Any) -> None:
             product = builder.fmul(values, splat(builder, amount, values.type))
-            builder.store(product, place, align=row.dtype.bitwidth // 8)
+            store_vector(builder, product, base, first)
 
         each_vector(builder, context.get_data_type(row.dtype), base, count, scale)
         return context.get_dummy_value()

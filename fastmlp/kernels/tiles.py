@@ -45,7 +45,16 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastmlp.kernels.instructions import LINE_BYTES, ask_for_line, multiply_add, splat
+from fastmlp.kernels.instructions import (
+    LINE_BYTES,
+    ask_for_line,
+    bytes_of,
+    load_vector,
+    multiply_add,
+    splat,
+    store_vector,
+    vector_at,
+)
 from fastmlp.kernels.machine import SHAPES, lanes_of
 
 I32 = ir.IntType(32)
@@ -71,18 +80,11 @@ def emit_tile(module: ir.Module, element: ir.Type, lanes: int, rows: int, vector
     function.attributes.add("nounwind")
     A, lda, B, ldb, initial, ldi, C, ldc, indices, depth = function.args
     entry, loop, done = (function.append_basic_block(label) for label in ("entry", "loop", "done"))
-    itemsize = 4 if isinstance(element, ir.FloatType) else 8
-
-    def vector_at(builder: ir.IRBuilder, base: Any, offset: Any, j: int) -> Any:
-        place = builder.gep(base, [builder.add(offset, I64(j * lanes))], source_etype=element)
-        return builder.bitcast(place, vector.as_pointer())
+    columns = [I64(j * lanes) for j in range(vectors)]
 
     builder = ir.IRBuilder(entry)
     start = [
-        [
-            builder.load(vector_at(builder, initial, builder.mul(ldi, I64(i)), j), align=itemsize, typ=vector)
-            for j in range(vectors)
-        ]
+        [load_vector(builder, initial, builder.add(builder.mul(ldi, I64(i)), column), vector) for column in columns]
         for i in range(rows)
     ]
     row_of_A = [builder.gep(A, [builder.mul(lda, I64(i))], source_etype=element) for i in range(rows)]
@@ -107,10 +109,10 @@ def emit_tile(module: ir.Module, element: ir.Type, lanes: int, rows: int, vector
             place = builder.gep(column_of_A, [I64(i)], source_etype=element)
         else:
             place = builder.gep(row_of_A[i], [q if packed else p], source_etype=element)
-        return splat(builder, builder.load(place, align=itemsize, typ=element), vector)
+        return splat(builder, builder.load(place, align=bytes_of(element), typ=element), vector)
 
     def vector_of_B(j: int) -> Any:
-        return builder.load(vector_at(builder, B, row_of_B, j), align=itemsize, typ=vector)
+        return load_vector(builder, B, builder.add(row_of_B, columns[j]), vector)
 
     # The smaller operand is held in registers, and the other is loaded piece by piece.
     total: list[list[Any]] = [[None] * vectors for _ in range(rows)]
@@ -123,8 +125,8 @@ def emit_tile(module: ir.Module, element: ir.Type, lanes: int, rows: int, vector
     else:
         b = [vector_of_B(j) for j in range(vectors)]
         if kind[0] == "dense" and vectors == SHAPES[kind].vectors:  # There may be another such tile beside this one.
-            for j in range(2 * vectors - 1, vectors - 1, -max(1, LINE_BYTES // (lanes * itemsize))):
-                ask_for_line(builder, vector_at(builder, B, row_of_B, j))
+            for j in range(2 * vectors - 1, vectors - 1, -max(1, LINE_BYTES // (lanes * bytes_of(element)))):
+                ask_for_line(builder, vector_at(builder, B, builder.add(row_of_B, I64(j * lanes)), vector))
         for i in range(rows):
             a_i = splat_of_A(i)
             for j in range(vectors):
@@ -145,8 +147,8 @@ def emit_tile(module: ir.Module, element: ir.Type, lanes: int, rows: int, vector
             result.add_incoming(total[i][j], loop)
             start[i][j] = result
     for i in range(rows):
-        for j in range(vectors):
-            builder.store(start[i][j], vector_at(builder, C, builder.mul(ldc, I64(i)), j), align=itemsize)
+        for result, column in zip(start[i], columns, strict=True):
+            store_vector(builder, result, C, builder.add(builder.mul(ldc, I64(i)), column))
     builder.ret_void()
     return function
 
