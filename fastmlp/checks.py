@@ -44,7 +44,7 @@ def check_inputs(spec: NetworkSpec, X: Any, what: str, engine_finds_not_finite: 
     return MappedRows(X, convert) if mapped else convert(X)
 
 
-def held_fast(X: Samples) -> Samples:
+def with_private_indices(X: Samples) -> Samples:
     """Return sparse samples with indices of their own, and all else as it is.
 
     Kernels trust indices, and a callback may write to the user's while a fit goes on.
@@ -309,12 +309,15 @@ def check_weight_values(sample_weight: ArrayLike, n_samples: int) -> NDArray[np.
     weights = as_finite("sample_weight", "float64", weights)
     if weights.min() < 0.0:
         raise ValueError(f"sample_weight must be >= 0, got {weights.min():g}")
-    require_finite_sum("sample_weight", weights)
-    return weights
+    return without_tiny("sample_weight", weights)
 
 
-def require_finite_sum(what: str, weights: NDArray[np.float64]) -> None:
-    """Raise ValueError if finite weights add up to infinity, by which the losses of a batch would be divided."""
+def without_tiny(what: str, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give finite weights of which any sum can be divided by, or is 0; ValueError if that of all is infinite.
+
+    Those below the range of normal numbers become 0: ``1 / 1e-320`` overflows.
+    """
     with np.errstate(over="ignore"):
         if not np.isfinite(weights.sum()):
             raise ValueError(f"{what} must have a finite sum, got {weights.max():g}")
+    return np.where(weights < np.finfo(np.float64).tiny, 0.0, weights)

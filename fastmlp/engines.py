@@ -33,8 +33,15 @@ class Engine(Protocol):
 
     def classes(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array: ...  # noqa: D102
 
+    def row_losses(self, outputs: Array, y: Array) -> NDArray[np.float64]: ...  # noqa: D102
+
     def gradients(  # noqa: D102
-        self, parameters: Array, X: Inputs, y: Array, sample_weight: NDArray[np.float64] | None = None
+        self,
+        parameters: Array,
+        X: Inputs,
+        y: Array,
+        sample_weight: NDArray[np.float64] | None = None,
+        threads: int | None = None,
     ) -> tuple[float, Array]: ...
 
     def train_steps(  # noqa: D102
@@ -60,12 +67,3 @@ def make_engine(name: str, layout: ParameterLayout) -> Engine:
     from fastmlp import kernels
 
     return kernels.Engine(layout)
-
-
-def public_kernel(engine: Engine, name: str) -> Any:
-    """Return the public kernel `name` of the engine's own kind."""
-    if engine.name == "numpy":
-        return getattr(reference, name)
-    from fastmlp import kernels
-
-    return getattr(kernels, name)

@@ -25,14 +25,14 @@ from fastmlp.checks import (
     compute_by_blocks,
     copy_checked,
     explaining_lack_of_memory,
-    held_fast,
     not_finite_error,
     smoothed,
+    with_private_indices,
 )
 from fastmlp.chunks import MappedRows
 from fastmlp.cpus import available_cpus
 from fastmlp.divergence import DivergenceError
-from fastmlp.engines import make_engine, public_kernel
+from fastmlp.engines import make_engine
 from fastmlp.optimizers import SGD, Optimizer, Schedule
 from fastmlp.parameters import ParameterLayout, aligned_copy, initialise, stream
 from fastmlp.recipe import (
@@ -154,8 +154,18 @@ class MLP:
         with explaining_lack_of_memory(spec):
             self._parameters = self._layout.allocate() if parameters is None else parameters
         self._engine = make_engine(engine, self._layout)
-        self._dtype_as_is = np.dtype(spec.dtype) if self._engine.finds_not_finite else None
+        self._dtype_as_is = self._dtype_of_quick_calls()
         self._fits = 0
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what a pickle or a copy holds: with parameters that begin on a cache line, as the kernels want them."""
+        self.__dict__.update(state)
+        self._parameters = aligned_copy(self._parameters)
+        self._dtype_as_is = self._dtype_of_quick_calls()
+
+    def _dtype_of_quick_calls(self) -> Any:
+        """Give the object that is the dtype of nearly all arrays of the network's dtype, see `_of_samples`."""
+        return np.dtype(self.spec.dtype) if self._engine.finds_not_finite else None
 
     def __repr__(self) -> str:
         spec = self.spec
@@ -309,7 +319,7 @@ class MLP:
         Parameters
         ----------
         X : array_like (n_samples, n_features)
-            As in `forward`.
+            As in `forward`, but a `numpy.memmap` is read as a whole.
         y : array_like
             As in `fit`.
 
@@ -433,7 +443,7 @@ class MLP:
             If the loss is not finite any more; the network keeps the best weights so far, those after the epoch that
             the message names: by the validation loss or, without `validation_data`, the training loss.
         """
-        inputs = held_fast(self._check_inputs(X))
+        inputs = with_private_indices(self._check_inputs(X))
         targets, weights = check_targets_and_weights(self.spec, inputs, y, sample_weight)
         recipe = make_recipe(
             self.spec, len(inputs), epochs, batch_size, optimizer, schedule, shuffle, l2, label_smoothing, clip_norm,
@@ -478,7 +488,7 @@ class MLP:
         if data is None:
             return None
         X, y = check_pair("validation_data", data)
-        inputs = held_fast(self._check_inputs(X, "validation X"))
+        inputs = with_private_indices(self._check_inputs(X, "validation X"))
         if not all_finite(inputs, self.spec.input_scale):
             raise not_finite_error("validation X", inputs, scale=self.spec.input_scale)
         targets = self._check_targets(y, len(inputs), "validation y")
@@ -644,9 +654,12 @@ class MLP:
         labels = (Z > 0).astype(np.int64)
         return labels[:, 0] if labels.shape[1] == 1 else labels
 
-    def _loss(self, outputs: Array, y: Array) -> float:
-        parameter = [] if self.spec.loss_parameter is None else [self.spec.loss_parameter]
-        return float(public_kernel(self._engine, self.spec.loss)(outputs, y, *parameter, self.spec.reduction)[0])
+    def _loss(self, outputs: Array, y: Array, sample_weight: Array | None = None) -> float:
+        losses = self._engine.row_losses(outputs, y)
+        if sample_weight is not None:
+            losses *= sample_weight
+        is_mean, total = self.spec.reduction == "mean", len(y) if sample_weight is None else sample_weight.sum()
+        return float(losses.sum()) * (1.0 / total if is_mean else 1.0)
 
     def _accuracy(self, Z: Array, y: Array) -> float:
         true = y if y.ndim == 1 else y > 0.5  # Labels may be probabilities.

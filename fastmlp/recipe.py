@@ -122,7 +122,9 @@ def make_recipe(
 
 def check_dropout(dropout: Any, n_hidden: int) -> tuple[float, ...]:
     """Return the rate of each hidden layer, or an empty tuple if all are 0."""
-    given = list(dropout) if isinstance(dropout, Sequence | np.ndarray) and not isinstance(dropout, str) else None
+    is_array = isinstance(dropout, np.ndarray) and dropout.ndim > 0
+    is_list = isinstance(dropout, Sequence) and not isinstance(dropout, str)
+    given = list(dropout) if is_array or is_list else None
     if given is not None and len(given) != n_hidden:
         raise ValueError(f"dropout must give one rate for each of the {n_hidden} hidden layers, got {len(given)}")
     rates = [check_number("dropout", rate, minimum=0.0, below=1.0) for rate in ([dropout] if given is None else given)]

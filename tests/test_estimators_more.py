@@ -74,6 +74,21 @@ def test_class_weight_is_a_sample_weight(class_weight: Any) -> None:
         )
 
 
+def test_classes_without_weight() -> None:
+    with pytest.raises(
+        ValueError, match=r"^sample_weight times class_weight must be > 0 for at least one sample, got z"
+    ):
+        make(class_weight=dict.fromkeys(range(3), 0)).fit(X_iris, y_iris)
+    clf = make(class_weight={0: 0}).fit(X_iris, y_iris)
+    before = copy.deepcopy(clf)
+    with pytest.raises(ValueError, match="must be > 0 for at least one sample"):
+        clf.fit(X_iris, y_iris, sample_weight=(y_iris == 0).astype(float))
+    assert_same_weights(clf, before)
+    clf.partial_fit(X_iris[y_iris == 0], y_iris[y_iris == 0])
+    assert_same_weights(clf, before)
+    assert clf.loss_ == before.loss_
+
+
 def test_class_weight_and_partial_fit() -> None:
     factors = {0: 2.0, 1: 1.0, 2: 0.5}
     weights = np.array(list(factors.values()))[y_iris]
@@ -334,12 +349,39 @@ def test_max_time() -> None:
         make(solver="lbfgs", max_time=1e-9).fit(X_iris, y_iris)
 
 
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_max_time_does_not_count_the_compilation(monkeypatch: pytest.MonkeyPatch, solver: str) -> None:
+    compile_kernels = fastmlp.kernels.Engine.compile
+
+    def slowly(engine: Any, *arguments: Any) -> None:
+        time.sleep(1.0)
+        compile_kernels(engine, *arguments)
+
+    expected = make(solver=solver).fit(X_iris, y_iris).n_iter_
+    monkeypatch.setattr(fastmlp.kernels.Engine, "compile", slowly)
+    assert make(solver=solver, max_time=0.9).fit(X_iris, y_iris).n_iter_ == expected
+
+
 def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
     make(progress=True).fit(X_iris, y_iris)
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "20.0/20 epochs" in printed.err
     assert "loss" in printed.err
+    clf = make(solver="lbfgs", progress=True, max_iter=7).fit(X_iris, y_iris)
+    assert clf.n_iter_ == 7
+    assert "7.0/7 iterations" in (printed := capsys.readouterr().err)
+    assert f"loss {clf.loss_:.4g}" in printed
+
+
+def test_lbfgs_is_the_same_on_any_number_of_threads() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(3000, 300))
+    y = (X[:, 0] * X[:, 1] > 0).astype(int)
+    one, two = (make(solver="lbfgs", max_iter=5, threads=threads).fit(X, y) for threads in (1, 2))
+    assert one.loss_ == two.loss_
+    for mine, yours in zip(one.coefs_, two.coefs_, strict=True):
+        np.testing.assert_array_equal(mine, yours)
 
 
 def test_progress_of_a_fit_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

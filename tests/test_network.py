@@ -321,6 +321,16 @@ def test_copies_and_pickles_are_networks_of_their_own(engine: str) -> None:
         assert_array_equal(other.forward(X), net.forward(X))
 
 
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_copies_are_as_quick(monkeypatch: pytest.MonkeyPatch, copied: Callable[[MLP], MLP]) -> None:
+    net = MLP([3, 5, 2], seed=1)
+    twin = copied(net)
+    assert twin._parameters.ctypes.data % 64 == 0  # A cache line.
+    monkeypatch.setattr(MLP, "_check_inputs", None)  # A plain array of the dtype is not looked at twice.
+    x = np.ones((1, 3), np.float32)
+    assert twin.predict(x) == net.predict(x)
+
+
 def test_one_network_may_answer_several_threads_at_once(engine: str) -> None:
     rng = np.random.default_rng(0)
     net = MLP([30, 40, 5], seed=2, engine=engine)

@@ -205,6 +205,15 @@ def test_weights_of_any_size_are_weights(engine: str, loss: str, weight: float) 
         assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+def test_weights_that_nothing_can_be_divided_by_are_zeros(engine: str) -> None:
+    first = np.arange(N) == 0
+    nets = [network(engine) for _ in range(2)]
+    for net, others in zip(nets, (0.0, 1e-320), strict=True):
+        net.fit(X, CLASSES, batch_size=20, epochs=1, sample_weight=np.where(first, 1.0, others))
+    for a, b in zip(parameters(nets[0]), parameters(nets[1]), strict=True):
+        assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
@@ -212,6 +221,7 @@ def test_weights_of_any_size_are_weights(engine: str, loss: str, weight: float) 
         (np.ones((N, 1)), r"^sample_weight must be \(300,\), got \(300, 1\)$"),
         (-np.ones(N), r"^sample_weight must be >= 0, got -1$"),
         (np.zeros(N), r"^sample_weight must be > 0 for at least one sample, got zeros$"),
+        (np.full(N, 1e-320), r"^sample_weight must be > 0 for at least one sample, got zeros$"),
         (np.full(N, np.nan), r"^sample_weight must be finite, got nan at \[0\]$"),
         (["a"] * N, r"^sample_weight must be numeric, got dtype <U1$"),
     ],

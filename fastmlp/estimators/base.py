@@ -19,9 +19,9 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastmlp import reference
-from fastmlp.checks import check_callbacks, held_fast, require_finite_sum
+from fastmlp.checks import check_callbacks, with_private_indices, without_tiny
 from fastmlp.estimators.lbfgs import fit_lbfgs
-from fastmlp.estimators.run import NOT_FINITE_WEIGHTS, Run, Samples, SolverState, make_optimizer
+from fastmlp.estimators.run import NOT_FINITE_WEIGHTS, EncodedSamples, Run, SolverState, make_optimizer
 from fastmlp.network import MLP
 from fastmlp.optimizers import Optimizer, Schedule
 from fastmlp.shapes import InvalidInputsError
@@ -69,8 +69,7 @@ def checked_weights(what: str, sample_weight: Any, X: Any) -> Array:
     weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
     if (weights < 0).any():
         raise ValueError(f"{what} must be >= 0, got {weights.min():g}")
-    require_finite_sum(what, weights)
-    return np.ascontiguousarray(weights)
+    return np.ascontiguousarray(without_tiny(what, weights))
 
 
 class Built(NamedTuple):
@@ -169,7 +168,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         sample_weight : array-like (n_samples,), optional
             Weights >= 0.
         X_val, y_val : array-like, optional
-            Samples to validate on after every epoch, instead of a part of X.
+            EncodedSamples to validate on after every epoch, instead of a part of X.
         sample_weight_val : array-like (n_samples_val,), optional
             Their weights in score and loss.
 
@@ -224,6 +223,9 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         X, y = self._validated(X, y, is_first)
         Y = self._encode(y, learn=not incremental and not self.warm_start)
         weights = self._sample_weights(sample_weight, X, y, incremental)
+        has_weight = weights is None or weights.any()
+        if not (has_weight or incremental):
+            raise ValueError("sample_weight times class_weight must be > 0 for at least one sample, got zeros")
         random_state = check_random_state(self.random_state)
         if is_first:
             self._initialise((X.shape[1], *hidden, self._count_outputs(Y)), X.dtype.name, random_state)
@@ -236,10 +238,12 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         except Exception:  # It stays what it was.
             self._fitted_loss = fitted_loss
             raise
+        if not has_weight:  # A batch of classes that do not count: there is nothing to learn from it.
+            return self
         if self._fitted_loss != fitted_loss and self.solver != "lbfgs":
             self._begin_curves()  # What was reached by another loss is no measure for this one.
         if self.solver == "lbfgs":
-            fit_lbfgs(self, net, samples)
+            fit_lbfgs(self, net, samples, self._threads())
         else:
             self._fit_stochastic(net, samples, held_out, random_state, incremental)
         if not np.isfinite(net._parameters).all():
@@ -247,7 +251,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         return self
 
     def _fit_stochastic(
-        self, net: MLP, samples: Samples, held_out: Samples | None, random_state: Any, incremental: bool
+        self, net: MLP, samples: EncodedSamples, held_out: EncodedSamples | None, random_state: Any, incremental: bool
     ) -> None:
         is_users = held_out is not None
         if self.early_stopping and held_out is None:
@@ -362,14 +366,14 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             return None
         return checked_weights("sample_weight", sample_weight, X)
 
-    def _samples(self, net: MLP, X: Any, Y: Array, weights: Array | None, what: str = "y") -> Samples:
+    def _samples(self, net: MLP, X: Any, Y: Array, weights: Array | None, what: str = "y") -> EncodedSamples:
         """Give X, which `validate_data` has checked, as the engine takes it, with its encoded targets."""
         n_outputs, spec = self._count_outputs(Y), net.spec
         if n_outputs != spec.layer_sizes[-1]:
             raise ValueError(f"{what} must have {spec.layer_sizes[-1]} outputs as before, got {n_outputs}")
-        return Samples(held_fast(as_inputs(X, np.dtype(spec.dtype))), Y, weights)
+        return EncodedSamples(with_private_indices(as_inputs(X, np.dtype(spec.dtype))), Y, weights)
 
-    def _split(self, samples: Samples, random_state: Any) -> tuple[Samples, Samples]:
+    def _split(self, samples: EncodedSamples, random_state: Any) -> tuple[EncodedSamples, EncodedSamples]:
         """Set samples aside for validation, the same ones as scikit-learn does."""
         rows = np.arange(len(samples))
         train, held_out = train_test_split(
@@ -388,7 +392,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     def _strata(self, Y: Array) -> Array | None:
         return None
 
-    def _held_out(self, net: MLP, validation: Any) -> Samples | None:
+    def _held_out(self, net: MLP, validation: Any) -> EncodedSamples | None:
         """Check the user's own validation samples."""
         X, y, sample_weight = validation
         if (X is None) != (y is None):

@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 
-from fastmlp.checks import require_finite_sum
+from fastmlp.checks import without_tiny
 from fastmlp.estimators.base import BaseMLP, require_stochastic
 
 Array = NDArray[Any]
@@ -368,8 +368,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             raise ValueError(f"class_weight must be >= 0, got {of_classes.min():g}")
         with np.errstate(over="ignore"):
             weights = of_classes if weights is None else weights * of_classes
-        require_finite_sum("the product of sample_weight and class_weight", weights)
-        return weights
+        return without_tiny("the product of sample_weight and class_weight", weights)
 
     def _score_outputs(self, Z: Array, Y: Array, weights: Array | None) -> float:
         """Accuracy of the logits."""

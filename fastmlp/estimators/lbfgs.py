@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
 from fastmlp.checks import check_callbacks
-from fastmlp.estimators.run import Samples, as_targets, loss_factor, warn
+from fastmlp.estimators.run import EncodedSamples, as_targets, loss_factor, progress_bar, warn
 from fastmlp.network import MLP
 from fastmlp.recipe import History
 from fastmlp.sparse import SparseRows
@@ -20,7 +20,7 @@ from fastmlp.sparse import SparseRows
 Array = NDArray[Any]
 
 
-def fit_lbfgs(estimator: Any, net: MLP, samples: Samples) -> None:
+def fit_lbfgs(estimator: Any, net: MLP, samples: EncodedSamples, threads: int | None) -> None:
     """Minimise the loss over all samples at once, in float64 whatever the network's dtype: a line search needs it.
 
     Parameters
@@ -29,12 +29,15 @@ def fit_lbfgs(estimator: Any, net: MLP, samples: Samples) -> None:
         Gets ``n_iter_`` and ``loss_``.
     net : MLP
         Where to begin; left with the weights that are found.
-    samples : Samples
+    samples : EncodedSamples
         To train on.
+    threads : int, optional
+        For the engine.
     """
     e = estimator
-    objective = Objective(net, samples, e.alpha)
+    objective = Objective(net, samples, e.alpha, threads)
     callbacks = check_callbacks(e.callbacks or ())
+    bar = progress_bar(e.max_iter, "iterations") if e.progress else None
     history, started = History(), time.perf_counter()
     is_called_off = is_late = False
 
@@ -43,20 +46,27 @@ def fit_lbfgs(estimator: Any, net: MLP, samples: Samples) -> None:
         history.train_loss.append(float(intermediate_result.fun))
         if e.verbose:
             print(f"Iteration {len(history.train_loss)}, loss = {history.train_loss[-1]:.8f}")
+        if bar is not None:
+            bar.set_postfix_str(f"loss {history.train_loss[-1]:.4g}", refresh=False)
+            bar.update()
         answers = [callback(history) for callback in callbacks]  # All are called.
         is_called_off = any(answers)
         is_late = e.max_time is not None and time.perf_counter() - started > e.max_time
         if is_called_off or is_late:
             raise StopIteration
 
-    result = minimize(
-        objective,
-        objective.start(),
-        method="L-BFGS-B",
-        jac=True,
-        callback=after_iteration,
-        options={"maxfun": e.max_fun, "maxiter": e.max_iter, "gtol": e.tol},
-    )
+    try:
+        result = minimize(
+            objective,
+            objective.start(),
+            method="L-BFGS-B",
+            jac=True,
+            callback=after_iteration,
+            options={"maxfun": e.max_fun, "maxiter": e.max_iter, "gtol": e.tol},
+        )
+    finally:
+        if bar is not None:
+            bar.close()
     e.n_iter_ = min(int(result.nit), e.max_iter)
     e.loss_ = np.float64(result.fun)
     net._parameters[:] = 0
@@ -74,7 +84,7 @@ def fit_lbfgs(estimator: Any, net: MLP, samples: Samples) -> None:
 class Objective:
     """Loss and gradient of a network as a function of its flat buffer, in float64."""
 
-    def __init__(self, net: MLP, samples: Samples, alpha: float) -> None:
+    def __init__(self, net: MLP, samples: EncodedSamples, alpha: float, threads: int | None) -> None:
         self.net = net if net.spec.dtype == "float64" else MLP._from_spec(replace(net.spec, dtype="float64"), "numba")
         self.origin = net
         self.X = samples.X
@@ -82,7 +92,8 @@ class Objective:
             self.X = replace(self.X, values=self.X.values.astype(np.float64, copy=False))
         elif self.X.dtype != np.float64:
             self.X = self.X.astype(np.float64)
-        self.weights = samples.weights
+        self.weights, self.threads = samples.weights, threads
+        self.net._engine.compile(self.X)
         # scikit-learn's value of the squared error is the mean over the outputs, its gradient that of the sum.
         self.loss_factor = loss_factor(net)
         self.Y = as_targets(samples.Y, "float64")
@@ -109,7 +120,7 @@ class Objective:
         """Give the loss and its gradient at `x`."""
         net = self.net
         net._parameters[:] = x
-        loss, gradient = net._engine.gradients(net._parameters, self.X, self.Y, self.weights)
+        loss, gradient = net._engine.gradients(net._parameters, self.X, self.Y, self.weights, self.threads)
         with np.errstate(over="ignore", invalid="ignore"):  # What is not finite is told at the end.
             decayed = self.decay * x
             return self.loss_factor * loss + 0.5 * float(decayed @ x), gradient + decayed

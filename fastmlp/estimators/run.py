@@ -49,7 +49,7 @@ def warn(message: str, category: type[Warning]) -> None:
 
 
 @dataclass(frozen=True)
-class Samples:
+class EncodedSamples:
     """X as the engine takes it, the targets as the estimator encodes them, and the weights, or None."""
 
     X: Any
@@ -59,9 +59,9 @@ class Samples:
     def __len__(self) -> int:
         return int(self.X.shape[0])
 
-    def take(self, rows: NDArray[np.int64]) -> Samples:
+    def take(self, rows: NDArray[np.int64]) -> EncodedSamples:
         """Give some of them."""
-        return Samples(self.X[rows], self.Y[rows], None if self.weights is None else self.weights[rows])
+        return EncodedSamples(self.X[rows], self.Y[rows], None if self.weights is None else self.weights[rows])
 
 
 def as_targets(Y: Array, dtype: str) -> Array:
@@ -139,8 +139,6 @@ class RunSchedule(Schedule):
     chosen: Schedule | None = None
     epochs: int = 1
 
-    name = "run"
-
     def factors(self, first_step: int, n_steps: int, steps_per_epoch: int, epochs: int) -> NDArray[np.float64]:
         """Give the factors of some steps, counted from the run's first."""
         if self.chosen is None:
@@ -194,8 +192,8 @@ class Run:
         estimator: Any,
         net: MLP,
         solver: SolverState,
-        samples: Samples,
-        held_out: Samples | None,
+        samples: EncodedSamples,
+        held_out: EncodedSamples | None,
         random_state: np.random.RandomState,
         callbacks: Sequence[Callback],
         incremental: bool,
@@ -250,10 +248,7 @@ class Run:
         if e.early_stopping and (solver.best is None or not self.incremental):
             solver.best = net._parameters.copy()
         if e.progress:
-            from tqdm import tqdm
-
-            shape = "{l_bar}{bar}| {n:.1f}/{total} epochs [{elapsed}<{remaining}{postfix}]"
-            self.bar = tqdm(total=recipe.epochs, bar_format=shape)
+            self.bar = progress_bar(recipe.epochs, "epochs")
         try:
             train(
                 net._engine, net._parameters, samples.X, targets, True, recipe, state,
@@ -339,7 +334,7 @@ class Run:
         return False
 
     def count_no_improvement(self, value: float, best: float) -> None:
-        """Count the epochs whose value is not better than the best one by `tol`. A NaN is not counted."""
+        """Count the epochs whose value is not better than the best one by `tol`; a NaN begins the count anew."""
         e = self.estimator
         e._no_improvement_count = e._no_improvement_count + 1 if value < best + e.tol else 0
 
@@ -365,12 +360,7 @@ class Run:
         held_out, net = self.held_out, self.net
         assert held_out is not None
         outputs = net._engine.raw_outputs(net._parameters, held_out.X, self.threads)
-        Y = as_targets(held_out.Y, net.spec.dtype)
-        if held_out.weights is None:
-            loss = net._loss(outputs, Y)
-        else:
-            loss = net._engine.gradients(net._parameters, held_out.X, Y, held_out.weights)[0]
-        loss *= loss_factor(net)
+        loss = net._loss(outputs, as_targets(held_out.Y, net.spec.dtype), held_out.weights) * loss_factor(net)
         return loss, self.estimator._score_outputs(outputs, held_out.Y, held_out.weights)
 
     def enter_validation(self, loss: float, score: float) -> None:
@@ -407,10 +397,19 @@ class Run:
         e = self.estimator
         if self.bar is not None:
             self.bar.update(at.samples / len(self.samples) - self.bar.n)
-        if e.max_time is None or time.perf_counter() - self.started < e.max_time:
+        seconds = time.perf_counter() - self.started - at.history.compile_seconds
+        if e.max_time is None or seconds < e.max_time:
             return False
         self.stopped_by = f"max_time ({e.max_time:g} s) reached"
         return True
+
+
+def progress_bar(total: int, unit: str) -> Any:
+    """Begin a bar of so many epochs, or iterations."""
+    from tqdm import tqdm
+
+    shape = "{l_bar}{bar}| {n:.1f}/{total} UNIT [{elapsed}<{remaining}{postfix}]"
+    return tqdm(total=total, bar_format=shape.replace("UNIT", unit))
 
 
 def loss_factor(net: MLP) -> float:

@@ -16,7 +16,8 @@ from fastmlp.kernels.constants import batch_scales, bits, step_constants, update
 from fastmlp.kernels.first_start import compile_together
 from fastmlp.kernels.memory import BLOCK_ROWS, Scratch, address, addresses, plan_of
 from fastmlp.kernels.native import Kernel, activation_kernels, kernel
-from fastmlp.kernels.records import SAMPLE, Layer, Samples
+from fastmlp.kernels.public import losses_of_rows
+from fastmlp.kernels.records import SAMPLE, Layer, SampleAddresses
 from fastmlp.kernels.threads import NoThreadError, run_together
 from fastmlp.parameters import ParameterLayout
 from fastmlp.recipe import Recipe, TrainingState
@@ -214,23 +215,34 @@ class Engine:
         n_in, width, *_ = self.layout.spec.layer_sizes
         return X.n_entries * width + len(X) * (self._work - n_in * width)
 
+    def row_losses(self, outputs: Array, y: Array) -> NDArray[np.float64]:
+        """Compute the loss of each sample."""
+        return losses_of_rows(self.layout.spec.loss, outputs, y, 1.0, self.layout.spec.loss_parameter)[0]
+
     def gradients(
-        self, parameters: Array, X: Inputs, y: Array, sample_weight: NDArray[np.float64] | None = None
+        self,
+        parameters: Array,
+        X: Inputs,
+        y: Array,
+        sample_weight: NDArray[np.float64] | None = None,
+        threads: int | None = None,
     ) -> tuple[float, Array]:
         """Loss and its derivative by every parameter."""
-        gradient, losses, orders = self.layout.allocate(), np.empty(1), np.arange(len(X))
-        constants = np.zeros((1, c.N_CONSTANTS))
+        gradient, orders, constants = self.layout.allocate(), np.arange(len(X)), np.zeros((1, c.N_CONSTANTS))
         scales = batch_scales(self.layout.spec, sample_weight, orders[None], len(X), 0, 1)
         constants[:, c.SCALE] = constants[:, c.LOSS_SCALE] = scales[0]
-        key = kind_of(X), 1
+        limit = available_cpus()
+        key = kind_of(X), self.choose_threads(len(X), limit if threads is None else min(threads, limit))
         scratch = self._take(key)
         self._set_up_training(
             scratch, parameters, X, y, orders, sample_weight, None, gradient=address(gradient), halves=0
         )
-        TRAIN_STEPS.run(self.dtype, scratch.place, address(constants), len(X), 0, address(losses), 1, 0, 1)
-        if np.isfinite(losses[0]):
-            self._spare[key].append(scratch)  # Else NaN may be left where zeros must be.
-        else:
+        memory = parameters, X, y, orders, sample_weight, gradient
+        try:
+            losses = self._run(key, scratch, constants, len(X), 0, memory)
+        except NoThreadError:
+            return self.gradients(parameters, X, y, sample_weight, 1)
+        if not np.isfinite(losses[0]):
             gradient[:] = np.nan  # The loop stops before it: zeros would look like a minimum.
         return float(losses[0]), gradient
 
@@ -259,7 +271,6 @@ class Engine:
         constants[:, c.KEEP] = recipe.average or 0.0
         if state.step == 0:
             constants[0, c.KEEP] = 0.0
-        losses = np.empty(n_steps)
         slot1, slot2 = [*map(address, slots), 0, 0][:2]
         key = kind_of(X), threads
         scratch = self._take(key)
@@ -274,10 +285,24 @@ class Engine:
             scratch, parameters, X, y, orders, sample_weight, recipe, gradient=gradient, slot1=slot1, slot2=slot2,
             average=0 if average is None else address(average), layers=address(layers), halves=halves,
         )  # fmt: skip
+        memory = layers, parameters, slots, X, y, orders, sample_weight, average
+        try:
+            return self._run(key, scratch, constants, batch_size, first_batch, memory)
+        except NoThreadError:  # No step has been taken: one thread does the same.
+            return self.train_steps(
+                parameters, state, X, y, orders, recipe, first_batch, learning_rates, 1, sample_weight, average
+            )
+
+    def _run(
+        self, key: tuple[str, int], scratch: Scratch, constants: Array, batch_size: int, first_batch: int, memory: Any
+    ) -> NDArray[np.float64]:
+        """Run the loop, a step for each row of its constants, and give the steps' losses."""
+        losses = np.empty(len(constants))
         run, lets_go = TRAIN_STEPS.entry(self.dtype), True
-        arguments = lets_go, scratch.place, address(constants), batch_size, first_batch, address(losses), n_steps
+        arguments = lets_go, scratch.place, address(constants), batch_size, first_batch, address(losses), len(losses)
+        threads = key[1]
         # A thread that outlives an interrupted call must not find its memory gone: its function holds all of it.
-        memory = (scratch, layers, parameters, slots, X, y, orders, sample_weight, average, constants, losses)
+        memory = memory, scratch, constants, losses
 
         def work(thread: int, memory: Any = memory) -> int:
             return run(*arguments, thread, threads)
@@ -285,12 +310,7 @@ class Engine:
         def call_off() -> None:
             scratch.arrays["barrier"][1] = 1
 
-        try:
-            done = run_together(work, threads, call_off)
-        except NoThreadError:  # No step has been taken: one thread does the same.
-            return self.train_steps(
-                parameters, state, X, y, orders, recipe, first_batch, learning_rates, 1, sample_weight, average
-            )
+        done = run_together(work, threads, call_off)
         scratch.set(layers=address(self._plan.layers))
         if np.isfinite(losses[done - 1 : done]).all():  # Else NaN may be left where zeros must be.
             self._spare[key].append(scratch)
@@ -339,7 +359,7 @@ class Engine:
         if isinstance(X, SparseRows):
             values, columns, starts = addresses(X)
             self._make_room(scratch, X)
-        scratch.samples[:] = Samples(
+        scratch.samples[:] = SampleAddresses(
             X=address(X) if isinstance(X, np.ndarray) else 0,
             X_is_uint8=X.dtype == np.uint8,
             X_stride=X.strides[0] if isinstance(X, np.ndarray) else 0,

@@ -12,15 +12,24 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastmlp.kernels.instructions import LINE_BYTES, address_of, advance, call, pointer, prefetch, real
+from fastmlp.kernels.instructions import (
+    LINE_BYTES,
+    address_of,
+    advance,
+    call,
+    itemsize_of,
+    lanes,
+    pointer,
+    prefetch,
+    real,
+)
 from fastmlp.kernels.jit import inline, kernel
 from fastmlp.kernels.lists import lists_pay
 from fastmlp.kernels.memory import MASK_SLACK
-from fastmlp.kernels.products import LISTED, LISTED_COLUMNS, itemsize_of
+from fastmlp.kernels.products import LISTED, LISTED_COLUMNS
 from fastmlp.kernels.readers import layer_at, part_at, samples_at, state_at
 from fastmlp.kernels.records import PART_BYTES
 from fastmlp.kernels.rows import scan_row, take_row
-from fastmlp.kernels.tiles import lanes
 
 AHEAD = 4
 """Samples between the one that is read and the one that is asked for from memory. (Sparse ones, too: with 8, fit and

@@ -14,7 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastmlp.kernels.jit import I64, POINTER, native_type
-from fastmlp.kernels.machine import MACHINE
+from fastmlp.kernels.machine import MACHINE, lanes_of
 
 I8, I32 = ir.IntType(8), ir.IntType(32)
 LINE_BYTES = 64
@@ -187,6 +187,26 @@ def real(typing: Any, constant: Any, like: Any) -> Any:
         return context.cast(builder, arguments[0], constant, like)
 
     return like(constant, like), codegen
+
+
+@intrinsic
+def lanes(typing: Any, like: Any) -> Any:
+    """Lanes of a vector of the dtype of `like`; known when the kernel is compiled."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return I64(lanes_of(like.bitwidth))
+
+    return types.int64(like), codegen
+
+
+@intrinsic
+def itemsize_of(typing: Any, like: Any) -> Any:
+    """Bytes of a number of the dtype of `like`; likewise."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return I64(like.bitwidth // 8)
+
+    return types.int64(like), codegen
 
 
 @intrinsic

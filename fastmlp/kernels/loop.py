@@ -23,14 +23,13 @@ import numpy as np
 
 from fastmlp.kernels.constants import KEY, L2, LOSS_SCALE, N_CONSTANTS, SCALE
 from fastmlp.kernels.dropout import drop_units, key_of_row
-from fastmlp.kernels.instructions import address_of, advance, atomic_add, atomic_load, call, give_way, pointer
+from fastmlp.kernels.instructions import address_of, advance, atomic_add, atomic_load, call, give_way, lanes, pointer
 from fastmlp.kernels.jit import ZERO, inline, kernel
 from fastmlp.kernels.memory import BLOCK_ROWS
 from fastmlp.kernels.products import ROW_UNIT, share_of_rows
 from fastmlp.kernels.readers import array_at, has_one_output, layer_at, owns_parts, part_at, samples_at, state_at
 from fastmlp.kernels.records import LAYER_BYTES, PART_BYTES, SAMPLE, STATE
 from fastmlp.kernels.rows import add_vectors, dots_of_rows
-from fastmlp.kernels.tiles import lanes
 from fastmlp.kernels.weights import USE, sum_halves
 
 assert BLOCK_ROWS % ROW_UNIT == 0

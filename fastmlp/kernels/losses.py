@@ -13,7 +13,7 @@ import numpy as np
 from fastmlp.kernels.activations import relu_value, sigmoid_value
 from fastmlp.kernels.constants import CLIPPED_ERROR, POISSON, SIGMOID_CROSS_ENTROPY
 from fastmlp.kernels.exponentials import exp_negative, exp_value, expm1_value, log1p_of_fraction, log_from_one
-from fastmlp.kernels.instructions import address_of, advance, call, pointer, real
+from fastmlp.kernels.instructions import address_of, advance, call, lanes, pointer, real
 from fastmlp.kernels.jit import inline, kernel
 from fastmlp.kernels.machine import lanes_of
 from fastmlp.kernels.memory import LOSS_MEMORY, VALUES_AT_ONCE
@@ -30,7 +30,6 @@ from fastmlp.kernels.rows import (
     sum_of_rows,
     transpose_square,
 )
-from fastmlp.kernels.tiles import lanes
 
 # --- Softmax: rows of logits, and classes -----------------------------------------------------------------------------
 
@@ -42,23 +41,17 @@ def exp_below_max(P, n):
         P[i] = exp_negative(P[i])
 
 
-@inline
-def softmax_rows(Z, n, P, stride, n_rows):
-    """The softmax of rows of n elements, `stride` apart, with zeros as padding: ``P = exp(Z - max Z) / Σ``."""
+@kernel
+def softmax_outputs(place, n_rows, n, stride, like):
+    """The softmax of rows of n logits, in place, with zeros as padding: ``P = exp(Z - max Z) / Σ``."""
+    P = pointer(place, like)
     for row in range(n_rows):
-        z = advance(Z, row * stride)
-        shift_row(z, n, row_max(z, n), advance(P, row * stride))
+        p = advance(P, row * stride)
+        shift_row(p, n, row_max(p, n), p)
     exp_below_max(P, n_rows * stride)
     for row in range(n_rows):
         p = advance(P, row * stride)
-        scale_row(p, n, real(1.0, p[0]) / row_sum(p, n))
-
-
-@kernel
-def softmax_outputs(place, n_rows, n, stride, like):
-    """The softmax of rows of n logits, in place."""
-    rows = pointer(place, like)
-    softmax_rows(rows, n, rows, stride, n_rows)
+        scale_row(p, n, real(1.0, like) / row_sum(p, n))
     return 0
 
 
@@ -256,7 +249,7 @@ def losses_of_values(code, a, y, n, scale, low, high, d, losses):
         sloped_error_values(a, y, n, scale, low, high, d, losses)
 
 
-SHORT_ROW = 8
+LONG_ROW = 8
 """Outputs of a sample that make a loop long enough."""
 
 
@@ -271,7 +264,7 @@ def values_loss_rows(code, A, stride, n, targets, order, scale, low, high, D, lo
     low, high = real(low, scale), real(high, scale)
     rest = pointer(address_of(advance(memory, VALUES_AT_ONCE)), scale)
     a, y, d = rest, advance(rest, VALUES_AT_ONCE), advance(rest, 2 * VALUES_AT_ONCE)
-    if n >= SHORT_ROW:
+    if n >= LONG_ROW:
         for row in range(begin, end):
             for first in range(0, n, VALUES_AT_ONCE):
                 count, place = min(VALUES_AT_ONCE, n - first), row * stride + first

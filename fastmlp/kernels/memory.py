@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.kernels.constants import TAKES_INPUT, bits, loss_constants
-from fastmlp.kernels.records import Layer, Part, Samples, State
+from fastmlp.kernels.records import Layer, Part, SampleAddresses, State
 from fastmlp.parameters import ParameterLayout, aligned_zeros, padded
 from fastmlp.sparse import SparseRows
 from fastmlp.spec import NetworkSpec
@@ -56,7 +56,7 @@ class Scratch:
         self.state = np.zeros(len(State._fields), dtype=np.int64)
         self.place = address(self.state)
         self.takes_single_rows = False  # Whether the state has the kernels for those.
-        self.samples = np.zeros(len(Samples._fields), dtype=np.int64)
+        self.samples = np.zeros(len(SampleAddresses._fields), dtype=np.int64)
         self.set(**network, samples=address(self.samples))
         self.allocate(sizes)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.kernels.instructions import advance, is_double, pointer
+from fastmlp.kernels.instructions import advance, itemsize_of, lanes, pointer
 from fastmlp.kernels.jit import ZERO, inline, kernel
 from fastmlp.kernels.lists import backward_list, forward_list
 from fastmlp.kernels.machine import MACHINE, SHAPES, Shape
@@ -24,7 +24,6 @@ from fastmlp.kernels.tiles import (
     dense_columns,
     dense_row,
     dense_rows,
-    lanes,
     listed_columns,
     listed_row,
     listed_rows,
@@ -90,12 +89,6 @@ def product_by_rows(name: str, tile: Any, shape: Shape) -> Any:
 
 multiply_rows = product_by_rows("multiply_rows", dense_rows, DENSE)
 multiply_row = product_by_rows("multiply_row", dense_row, SHAPES["dense", "row"])
-
-
-@inline
-def itemsize_of(like):
-    """Bytes of a number of the dtype of `like`."""
-    return 8 if is_double(like) else 4
 
 
 def product_by_listed_rows(name: str, tile: Any, shape: Shape) -> Any:

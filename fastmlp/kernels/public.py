@@ -278,7 +278,16 @@ def softmax(Z: Array, out: Array | None = None) -> Array:
 
 def run_loss(name: str, Z: Array, y: Array, reduction: str, parameter: float | None = None) -> tuple[float, Array]:
     """Run one loss on arrays of any layout; y is classes for the softmax cross-entropy, else values."""
-    is_softmax, scale = name == "softmax_cross_entropy", reduction_factor(reduction, len(Z))
+    scale = reduction_factor(reduction, len(Z))
+    losses, dZ = losses_of_rows(name, Z, y, scale, parameter)
+    return float(losses.sum()) * scale, dZ
+
+
+def losses_of_rows(
+    name: str, Z: Array, y: Array, scale: float, parameter: float | None
+) -> tuple[NDArray[np.float64], Array]:
+    """Give the loss of each row, and its derivative times `scale`."""
+    is_softmax = name == "softmax_cross_entropy"
     (n_rows, n), dtype = Z.shape, Z.dtype
     Z, y = in_whole_tiles(Z, dtype), y.flatten().astype(np.int64 if is_softmax else dtype, copy=False)
     D, losses, order, memory = np.empty_like(Z), np.zeros(n_rows), np.arange(n_rows), np.empty(LOSS_MEMORY)
@@ -286,7 +295,7 @@ def run_loss(name: str, Z: Array, y: Array, reduction: str, parameter: float | N
         dtype, address(Z), n, address(y), address(order), scale, address(D), Z.shape[1], address(losses), 0, n_rows,
         address(memory), *(() if is_softmax else loss_constants(name, parameter)),
     )  # fmt: skip
-    return float(losses.sum()) * scale, np.ascontiguousarray(D[:, :n])
+    return losses, np.ascontiguousarray(D[:, :n])
 
 
 @twin

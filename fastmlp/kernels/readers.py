@@ -10,7 +10,7 @@ from numba.core.typing.templates import AttributeTemplate
 from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, models, register_model
 
 from fastmlp.kernels.jit import I64, inline
-from fastmlp.kernels.records import ARRAY_OFFSET, Array, Layer, Part, Samples, State
+from fastmlp.kernels.records import ARRAY_OFFSET, ArrayObject, Layer, Part, SampleAddresses, State
 
 
 class Record(types.Type):  # type: ignore[misc]
@@ -65,8 +65,8 @@ def reader(kind: type, offset: int = 0) -> Any:
     return record_at
 
 
-layer_at, part_at, state_at, samples_at = reader(Layer), reader(Part), reader(State), reader(Samples)
-array_at = reader(Array, ARRAY_OFFSET)
+layer_at, part_at, state_at, samples_at = reader(Layer), reader(Part), reader(State), reader(SampleAddresses)
+array_at = reader(ArrayObject, ARRAY_OFFSET)
 
 
 @inline

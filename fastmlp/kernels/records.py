@@ -13,8 +13,8 @@ from typing import NamedTuple
 class Layer(NamedTuple):
     """A row of the table of layers: sizes, and offsets into the buffers, in elements.
 
-    `weights`, `bias`: in the parameters. `Z`, `A`, `D`: in the workspace, what tells the activation's slope, the
-    outputs (in one place unless the slope is told by the input, or dropout comes between), and their derivative.
+    `weights`, `bias`: in the parameters. `Z`, `A`, `D`: in the workspace, what determines the activation's slope,
+    the outputs (in one place unless that is the input, or dropout comes between), and their derivative.
     `transposed`: in the workspace, ``Wᵀ``, which has `stride` rows; 0 for the first layer, without use. `stride` and
     `input_stride`: between rows of W, Z, A, D, and of the layer's input and Wᵀ; of X, `Part` tells. `activate`,
     `multiply_by_slope`, `takes_input`: of the activation; the first two are addresses, 0 for identity. `threshold`: of
@@ -41,20 +41,18 @@ class Layer(NamedTuple):
 class Part(NamedTuple):
     """Some of the network's inputs: columns of X, rows of the first W, and the part of each sum of Z that is theirs.
 
-    `first`, `n_in`: the inputs. `n_words`: of a row's mask. `stride`: between rows of `X`. `X`, `row_places`, `masks`,
-    `doubts`: addresses of the part's own memory, see `State`; the first three are 0 with sparse samples. `Z`: in the
-    workspace, the sums; with one part only, or one thread, in the place of the first layer's Z and D.
+    The memory of X, of the places and of the masks is not there with sparse samples (0).
     """
 
     first: int
     n_in: int
-    n_words: int
-    stride: int
-    X: int
-    row_places: int
-    masks: int
-    doubts: int
-    Z: int
+    n_words: int  # Of a row's mask.
+    stride: int  # Between rows of X.
+    X: int  # The gathered X.
+    row_places: int  # int64 (BLOCK_ROWS + 1,): the addresses of its rows: in X, or where the sample lies.
+    masks: int  # uint64 (BLOCK_ROWS + MASK_SLACK, n_words)
+    doubts: int  # float64 (BLOCK_ROWS,): 0, or NaN if the row's inputs are not finite.
+    Z: int  # In the workspace, the sums; with one part only, or one thread, in the place of the first layer's Z and D.
 
 
 class State(NamedTuple):
@@ -77,10 +75,6 @@ class State(NamedTuple):
     label_smoothing: float
     clip_norm: float
     workspace: int  # A row of zeros at 0; Z, A, D of the layers; Wᵀ; the sums of the parts of the inputs.
-    inputs: int  # The gathered X, dense, part by part.
-    row_places: int  # int64 (BLOCK_ROWS + 1,) a part: the addresses of its rows: in `inputs`, or where the sample lies.
-    masks: int  # uint64 (BLOCK_ROWS + MASK_SLACK, n_words), part by part.
-    doubts: int  # float64 (BLOCK_ROWS,) a part: 0, or NaN if the row's inputs are not finite.
     entry_values: int  # The gathered X, sparse: of the dtype, row by row.
     entry_columns: int  # int32, as many.
     entry_bounds: int  # int64 (BLOCK_ROWS, 2): the first of each row's entries, and the end. With dense samples none.
@@ -90,7 +84,7 @@ class State(NamedTuple):
     row_losses: int  # float64 (BLOCK_ROWS,)
     loss_memory: int  # float64 (LOSS_MEMORY,), see `fastmlp.kernels.losses`.
     barrier: int  # int64 (2,), see `fastmlp.kernels.loop.wait_for_all`
-    samples: int  # `Samples`, which Python writes, or `forward_all`, before any other kernel reads it.
+    samples: int  # `SampleAddresses`, which Python writes, or `forward_all`, before any other kernel reads it.
     order: int  # int64 (BLOCK_ROWS,), for samples in their own order
     weight_rows: int  # Rows of dW, or db, before they are used.
     weight_rows_size: int
@@ -133,7 +127,7 @@ class State(NamedTuple):
     multiply_sorted_entries: int
 
 
-class Samples(NamedTuple):
+class SampleAddresses(NamedTuple):
     """Where X and y lie, whatever kind of arrays they are.
 
     X is an array, or `fastmlp.sparse.SparseRows`; then its first three fields mean nothing.
@@ -153,7 +147,7 @@ class Samples(NamedTuple):
     starts: int  # int64 (n_samples + 1,), or none.
 
 
-class Array(NamedTuple):
+class ArrayObject(NamedTuple):
     """What NumPy's C interface says of an array object, behind the header that every Python object has.
 
     `data`: the address of the first element. `shape` and `strides`: those of as many int64; strides are in bytes. A
@@ -170,5 +164,5 @@ ARRAY_OFFSET = object.__basicsize__
 """The bytes of that header."""
 
 LAYER_BYTES, PART_BYTES = 8 * len(Layer._fields), 8 * len(Part._fields)
-SAMPLE, STATE = Samples(*range(len(Samples._fields))), State(*range(len(State._fields)))
+SAMPLE, STATE = SampleAddresses(*range(len(SampleAddresses._fields))), State(*range(len(State._fields)))
 """The number of each field, for the kernel that writes them."""

@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 from fastmlp.kernels.instructions import I32, LINE_BYTES, bytes_of, load_vector, multiply_add, splat, store_vector
 from fastmlp.kernels.jit import I64
-from fastmlp.kernels.machine import MACHINE
+from fastmlp.kernels.machine import MACHINE, lanes_of
 
 LINE_BITS = 8 * LINE_BYTES
 
@@ -97,13 +97,14 @@ def rows_at_once(builder: ir.IRBuilder, row: Any, end: Any) -> list[Any]:
     return [builder.select(builder.icmp_signed("<", number, end), number, last) for number in numbers]
 
 
-def sum_of_lanes(builder: ir.IRBuilder, values: Any) -> Any:
-    """Add up the lanes of a vector: in pairs, the results in pairs, and so on."""
+def reduce_lanes(builder: ir.IRBuilder, operation: str, values: Any) -> Any:
+    """Add up the lanes of a vector, or take their maximum: in pairs, the results in pairs, and so on."""
     vector = values.type
-    bits = 8 * bytes_of(vector.element)
-    kind = ir.FunctionType(vector.element, [vector.element, vector])
-    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.v{vector.count}f{bits}")
-    return builder.call(function, [vector.element(0.0), values], fastmath=["reassoc"])
+    start = [vector.element(0.0)] if operation == "fadd" else []
+    kind = ir.FunctionType(vector.element, [*(each.type for each in start), vector])
+    name = f"llvm.vector.reduce.{operation}.v{vector.count}f{8 * bytes_of(vector.element)}"
+    function = cgutils.get_or_insert_function(builder.module, kind, name)
+    return builder.call(function, [*start, values], fastmath=["reassoc"])
 
 
 @intrinsic
@@ -130,7 +131,7 @@ def reduce_rows(operation: str, neutral: float) -> Any:
 
     @intrinsic
     def reduction(typing: Any, target: Any, rows: Any, n_rows: Any, stride: Any, n: Any) -> Any:
-        lanes = MACHINE.vector_bytes * 8 // target.dtype.bitwidth
+        lanes = lanes_of(target.dtype.bitwidth)
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
             to, base, count, distance, length = arguments
@@ -166,7 +167,7 @@ def with_each_row(operation: str) -> Any:
 
     @intrinsic
     def change(typing: Any, rows: Any, row: Any, n_rows: Any, n: Any) -> Any:
-        lanes = MACHINE.vector_bytes * 8 // rows.dtype.bitwidth
+        lanes = lanes_of(rows.dtype.bitwidth)
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
             base, other, count, length = arguments
@@ -198,7 +199,7 @@ def dots_of_rows(
     of a row that overflowed. Four rows share the loads of b; a row's sum is made lane by lane and then over the lanes,
     in an order that depends on nothing else.
     """
-    lanes = MACHINE.vector_bytes * 8 // target.dtype.bitwidth
+    lanes = lanes_of(target.dtype.bitwidth)
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         to, apart, base, between, first_row, end_row, right, length, initial = arguments
@@ -218,7 +219,7 @@ def dots_of_rows(
                     values = builder.select(inside, values, zeros)
                     builder.store(multiply_add(builder, values, shared, builder.load(total)), total)
             for number, total in zip(numbers, totals, strict=True):
-                dot = builder.fadd(initial, sum_of_lanes(builder, builder.load(total)))
+                dot = builder.fadd(initial, reduce_lanes(builder, "fadd", builder.load(total)))
                 row_of_target = builder.insert_element(zeros, dot, I32(0))
                 store_vector(builder, row_of_target, to, builder.mul(number, apart))
         return context.get_dummy_value()
@@ -236,7 +237,7 @@ def weighted_sum_of_rows(
     Those that fill the last vector of `rows` are written, too.
     The sums of every fourth row are made apart, so that no multiply-add waits for the one before.
     """
-    lanes = MACHINE.vector_bytes * 8 // target.dtype.bitwidth
+    lanes = lanes_of(target.dtype.bitwidth)
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         to, apart, base, between, count, factors, factors_apart, length = arguments
@@ -294,7 +295,7 @@ def sum_of_squares(typing: Any, base: Any, n: Any) -> Any:
                 add_square(builder.add(builder.mul(loop.index, I64(count)), I64(k)), total)
         with cgutils.for_range(builder, builder.sub(n_lines, done)) as loop:
             add_square(builder.add(done, loop.index), sums[0])
-        return sum_of_lanes(builder, functools.reduce(builder.fadd, map(builder.load, sums)))
+        return reduce_lanes(builder, "fadd", functools.reduce(builder.fadd, map(builder.load, sums)))
 
     return types.float64(base, types.int64), codegen
 
@@ -307,7 +308,7 @@ def transpose_square(typing: Any, rows: Any, stride: Any, n_rows: Any, zeros: An
     place whose number has the bits of that one, turned by one; so log2 V rounds, which turn i into the place of j,
     transpose the square.
     """
-    lanes = MACHINE.vector_bytes * 8 // rows.dtype.bitwidth
+    lanes = lanes_of(rows.dtype.bitwidth)
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         base, between, count, none, to, apart = arguments
@@ -337,7 +338,7 @@ def transpose_square(typing: Any, rows: Any, stride: Any, n_rows: Any, zeros: An
 
 def each_vector(builder: ir.IRBuilder, element: ir.Type, base: Any, n: Any, work: Callable[..., Any]) -> None:
     """Emit a loop over the vectors that hold n elements: ``work(values, first, inside)``, `inside` where lane < n."""
-    lanes = MACHINE.vector_bytes // bytes_of(element)
+    lanes = lanes_of(8 * bytes_of(element))
     vector, integers = ir.VectorType(element, lanes), ir.VectorType(I64, lanes)
     numbers = ir.Constant(integers, list(range(lanes)))
     with cgutils.for_range_slice(builder, I64(0), n, I64(lanes), intp=I64) as (first, _):
@@ -347,15 +348,11 @@ def each_vector(builder: ir.IRBuilder, element: ir.Type, base: Any, n: Any, work
 
 
 def reduce_row(operation: str, neutral: float) -> Any:
-    """Make the intrinsic that reduces the first n elements of a row.
-
-    At the end, the lanes are combined in pairs, the results in pairs, and so on: always in the same order.
-    """
+    """Make the intrinsic that reduces the first n elements of a row, vector by vector and then over the lanes."""
 
     @intrinsic
     def reduction(typing: Any, row: Any, n: Any) -> Any:
-        bits = row.dtype.bitwidth
-        lanes = MACHINE.vector_bytes * 8 // bits
+        lanes = lanes_of(row.dtype.bitwidth)
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
             element = context.get_data_type(row.dtype)
@@ -368,11 +365,7 @@ def reduce_row(operation: str, neutral: float) -> Any:
                 builder.store(combine(builder, operation, builder.load(kept), values), kept)
 
             each_vector(builder, element, arguments[0], arguments[1], keep)
-            start = [element(neutral)] if operation == "fadd" else []
-            kinds = [each.type for each in start] + [vector]
-            name = f"llvm.vector.reduce.{operation}.v{lanes}f{bits}"
-            function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(element, kinds), name)
-            return builder.call(function, [*start, builder.load(kept)], fastmath=["reassoc"])
+            return reduce_lanes(builder, operation, builder.load(kept))
 
         return row.dtype(row, types.int64), codegen
 
@@ -389,7 +382,7 @@ def shift_row(typing: Any, row: Any, n: Any, offset: Any, target: Any) -> Any:
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         base, count, amount, goal = arguments
-        lanes = MACHINE.vector_bytes * 8 // row.dtype.bitwidth
+        lanes = lanes_of(row.dtype.bitwidth)
         vector = ir.VectorType(context.get_data_type(row.dtype), lanes)
 
         def shift(values: Any, first: Any, inside: Any) -> None:

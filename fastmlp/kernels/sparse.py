@@ -18,13 +18,13 @@ from __future__ import annotations
 import numpy as np
 
 from fastmlp.kernels.gathering import AHEAD
-from fastmlp.kernels.instructions import advance, pointer, prefetch, real
+from fastmlp.kernels.instructions import advance, lanes, pointer, prefetch, real
 from fastmlp.kernels.jit import inline, kernel
 from fastmlp.kernels.machine import SHAPES
 from fastmlp.kernels.products import panel_edge
 from fastmlp.kernels.readers import layer_at, part_at, samples_at, state_at
 from fastmlp.kernels.records import PART_BYTES
-from fastmlp.kernels.tiles import lanes, packed_row
+from fastmlp.kernels.tiles import packed_row
 
 PACKED = SHAPES["packed", "row"]
 

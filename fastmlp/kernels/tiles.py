@@ -153,16 +153,6 @@ def emit_tile(module: ir.Module, element: ir.Type, lanes: int, rows: int, vector
     return function
 
 
-@intrinsic
-def lanes(typing: Any, like: Any) -> Any:
-    """Lanes of a vector of the dtype of `like`; a constant when the kernel is compiled."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        return I64(lanes_of(like.bitwidth))
-
-    return types.int64(like), codegen
-
-
 def tile_family(kind: tuple[str, str]) -> Any:
     """Make the intrinsic that runs a tile of one kind, of as many vectors as its first argument says at run time."""
     shape = SHAPES[kind]

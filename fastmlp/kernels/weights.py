@@ -18,7 +18,7 @@ import numpy as np
 
 from fastmlp.kernels.constants import KEEP, L2
 from fastmlp.kernels.gathering import takes_lists
-from fastmlp.kernels.instructions import address_of, advance, call, pointer, prefetch, real
+from fastmlp.kernels.instructions import address_of, advance, call, lanes, pointer, prefetch, real
 from fastmlp.kernels.jit import ZERO, inline, kernel
 from fastmlp.kernels.lists import turn_masks
 from fastmlp.kernels.machine import SHAPES, lanes_of
@@ -27,7 +27,6 @@ from fastmlp.kernels.products import share_of_rows
 from fastmlp.kernels.readers import has_one_output, layer_at, owns_parts, part_at, state_at
 from fastmlp.kernels.records import LAYER_BYTES, PART_BYTES
 from fastmlp.kernels.rows import add_vectors, sum_of_rows, sum_of_squares, transpose_square, weighted_sum_of_rows
-from fastmlp.kernels.tiles import lanes
 
 assert 64 % WEIGHT_ROWS == 0
 assert WEIGHT_ROWS % SHAPES["dense", "columns"].rows == 0

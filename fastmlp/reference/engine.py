@@ -159,8 +159,30 @@ class Engine:
         classes: NDArray[np.intp] = self.raw_outputs(parameters, X).argmax(axis=1)
         return classes
 
+    def row_losses(self, outputs: Array, y: Array) -> NDArray[np.float64]:
+        """Compute the loss of each sample.
+
+        Parameters
+        ----------
+        outputs : ndarray (n_samples, n_out)
+            What `raw_outputs` gives.
+        y : ndarray
+            As in `gradients`.
+
+        Returns
+        -------
+        float64 ndarray (n_samples,)
+            Before the reduction.
+        """
+        return LOSSES[self.spec.loss](outputs, y, *self._loss_parameter)[0].astype(np.float64)
+
     def gradients(
-        self, parameters: Array, X: Inputs, y: Array, sample_weight: NDArray[np.float64] | None = None
+        self,
+        parameters: Array,
+        X: Inputs,
+        y: Array,
+        sample_weight: NDArray[np.float64] | None = None,
+        threads: int | None = None,
     ) -> tuple[float, Array]:
         """Loss and its derivative by every parameter, as a flat buffer in the layout of `parameters`.
 
@@ -173,6 +195,8 @@ class Engine:
             dtype.
         sample_weight : float64 ndarray (n_samples,), optional
             Of the samples' losses; >= 0, with a sum above 0.
+        threads : int, optional
+            As in `raw_outputs`. The result is the same, bit for bit, whatever the number.
 
         Returns
         -------
@@ -265,6 +289,10 @@ class Engine:
                     average[:] = parameters + decay * (average - parameters)
         return losses
 
+    @property
+    def _loss_parameter(self) -> tuple[float, ...]:
+        return () if self.spec.loss_parameter is None else (self.spec.loss_parameter,)
+
     def _scaled(self, X: Inputs) -> Array:
         X = X.to_dense() if isinstance(X, SparseRows) else X
         X = X.astype(self.spec.dtype, copy=False)
@@ -306,7 +334,7 @@ class Engine:
         """Write the gradient of one batch into `flat`; return the loss. Both are times `scale`."""
         spec = self.spec
         inputs, kept, Z = self._forward(parameters, X, dropout)
-        parameter: tuple[float, ...] = () if spec.loss_parameter is None else (spec.loss_parameter,)
+        parameter = self._loss_parameter
         if spec.is_classifier:
             parameter = (cap, smoothing) if spec.loss == "softmax_cross_entropy" else (cap,)
         if spec.loss_takes_logits:
