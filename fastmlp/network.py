@@ -494,7 +494,7 @@ class MLP:
         targets = self._check_targets(y, len(inputs), "validation y")
 
         def evaluate() -> tuple[float, float | None]:
-            with np.errstate(over="ignore", invalid="ignore"):  # What diverges is told by an error.
+            with np.errstate(over="ignore", invalid="ignore"):  # Divergence is reported as an error.
                 outputs = self._raw_outputs(inputs, threads)
                 accuracy = self._accuracy(outputs, targets) if self.spec.is_classifier else None
                 return self._loss(outputs, targets), accuracy

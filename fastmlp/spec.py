@@ -59,6 +59,8 @@ ENGINES = ("numba", "numpy")
 REDUCTIONS = ("mean", "sum")
 DTYPES = ("float32", "float64")
 INITIALISERS = ("he_normal", "he_uniform", "glorot_normal", "glorot_uniform")
+BACKWARD_TAKES_INPUT = ("gelu", "silu")
+"""The activations whose derivative is computed from the input Z, and not from the output A."""
 RELU_FAMILY = ("relu", "leaky_relu", "elu", "gelu", "silu", "softplus")
 
 

@@ -73,7 +73,7 @@ class StopRequest:
 
 
 def call_handler(handler: Any, number: int, frame: FrameType | None) -> None:
-    """Do what a handler does: a function is called, for to raise the signal again would wake an event loop again."""
+    """Do what a handler does: a function is called, because raising the signal again would wake an event loop again."""
     if callable(handler):
         handler(number, frame)
     else:

@@ -252,7 +252,7 @@ def enter_steps(
     # What the first epoch has so far is the first to be added: the last bits do not depend on where a call ended.
     epochs, sums, n_samples_of = np.zeros(1 + n_steps, dtype=np.int64), np.empty(1 + n_steps), np.empty(1 + n_steps)
     epochs[1:], sums[0], n_samples_of[0] = batches // n_batches, state.loss_sum, state.n_counted
-    with np.errstate(over="ignore"):  # What diverges is told by an error; a warning would come before it.
+    with np.errstate(over="ignore"):  # What diverges is reported as an error; a warning would come before it.
         sums[1:] = losses * sizes if mean_reduction else losses
     n_samples_of[1:] = sizes
     loss_sums, n_counted = np.bincount(epochs, weights=sums), np.bincount(epochs, weights=n_samples_of)

@@ -34,10 +34,10 @@ MAGIC = {"images": 0x00000803, "labels": 0x00000801}
 FILE_NAME = re.compile(r"(?:.*[-_.])?(train|t10k|test)[-_](images|labels)[-.]idx[13]-ubyte(?:\.gz)?", re.IGNORECASE)
 GZIP_MAGIC = b"\x1f\x8b"
 ZEROS = re.compile(rb"\0*")
-SHARE = (
-    1 << 12
-)  # bytes given to zlib at first, then twice as many each time: it copies what a short member leaves of them
-PIECE = 1 << 21  # bytes inflated at a time: few enough to stay in cache, enough to be away from the GIL for long
+# Bytes given to zlib at first, then twice as many each time: it copies what a short member leaves of them.
+SHARE = 1 << 12
+# Bytes inflated at a time: few enough to stay in cache, enough to be away from the GIL for long.
+PIECE = 1 << 21
 
 
 def load_mnist() -> Source:

@@ -121,6 +121,6 @@ class Objective:
         net = self.net
         net._parameters[:] = x
         loss, gradient = net._engine.gradients(net._parameters, self.X, self.Y, self.weights, self.threads)
-        with np.errstate(over="ignore", invalid="ignore"):  # What is not finite is told at the end.
+        with np.errstate(over="ignore", invalid="ignore"):  # What is not finite is reported at the end.
             decayed = self.decay * x
             return self.loss_factor * loss + 0.5 * float(decayed @ x), gradient + decayed

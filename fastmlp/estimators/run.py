@@ -66,7 +66,7 @@ class EncodedSamples:
 
 def as_targets(Y: Array, dtype: str) -> Array:
     """Give encoded targets as an engine takes them: classes, or rows of numbers of the network's dtype."""
-    with np.errstate(over="ignore"):  # A loss that is not finite tells of it.
+    with np.errstate(over="ignore"):  # The loss is not finite then.
         return np.ascontiguousarray(Y, dtype=np.int64 if Y.ndim == 1 else dtype)
 
 

@@ -170,8 +170,8 @@ def activation(name: str, value: Any, slope: Any) -> None:
     """Make the loops over an activation and its derivative: a kernel each, so that only those in use are compiled.
 
     In place always: LLVM guards vector code that reads here and writes there with a check that the two do not overlap,
-    and falls back to scalar code, 10 times as slow, if they are one. Whether the derivative is told by the output A or
-    by the input Z, `fastmlp.kernels.constants.TAKES_INPUT` says.
+    and falls back to scalar code, 10 times as slow, if they are one. Whether the output A determines the derivative
+    or the input Z, `fastmlp.spec.BACKWARD_TAKES_INPUT` says.
     """
 
     def activate(A_place, n, like):

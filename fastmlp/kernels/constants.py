@@ -9,8 +9,6 @@ from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
 from fastmlp.recipe import batch_totals
 from fastmlp.spec import NetworkSpec
 
-TAKES_INPUT = "gelu", "silu"
-"""The activations whose derivative is computed from the input Z, and not from the output A."""
 OUTPUT_ACTIVATIONS = "softmax", "sigmoid"
 """The activations that are a part of the loss in training, and kernels of their own in prediction. Not exp: that is
 NumPy's there, for ours ends where 2 ** n is no exponent any more."""

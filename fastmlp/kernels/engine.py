@@ -167,7 +167,7 @@ class Engine:
     ) -> None:
         """Write the outputs, or the classes, of X; raise `InvalidInputsError` if X is not finite.
 
-        Or if it is not of the network's inputs, each sample's side by side: the kernel looks at that in no time.
+        Also if X has the wrong width, or a row is not contiguous: the kernel checks both.
         """
         n_samples = len(X)
         if n_samples >= self._rows_for_two and threads != 1:

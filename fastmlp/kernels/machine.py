@@ -52,9 +52,8 @@ def detect_machine() -> Machine:
         return Machine(vector_bytes=32, registers=16, fused=True)
     if "+neon" in has or "aarch64" in llvm.get_default_triple() or "arm64" in llvm.get_default_triple():
         return Machine(vector_bytes=16, registers=32, fused=True)
-    return Machine(
-        vector_bytes=16, registers=16, fused=False
-    )  # SSE2 and everything else; LLVM makes these legal on any target
+    # SSE2 and everything else: LLVM makes these legal on any target.
+    return Machine(vector_bytes=16, registers=16, fused=False)
 
 
 MACHINE = detect_machine()

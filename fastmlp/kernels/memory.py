@@ -10,11 +10,11 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.kernels.constants import TAKES_INPUT, bits, loss_constants
+from fastmlp.kernels.constants import bits, loss_constants
 from fastmlp.kernels.records import Layer, Part, SampleAddresses, State
 from fastmlp.parameters import ParameterLayout, aligned_zeros, padded
 from fastmlp.sparse import SparseRows
-from fastmlp.spec import NetworkSpec
+from fastmlp.spec import BACKWARD_TAKES_INPUT, NetworkSpec
 
 Array = NDArray[Any]
 
@@ -38,8 +38,8 @@ LOSS_MEMORY = 4 * VALUES_AT_ONCE
 """The float64 of memory that a loss needs, of each thread and whatever the dtype."""
 
 HALVES_PAY = 4
-"""Where the weights are fewer than this part of the elements of X and dY, two threads exchange sums faster than rows
-(measured: 0.80 to 0.87 of the time; none was gained, or some was lost, where they are 0.4 or 0.5 of them)."""
+"""Where the weights are fewer than one in so many of the elements of X and dY, two threads exchange sums faster than
+rows (measured: 0.80 to 0.87 of the time; where they are 0.4 or 0.5 of them nothing was gained, or some was lost)."""
 
 PARTS = 2
 """Parts of the inputs, where there are many: so many threads can have one each to themselves. The sums of the first
@@ -116,7 +116,7 @@ class Plan:
         for layer, (n_in, n_out) in enumerate(zip(spec.layer_sizes, spec.layer_sizes[1:], strict=False)):
             stride = layout.row_strides[layer]
             name = self.activations[layer]
-            takes_input = name in TAKES_INPUT
+            takes_input = name in BACKWARD_TAKES_INPUT
             Z = place(BLOCK_ROWS * stride)
             layers.append(
                 Layer(

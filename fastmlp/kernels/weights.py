@@ -43,9 +43,9 @@ USE = 2
 def backward_to_weights(place, n_rows, half, first_block, last_block, constants, thread, threads, like):
     """``dW = Xᵀ dY`` and ``db = Σ dY`` of every layer over `n_rows` rows, and their use, for this thread's share.
 
-    With `half` 0 or 1: no more than the sums over this half of the rows, in the layers that are summed in halves, and
-    of all pieces if there are no more than two threads. With `half` = `USE`: the rest, for which alone the constants
-    and the numbers of the block are.
+    With `half` 0 or 1: only the sums over this half of the rows, in the layers that are summed in halves. One or two
+    threads then do all pieces of them. With `half` = `USE`: everything else; only this takes the constants and the
+    numbers of the block.
     """
     net = state_at(place)
     workspace = pointer(net.workspace, like)

@@ -17,6 +17,7 @@ from fastmlp.reference import losses
 from fastmlp.reference.affine import affine_forward
 from fastmlp.reference.updates import adam_step, rmsprop_step, sgd_step
 from fastmlp.sparse import Inputs, SparseRows
+from fastmlp.spec import BACKWARD_TAKES_INPUT
 
 Array = NDArray[Any]
 
@@ -37,7 +38,6 @@ ACTIVATIONS: dict[str, tuple[Activation, Backward]] = {
     "silu": (f.silu, f.silu_backward),
     "softplus": (f.softplus, f.softplus_backward),
 }
-BACKWARD_TAKES_INPUT = ("gelu", "silu")
 OUTPUT_ACTIVATIONS: dict[str, Activation] = {"softmax": losses.softmax, "sigmoid": f.sigmoid, "exp": np.exp}
 """The activations that are a part of the loss in training."""
 LOSSES: dict[str, Callable[..., tuple[Array, Array]]] = {
@@ -306,7 +306,7 @@ class Engine:
     def _forward(
         self, parameters: Array, X: Array, dropout: Sequence[Array] = ()
     ) -> tuple[list[Array], list[Array], Array]:
-        """Give every layer's input, what tells the slope of each hidden layer (its Z or A), and the last layer's Z."""
+        """Give every layer's input, what determines each hidden layer's slope (its Z or A), and the last layer's Z."""
         weights, biases = self.layout.weights(parameters), self.layout.biases(parameters)
         inputs, kept = [X], []
         for layer, W in enumerate(weights):
