@@ -32,6 +32,8 @@ Array = NDArray[Any]
 
 CALL_SECONDS = 0.1
 """Time that an engine call is to take: short enough for a smooth bar and a prompt Ctrl-C."""
+SLOW_STEP, SLOW_MULTIPLY_ADD = 1e-4, 1e-10
+"""Seconds that a step takes, and each multiply-add of it, before one has been measured: more than they will."""
 
 ORDERS_ELEMENTS = 1 << 18
 """Most elements of the orders of a span of several epochs (2 MiB)."""
@@ -109,7 +111,8 @@ def train(
     trained, average = (parameters, None) if state.unaveraged is None else (state.unaveraged, parameters)
     buffers = [trained] if average is None else [trained, average]
     best, last_loss = BestSoFar(buffers, state.epoch, n_batches), np.nan
-    most_steps, longest_span = 1, recipe.epochs
+    slow_step = SLOW_STEP + SLOW_MULTIPLY_ADD * parameters.size * recipe.batch_size
+    most_steps, longest_span = max(1, int(CALL_SECONDS / slow_step)), recipe.epochs
     while state.epoch < recipe.epochs and not stop:
         # The orders of a span, and the copies of the parameters that it needs to go back, take little memory.
         is_large = reader is not None or parameters.size > ORDERS_ELEMENTS

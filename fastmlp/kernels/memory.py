@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.kernels.constants import bits, loss_constants
-from fastmlp.kernels.records import Layer, Part, SampleAddresses, State
+from fastmlp.kernels.records import STATE, Layer, Part, SampleAddresses, State
 from fastmlp.parameters import ParameterLayout, aligned_zeros, padded
 from fastmlp.sparse import SparseRows
 from fastmlp.spec import BACKWARD_TAKES_INPUT, NetworkSpec
@@ -47,6 +47,8 @@ layer are made part by part whatever the number of threads, so that the weights 
 PART_INPUTS = 128
 """Inputs that are worth a part: with fewer, two threads are as fast when they share the rows."""
 
+FIELD_NUMBERS = STATE._asdict()
+
 
 class Scratch:
     """Memory of one call that means nothing after it, and the `State` that says where it is."""
@@ -64,12 +66,12 @@ class Scratch:
         """Make arrays of zeros, in the place of those of the same names, and write to the state where they are."""
         arrays = {name: aligned_zeros(size, dtype) for name, (size, dtype) in sizes.items()}
         self.arrays.update(arrays)
-        self.set(**{name: address(array) for name, array in arrays.items() if name in State._fields})
+        self.set(**{name: address(array) for name, array in arrays.items() if name in FIELD_NUMBERS})
 
     def set(self, **fields: int) -> None:
         """Write fields of the state."""
         for name, value in fields.items():
-            self.state[State._fields.index(name)] = value
+            self.state[FIELD_NUMBERS[name]] = value
 
 
 class Plan:
