@@ -74,7 +74,7 @@ def check_targets_and_weights(
         return targets, None
     mapped_weights = mapped_rows("sample_weight", sample_weight, n_samples, check_weight_values)
     if not any(rows.any() for _, rows in mapped_weights.blocks()):
-        raise ValueError(NO_WEIGHT)
+        raise ValueError(NO_WEIGHT.format("sample_weight"))
     return targets, mapped_weights
 
 
@@ -292,13 +292,10 @@ class ParameterViews(list[Array]):
 
 def check_sample_weight(sample_weight: ArrayLike, n_samples: int) -> NDArray[np.float64]:
     """Return the samples' weights as float64 ``(n_samples,)``, or raise ValueError."""
-    weights = check_weight_values(sample_weight, n_samples)
-    if not weights.any():
-        raise ValueError(NO_WEIGHT)
-    return weights
+    return divisible("sample_weight", check_weight_values(sample_weight, n_samples))
 
 
-NO_WEIGHT = "sample_weight must be > 0 for at least one sample, got zeros"
+NO_WEIGHT = "{} must be > 0 for at least one sample, got zeros"
 
 
 def check_weight_values(sample_weight: ArrayLike, n_samples: int) -> NDArray[np.float64]:
@@ -309,15 +306,24 @@ def check_weight_values(sample_weight: ArrayLike, n_samples: int) -> NDArray[np.
     weights = as_finite("sample_weight", "float64", weights)
     if weights.min() < 0.0:
         raise ValueError(f"sample_weight must be >= 0, got {weights.min():g}")
-    return without_tiny("sample_weight", weights)
+    return with_normal_sums("sample_weight", weights)
 
 
-def without_tiny(what: str, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give finite weights of which any sum can be divided by, or is 0; ValueError if that of all is infinite.
+def divisible(what: str, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give finite weights >= 0 by whose sum losses can be divided, or raise ValueError."""
+    weights = with_normal_sums(what, weights)
+    if not weights.any():
+        raise ValueError(NO_WEIGHT.format(what))
+    return weights
+
+
+def with_normal_sums(what: str, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give finite weights >= 0 so that the sum of any of them is 0 or can be divided by; ValueError if it may overflow.
 
     Those below the range of normal numbers become 0: ``1 / 1e-320`` overflows.
     """
     with np.errstate(over="ignore"):
         if not np.isfinite(weights.sum()):
             raise ValueError(f"{what} must have a finite sum, got {weights.max():g}")
-    return np.where(weights < np.finfo(np.float64).tiny, 0.0, weights)
+    is_tiny = weights < np.finfo(np.float64).tiny
+    return np.where(is_tiny, 0.0, weights) if weights[is_tiny].any() else weights

@@ -36,12 +36,7 @@ class Engine(Protocol):
     def row_losses(self, outputs: Array, y: Array) -> NDArray[np.float64]: ...  # noqa: D102
 
     def gradients(  # noqa: D102
-        self,
-        parameters: Array,
-        X: Inputs,
-        y: Array,
-        sample_weight: NDArray[np.float64] | None = None,
-        threads: int | None = None,
+        self, parameters: Array, X: Inputs, y: Array, sample_weight: NDArray[np.float64] | None = None
     ) -> tuple[float, Array]: ...
 
     def train_steps(  # noqa: D102

@@ -34,7 +34,7 @@ from fastmlp.cpus import available_cpus
 from fastmlp.divergence import DivergenceError
 from fastmlp.engines import make_engine
 from fastmlp.optimizers import SGD, Optimizer, Schedule
-from fastmlp.parameters import ParameterLayout, aligned_copy, initialise, stream
+from fastmlp.parameters import CACHE_LINE, ParameterLayout, aligned_copy, initialise, stream
 from fastmlp.recipe import (
     Callback,
     History,
@@ -157,10 +157,13 @@ class MLP:
         self._dtype_as_is = self._dtype_of_quick_calls()
         self._fits = 0
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take what a pickle or a copy holds: with parameters that begin on a cache line, as the kernels want them."""
-        self.__dict__.update(state)
-        self._parameters = aligned_copy(self._parameters)
+    def __setstate__(self, state: Any) -> None:
+        """Take what a pickle or a copy holds; the kernels want parameters that begin on a cache line."""
+        fields, slots = state if isinstance(state, tuple) else (state, None)  # A subclass may have slots.
+        for name, value in {**(fields or {}), **(slots or {})}.items():
+            setattr(self, name, value)
+        if self._parameters.ctypes.data % CACHE_LINE:
+            self._parameters = aligned_copy(self._parameters)
         self._dtype_as_is = self._dtype_of_quick_calls()
 
     def _dtype_of_quick_calls(self) -> Any:
@@ -658,8 +661,8 @@ class MLP:
         losses = self._engine.row_losses(outputs, y)
         if sample_weight is not None:
             losses *= sample_weight
-        is_mean, total = self.spec.reduction == "mean", len(y) if sample_weight is None else sample_weight.sum()
-        return float(losses.sum()) * (1.0 / total if is_mean else 1.0)
+        total = float(len(y) if sample_weight is None else sample_weight.sum())
+        return float(losses.sum()) * (1.0 / total if self.spec.reduction == "mean" else 1.0)
 
     def _accuracy(self, Z: Array, y: Array) -> float:
         true = y if y.ndim == 1 else y > 0.5  # Labels may be probabilities.

@@ -113,7 +113,7 @@ def run(options: Options) -> None:
 
     def on_stop() -> None:
         if not latest:  # compiling cannot be broken off, and may take a while
-            reporter.say("stopping after compilation and the first steps")
+            reporter.say("stopping after compilation and the first step")
 
     stop = StopRequest(on_stop)
 

@@ -32,8 +32,9 @@ Array = NDArray[Any]
 
 CALL_SECONDS = 0.1
 """Time that an engine call is to take: short enough for a smooth bar and a prompt Ctrl-C."""
-SLOW_STEP, SLOW_MULTIPLY_ADD = 1e-4, 1e-10
-"""Seconds that a step takes, and each multiply-add of it, before one has been measured: more than they will."""
+MOST_MORE = 64.0
+"""How many times as many steps as the call before it a call takes at most: the first one, of one step, tells the time
+of a step well enough for that."""
 
 ORDERS_ELEMENTS = 1 << 18
 """Most elements of the orders of a span of several epochs (2 MiB)."""
@@ -111,8 +112,7 @@ def train(
     trained, average = (parameters, None) if state.unaveraged is None else (state.unaveraged, parameters)
     buffers = [trained] if average is None else [trained, average]
     best, last_loss = BestSoFar(buffers, state.epoch, n_batches), np.nan
-    slow_step = SLOW_STEP + SLOW_MULTIPLY_ADD * parameters.size * recipe.batch_size
-    most_steps, longest_span = max(1, int(CALL_SECONDS / slow_step)), recipe.epochs
+    most_steps, longest_span = 1, recipe.epochs
     while state.epoch < recipe.epochs and not stop:
         # The orders of a span, and the copies of the parameters that it needs to go back, take little memory.
         is_large = reader is not None or parameters.size > ORDERS_ELEMENTS
@@ -147,7 +147,7 @@ def train(
             best.judge(float(losses[0]) * (1.0 if mean_reduction else n_samples / recipe.batch_size))
             if len(finite) < len(losses):
                 break
-            most_steps = max(1, int(n_steps * min(8.0, CALL_SECONDS / max(elapsed, 1e-9))))
+            most_steps = max(1, int(n_steps * min(MOST_MORE, CALL_SECONDS / max(elapsed, 1e-9))))
             enter_steps(state, recipe, n_samples, mean_reduction, losses, counts, factors, elapsed)
             if progress is not None:
                 stop = bool(progress(describe(state, recipe, n_samples, n_batches, mean_reduction)))

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-import pytest
-
-from fastmlp.datasets import load_dataset
 
 Array = np.ndarray
 Sizes = tuple[int, int, int]
@@ -52,15 +48,6 @@ SIZES: dict[str, Sizes] = {
 def kernels_of(engine: str) -> ModuleType:
     """Import the module of public kernels of an engine."""
     return importlib.import_module({"numba": "fastmlp.kernels", "numpy": "fastmlp.reference"}[engine])
-
-
-def load_fails(error: type[Exception], pattern: str, name: str | Path, **options: Any) -> str:
-    """Load a bad data set: exactly this kind of error, on one line, that says `pattern`; give the line."""
-    with pytest.raises(error, match=pattern) as caught:
-        load_dataset(name, **options)
-    assert type(caught.value) is error
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # --- Inputs -----------------------------------------------------------------------------------------------------------

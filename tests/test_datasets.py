@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from cases import load_fails
+from loading import load_fails
 
 from fastmlp.datasets import load_dataset
 

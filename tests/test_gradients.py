@@ -174,21 +174,6 @@ def test_gradients_leave_the_network_alone(engine: str) -> None:
         assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("kind", ["dense", "zeros"])
-def test_gradients_are_the_same_on_any_number_of_threads(kind: str) -> None:
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(700, 300)) * (1.0 if kind == "dense" else rng.random((700, 300)) < 0.1)
-    net = MLP([300, 40, 10], dtype="float64")
-    y, weights = rng.integers(10, size=700), rng.random(700)
-    expected = MLP([300, 40, 10], dtype="float64", engine="numpy")._engine.gradients(net._parameters, X, y, weights)
-    one = net._engine.gradients(net._parameters, X, y, weights, threads=1)
-    assert one[0] == pytest.approx(expected[0], rel=1e-12)
-    assert_allclose(one[1], expected[1], rtol=1e-9, atol=1e-14)
-    for threads in (2, 3, None):
-        assert one[0] == net._engine.gradients(net._parameters, X, y, weights, threads)[0]
-        assert_array_equal(one[1], net._engine.gradients(net._parameters, X, y, weights, threads)[1])
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
 def test_every_width_is_taken_whole(dtype: str) -> None:
     """Inputs, hidden units and outputs that do not fill a vector, a cache line or a word of a mask."""

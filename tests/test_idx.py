@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import load_fails
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loading import load_fails
 
 from fastmlp.datasets import idx, load_dataset
 

@@ -331,6 +331,18 @@ def test_copies_are_as_quick(monkeypatch: pytest.MonkeyPatch, copied: Callable[[
     assert twin.predict(x) == net.predict(x)
 
 
+class Slotted(MLP):
+    __slots__ = ("label",)
+
+
+def test_a_copy_of_a_subclass_with_slots_is_whole() -> None:
+    net = Slotted([3, 5, 2])
+    net.label = "a"
+    for twin in (copy.copy(net), copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert twin.label == "a"
+        assert_array_equal(twin.forward(np.ones((1, 3))), net.forward(np.ones((1, 3))))
+
+
 def test_one_network_may_answer_several_threads_at_once(engine: str) -> None:
     rng = np.random.default_rng(0)
     net = MLP([30, 40, 5], seed=2, engine=engine)

@@ -17,7 +17,7 @@ import pytest
 from command_line import COMMAND, SMALL, call, history_of, one_error, start, stop_after, summary_of, write_idx
 
 import fastmlp
-from fastmlp import reference, report, resuming, train, training
+from fastmlp import reference, report, resuming, train
 from fastmlp.checkpoint import SavedNetwork
 from fastmlp.stopping import StopRequest
 
@@ -74,7 +74,6 @@ def test_a_new_run_sets_the_earlier_one_aside_with_its_first_checkpoint(
     saved = (out / resuming.CHECKPOINT).read_bytes()
     found = []
     monkeypatch.setattr(resuming, "WRITING_SHARE", 1.0)
-    monkeypatch.setattr(training, "CALL_SECONDS", 0.0)
     monkeypatch.setattr(
         report.Reporter, "progress",
         lambda self, now: found.append((now.epoch, {path.name for path in out.iterdir() if path.is_file()})),
@@ -282,7 +281,6 @@ def test_a_stop_while_compiling_is_answered_at_once(
     quiet: bool, digits: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answers = []
-    monkeypatch.setattr(training, "CALL_SECONDS", 0.0)
 
     def interrupted(*_: object) -> None:
         capsys.readouterr()
@@ -292,7 +290,7 @@ def test_a_stop_while_compiling_is_answered_at_once(
     monkeypatch.setattr(reference.Engine, "compile", interrupted)
     arguments = ("--dataset", digits, "--hidden", 8, "--batch-size", 1, "--engine", "numpy")
     assert call(*arguments, *["--quiet"][: int(quiet)]) == 0
-    assert answers == ["" if quiet else "stopping after compilation and the first steps\n"]
+    assert answers == ["" if quiet else "stopping after compilation and the first step\n"]
     printed = capsys.readouterr().out
     assert printed == "" if quiet else printed.endswith("stopped by Ctrl-C after 0.005 of 10 epochs\n")
 

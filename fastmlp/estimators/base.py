@@ -19,7 +19,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastmlp import reference
-from fastmlp.checks import check_callbacks, with_private_indices, without_tiny
+from fastmlp.checks import check_callbacks, divisible, with_private_indices
 from fastmlp.estimators.lbfgs import fit_lbfgs
 from fastmlp.estimators.run import NOT_FINITE_WEIGHTS, EncodedSamples, Run, SolverState, make_optimizer
 from fastmlp.network import MLP
@@ -69,7 +69,7 @@ def checked_weights(what: str, sample_weight: Any, X: Any) -> Array:
     weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
     if (weights < 0).any():
         raise ValueError(f"{what} must be >= 0, got {weights.min():g}")
-    return np.ascontiguousarray(without_tiny(what, weights))
+    return np.ascontiguousarray(divisible(what, weights))
 
 
 class Built(NamedTuple):
@@ -168,7 +168,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         sample_weight : array-like (n_samples,), optional
             Weights >= 0.
         X_val, y_val : array-like, optional
-            EncodedSamples to validate on after every epoch, instead of a part of X.
+            Samples to validate on after every epoch, instead of a part of X.
         sample_weight_val : array-like (n_samples_val,), optional
             Their weights in score and loss.
 
@@ -223,9 +223,6 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         X, y = self._validated(X, y, is_first)
         Y = self._encode(y, learn=not incremental and not self.warm_start)
         weights = self._sample_weights(sample_weight, X, y, incremental)
-        has_weight = weights is None or weights.any()
-        if not (has_weight or incremental):
-            raise ValueError("sample_weight times class_weight must be > 0 for at least one sample, got zeros")
         random_state = check_random_state(self.random_state)
         if is_first:
             self._initialise((X.shape[1], *hidden, self._count_outputs(Y)), X.dtype.name, random_state)
@@ -238,12 +235,10 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         except Exception:  # It stays what it was.
             self._fitted_loss = fitted_loss
             raise
-        if not has_weight:  # A batch of classes that do not count: there is nothing to learn from it.
-            return self
         if self._fitted_loss != fitted_loss and self.solver != "lbfgs":
             self._begin_curves()  # What was reached by another loss is no measure for this one.
         if self.solver == "lbfgs":
-            fit_lbfgs(self, net, samples, self._threads())
+            fit_lbfgs(self, net, samples)
         else:
             self._fit_stochastic(net, samples, held_out, random_state, incremental)
         if not np.isfinite(net._parameters).all():

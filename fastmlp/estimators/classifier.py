@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 
-from fastmlp.checks import without_tiny
+from fastmlp.checks import divisible
 from fastmlp.estimators.base import BaseMLP, require_stochastic
 
 Array = NDArray[Any]
@@ -87,11 +87,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
     dtype : {"float32", "float64"}, optional
         Of the network; by default that of X where it is one of these, else float64.
     threads : int, optional
-        At most so many; by default what is fastest, and 1 in a worker of joblib.
+        At most so many; by default what is fastest, and 1 in a worker of joblib. ``lbfgs`` takes 1.
     progress : bool, default False
         Show a bar.
     max_time : float, optional
-        Seconds after which the training stops.
+        Seconds after which the training stops; compiling, at the first start, does not count.
     callbacks : sequence of callable, optional
         Each is called after every epoch with the `fastmlp.History` so far, whose ``validation_accuracy`` is the score;
         a true answer stops the training.
@@ -368,7 +368,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             raise ValueError(f"class_weight must be >= 0, got {of_classes.min():g}")
         with np.errstate(over="ignore"):
             weights = of_classes if weights is None else weights * of_classes
-        return without_tiny("the product of sample_weight and class_weight", weights)
+        what = "class_weight" if sample_weight is None else "the product of sample_weight and class_weight"
+        return divisible(what, weights)
 
     def _score_outputs(self, Z: Array, Y: Array, weights: Array | None) -> float:
         """Accuracy of the logits."""

@@ -20,7 +20,7 @@ from fastmlp.sparse import SparseRows
 Array = NDArray[Any]
 
 
-def fit_lbfgs(estimator: Any, net: MLP, samples: EncodedSamples, threads: int | None) -> None:
+def fit_lbfgs(estimator: Any, net: MLP, samples: EncodedSamples) -> None:
     """Minimise the loss over all samples at once, in float64 whatever the network's dtype: a line search needs it.
 
     Parameters
@@ -31,11 +31,9 @@ def fit_lbfgs(estimator: Any, net: MLP, samples: EncodedSamples, threads: int | 
         Where to begin; left with the weights that are found.
     samples : EncodedSamples
         To train on.
-    threads : int, optional
-        For the engine.
     """
     e = estimator
-    objective = Objective(net, samples, e.alpha, threads)
+    objective = Objective(net, samples, e.alpha)
     callbacks = check_callbacks(e.callbacks or ())
     bar = progress_bar(e.max_iter, "iterations") if e.progress else None
     history, started = History(), time.perf_counter()
@@ -84,7 +82,7 @@ def fit_lbfgs(estimator: Any, net: MLP, samples: EncodedSamples, threads: int | 
 class Objective:
     """Loss and gradient of a network as a function of its flat buffer, in float64."""
 
-    def __init__(self, net: MLP, samples: EncodedSamples, alpha: float, threads: int | None) -> None:
+    def __init__(self, net: MLP, samples: EncodedSamples, alpha: float) -> None:
         self.net = net if net.spec.dtype == "float64" else MLP._from_spec(replace(net.spec, dtype="float64"), "numba")
         self.origin = net
         self.X = samples.X
@@ -92,7 +90,7 @@ class Objective:
             self.X = replace(self.X, values=self.X.values.astype(np.float64, copy=False))
         elif self.X.dtype != np.float64:
             self.X = self.X.astype(np.float64)
-        self.weights, self.threads = samples.weights, threads
+        self.weights = samples.weights
         self.net._engine.compile(self.X)
         # scikit-learn's value of the squared error is the mean over the outputs, its gradient that of the sum.
         self.loss_factor = loss_factor(net)
@@ -120,7 +118,7 @@ class Objective:
         """Give the loss and its gradient at `x`."""
         net = self.net
         net._parameters[:] = x
-        loss, gradient = net._engine.gradients(net._parameters, self.X, self.Y, self.weights, self.threads)
+        loss, gradient = net._engine.gradients(net._parameters, self.X, self.Y, self.weights)
         with np.errstate(over="ignore", invalid="ignore"):  # What is not finite is reported at the end.
             decayed = self.decay * x
             return self.loss_factor * loss + 0.5 * float(decayed @ x), gradient + decayed

@@ -220,28 +220,18 @@ class Engine:
         return losses_of_rows(self.layout.spec.loss, outputs, y, 1.0, self.layout.spec.loss_parameter)[0]
 
     def gradients(
-        self,
-        parameters: Array,
-        X: Inputs,
-        y: Array,
-        sample_weight: NDArray[np.float64] | None = None,
-        threads: int | None = None,
+        self, parameters: Array, X: Inputs, y: Array, sample_weight: NDArray[np.float64] | None = None
     ) -> tuple[float, Array]:
         """Loss and its derivative by every parameter."""
         gradient, orders, constants = self.layout.allocate(), np.arange(len(X)), np.zeros((1, c.N_CONSTANTS))
         scales = batch_scales(self.layout.spec, sample_weight, orders[None], len(X), 0, 1)
         constants[:, c.SCALE] = constants[:, c.LOSS_SCALE] = scales[0]
-        limit = available_cpus()
-        key = kind_of(X), self.choose_threads(len(X), limit if threads is None else min(threads, limit))
+        key = kind_of(X), 1
         scratch = self._take(key)
         self._set_up_training(
             scratch, parameters, X, y, orders, sample_weight, None, gradient=address(gradient), halves=0
         )
-        memory = parameters, X, y, orders, sample_weight, gradient
-        try:
-            losses = self._run(key, scratch, constants, len(X), 0, memory)
-        except NoThreadError:
-            return self.gradients(parameters, X, y, sample_weight, 1)
+        losses = self._run(key, scratch, constants, len(X), 0, (parameters, X, y, orders, sample_weight, gradient))
         if not np.isfinite(losses[0]):
             gradient[:] = np.nan  # The loop stops before it: zeros would look like a minimum.
         return float(losses[0]), gradient

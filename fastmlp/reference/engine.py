@@ -177,12 +177,7 @@ class Engine:
         return LOSSES[self.spec.loss](outputs, y, *self._loss_parameter)[0].astype(np.float64)
 
     def gradients(
-        self,
-        parameters: Array,
-        X: Inputs,
-        y: Array,
-        sample_weight: NDArray[np.float64] | None = None,
-        threads: int | None = None,
+        self, parameters: Array, X: Inputs, y: Array, sample_weight: NDArray[np.float64] | None = None
     ) -> tuple[float, Array]:
         """Loss and its derivative by every parameter, as a flat buffer in the layout of `parameters`.
 
@@ -195,8 +190,6 @@ class Engine:
             dtype.
         sample_weight : float64 ndarray (n_samples,), optional
             Of the samples' losses; >= 0, with a sum above 0.
-        threads : int, optional
-            As in `raw_outputs`. The result is the same, bit for bit, whatever the number.
 
         Returns
         -------
