@@ -1,0 +1,279 @@
+"""What must not happen to the users of an estimator, whatever they give it, change in it, or do beside it."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+
+import joblib
+from irises import X_iris, X_train, X_val, assert_same_weights, make, y_iris, y_train, y_val
+from scipy.sparse import csr_array
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import r2_score
+
+from fastmlp import MLPClassifier, MLPRegressor
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def test_other_targets_than_those_of_the_fit_are_refused() -> None:
+    clf = make(max_iter=2).fit(X_iris, y_iris)
+    one_hot = np.eye(3, dtype=int)[y_iris]
+    with pytest.raises(ValueError, match=r"y must be labels \(n_samples,\) as in the first fit, got shape \(150, 3\)"):
+        clf.partial_fit(X_iris, one_hot)
+    with pytest.raises(ValueError, match="y_val must be labels"):
+        make(max_iter=2).fit(X_iris, y_iris, X_val=X_iris, y_val=one_hot, sample_weight_val=np.ones(150))
+    clf.classes_ = np.array([2, 1, 0])  # Which changes nothing: labels are encoded as in the fit.
+    expected = make(max_iter=2).fit(X_iris, y_iris).partial_fit(X_iris, y_iris)
+    assert_same_weights(clf.partial_fit(X_iris, y_iris), expected)
+    assert clf.predict(X_iris).tolist() == expected.predict(X_iris).tolist()
+
+
+@pytest.mark.parametrize("kind", [np.asarray, csr_array])
+def test_coefs_must_fit_the_features(kind: Any) -> None:
+    clf = make(max_iter=2).fit(kind(X_iris), y_iris)
+    clf.coefs_[0] = np.zeros((3, 8))
+    for call in (lambda: clf.predict_proba(kind(X_iris)), lambda: clf.partial_fit(kind(X_iris), y_iris)):
+        with pytest.raises(ValueError, match=r"coefs_\[0\] must have 4 rows, one a feature, got 3"):
+            call()
+    clf.coefs_[0] = None
+    with pytest.raises(ValueError, match="coefs_ must be matrices and intercepts_ vectors, got shapes"):
+        clf.predict(X_iris)
+
+
+def test_a_subclass_may_have_parameters_of_its_own() -> None:
+    class Narrow(MLPClassifier):
+        def __init__(self, n_units: int = 7, random_state: Any = None) -> None:
+            self.n_units = n_units
+            super().__init__(hidden_layer_sizes=(n_units,), max_iter=3, random_state=random_state)
+
+    clf = clone(Narrow(5, random_state=0)).fit(X_iris, y_iris)
+    assert clf.coefs_[0].shape == (4, 5)
+    assert clf.get_params() == {"n_units": 5, "random_state": 0}
+
+
+def test_first_predictions_of_many_threads() -> None:
+    data = pickle.dumps(make(max_iter=2).fit(X_iris, y_iris))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(100):
+                clf = pickle.loads(data)
+                assert len({P.tobytes() for P in pool.map(clf.predict_proba, [X_iris] * 8)}) == 1
+                clf.intercepts_[-1][:] = [0, 50, 0]
+                assert set(clf.predict(X_iris)) == {1}
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_a_loss_that_is_changed_afterwards() -> None:
+    y = X_iris[:, 0]
+    reg = make(MLPRegressor, loss="squared_error").fit(X_iris, y)
+    expected = reg.predict(X_iris)
+    reg.set_params(loss="poisson", loss_parameter=3.0)
+    for each in (reg, pickle.loads(pickle.dumps(reg))):
+        np.testing.assert_array_equal(each.predict(X_iris), expected)
+        with pytest.raises(ValueError, match="loss must keep the output activation 'identity'"):
+            each.set_params(loss_parameter=None).partial_fit(X_iris, np.abs(y))
+    # Where training goes on, it does so with the new one, pickled or not.
+    reg = make(MLPRegressor, loss="quantile", loss_parameter=0.1, warm_start=True, max_iter=200).fit(X_iris, y)
+    reg.set_params(loss_parameter=0.9)
+    copied = pickle.loads(pickle.dumps(reg)).fit(X_iris, y)
+    assert_same_weights(reg.fit(X_iris, y), copied)
+    assert (y < reg.predict(X_iris)).mean() > 0.7
+
+
+def test_an_activation_list_that_is_changed_in_place() -> None:
+    clf = make(max_iter=2, activation=["relu"], init="he").fit(X_iris, y_iris)
+    clf.activation[0] = "tanh"
+    np.testing.assert_array_equal(clf.predict_proba(X_iris), pickle.loads(pickle.dumps(clf)).predict_proba(X_iris))
+
+
+def test_weights_without_a_finite_sum() -> None:
+    for weight in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="class_weight must be finite"):
+            make(class_weight={0: weight}).fit(X_iris, y_iris)
+    with pytest.raises(ValueError, match=r"must have a finite sum, got 1e\+308"):
+        make(class_weight={0: 1e308}).fit(X_iris, y_iris)
+    with pytest.raises(ValueError, match=r"sample_weight must have a finite sum, got 1e\+308"):
+        make().fit(X_iris, y_iris, np.full(150, 1e308))
+
+
+@pytest.mark.parametrize("metric", ["score", "loss"])
+def test_a_warm_start_is_judged_by_its_own_validation_data(metric: str) -> None:
+    clf = make(early_stopping=True, early_stopping_metric=metric, warm_start=True, max_iter=30)
+    clf.fit(X_train, y_train, X_val=X_val, y_val=y_val)
+    before = [W.copy() for W in clf.coefs_]
+    wrong = (y_val + 1) % 3  # Whatever it learns of these, it was better before.
+    clf.fit(X_train, y_train, X_val=X_val, y_val=wrong)
+    assert clf.best_validation_score_ == pytest.approx(clf.score(X_val, wrong))
+    assert any((old != W).any() for W, old in zip(clf.coefs_, before, strict=True))
+
+
+def test_equal_models_are_equal_bytes() -> None:
+    clf = make(max_iter=2).fit(X_iris, y_iris)
+    again = pickle.loads(pickle.dumps(clf))
+    assert joblib.hash(again) == joblib.hash(clf)
+    again.predict(X_iris)
+    assert joblib.hash(again) == joblib.hash(clf)
+
+
+def test_an_average_goes_on_from_what_was_written_into_coefs() -> None:
+    clf = make(average=0.9, max_iter=3, learning_rate_init=1e-12).fit(X_iris, y_iris)
+    clf.partial_fit(X_iris, y_iris)
+    clf.coefs_[0][:] = 0
+    clf.partial_fit(X_iris, y_iris)
+    assert abs(clf.coefs_[0]).max() < 1e-9
+
+
+def test_lbfgs_says_that_the_loss_is_not_finite() -> None:
+    with pytest.warns(ConvergenceWarning, match="the loss is nan"):
+        make(solver="lbfgs").fit(X_iris * 1e200, y_iris)
+
+
+def test_scores_of_float32_are_of_the_targets_as_they_are() -> None:
+    X, y = X_iris.astype(np.float32), X_iris[:, 0] + 1e6  # In float32, a sixteenth is the smallest difference.
+    reg = make(MLPRegressor, early_stopping=True, max_iter=1).fit(X, y, X_val=X, y_val=y)
+    assert reg.validation_scores_[0] == r2_score(y, reg.predict(X).astype(np.float64))
+
+
+def test_targets_and_samples_that_are_no_numbers() -> None:
+    with pytest.raises(TypeError, match="y must be numeric, got dtype <U"):
+        make(MLPRegressor).fit(X_iris, X_iris[:, 0].astype(str))
+    with pytest.raises(ValueError, match="y must be dense"):
+        make(MLPRegressor).fit(X_iris, csr_array(X_iris))
+    clf = make(max_iter=2).fit(X_iris, y_iris)
+    with pytest.raises(ValueError, match="strings"):
+        clf.predict(X_iris.astype(str))
+    with pytest.raises(ValueError, match="X must be numeric, got dtype datetime64"):
+        clf.predict(np.zeros((2, 4), "datetime64[s]"))
+
+
+def test_scikit_learns_switch_of_parameter_checks() -> None:
+    with config_context(skip_parameter_validation=True):
+        make(max_iter=2, alpha=np.float16(0.1), verbose=0).fit(X_iris, y_iris)
+        make(max_iter=2, max_fun=-1).fit(X_iris, y_iris)
+
+
+def test_the_state_is_not_pickled_where_nothing_goes_on() -> None:
+    clf = make(early_stopping=True, n_iter_no_change=1, learning_rate_init=1e-9)
+    while not getattr(clf, "stopped_", False):
+        clf.partial_fit(X_train, y_train, classes=[0, 1, 2], X_val=X_val, y_val=y_val)
+    again = pickle.loads(pickle.dumps(clf))
+    assert "_optimizer" not in vars(again)
+    assert_same_weights(again.partial_fit(X_train, y_train, X_val=X_val, y_val=y_val), clf)
+
+
+def test_a_refused_fit_leaves_the_estimator_as_it_was() -> None:
+    y = X_iris[:, 0]
+    reg = make(MLPRegressor, loss="quantile").fit(X_iris, y)
+    expected = reg.predict(X_iris)
+    with pytest.raises(ValueError, match="loss_parameter"):
+        reg.set_params(loss_parameter=2.0).fit(X_iris, y)
+    np.testing.assert_array_equal(reg.set_params(loss_parameter=None).predict(X_iris), expected)
+    reg = make(MLPRegressor, warm_start=True).fit(X_iris, y)
+    curve = list(reg.loss_curve_)
+    with pytest.raises(ValueError, match="y must have 1 outputs as before, got 2"):
+        reg.set_params(loss="huber").fit(X_iris, X_iris[:, :2])
+    assert reg.loss_curve_ == curve
+
+
+def test_an_estimator_put_together_by_hand_predicts() -> None:
+    fitted, by_hand = make(MLPRegressor).fit(X_iris, X_iris[:, 0]), make(MLPRegressor)
+    for name in ("coefs_", "intercepts_", "n_features_in_", "out_activation_"):
+        setattr(by_hand, name, getattr(fitted, name))
+    np.testing.assert_array_equal(by_hand.predict(X_iris), fitted.predict(X_iris))
+
+
+def test_alpha_counts_once_whatever_solver_goes_on() -> None:
+    def squares(*steps: dict[str, Any]) -> float:
+        clf = make(alpha=0)
+        for step in steps:
+            clf.set_params(**step)
+            for _ in range(30):
+                clf.partial_fit(X_iris, y_iris, classes=[0, 1, 2])
+        return float(sum((W**2).sum() for W in clf.coefs_))
+
+    adam, adamw, strong = {"solver": "adam"}, {"solver": "adamw"}, {"alpha": 10.0}
+    assert squares(adam | strong, adamw) == squares(adam | strong, adam)
+    assert squares(adamw | strong, adam) == squares(adamw | strong, adamw)
+    assert squares(adamw, strong) < 0.5 * squares(adamw, {})
+
+
+def test_validation_data_that_are_no_longer_given_do_not_judge() -> None:
+    clf = make(early_stopping=True, warm_start=True, max_iter=30).fit(X_train, y_train, X_val=X_val, y_val=y_val)
+    clf.best_validation_score_ = 2.0  # As if these had been easy: no score of a split of its own is as good.
+    clf.fit(X_iris, y_iris)
+    assert clf.best_validation_score_ == max(clf.validation_scores_[-clf.n_iter_ :])
+
+
+def test_lists_and_indices_that_others_hold() -> None:
+    clf = make(max_iter=2).fit(X_iris, y_iris)
+    held = clf.coefs_
+    again = pickle.loads(pickle.dumps(clf))
+    held_again = again.coefs_
+    for each, coefs in ((clf, held), (again, held_again)):
+        coefs[0] = np.zeros((4, 8))
+        each.predict(X_iris)
+        coefs[0][:] = 1.0  # A view of the network by now.
+        assert each.coefs_ is coefs
+        np.testing.assert_array_equal(
+            each.predict_proba(X_iris), pickle.loads(pickle.dumps(each)).predict_proba(X_iris)
+        )
+    sparse = csr_array(X_iris.astype(np.float32))
+    assert sparse.indices.dtype == np.int32
+    expected = make(max_iter=3).fit(sparse.copy(), y_iris)
+    overwritten = make(max_iter=3, callbacks=[lambda history: sparse.indices.fill(1 << 28)]).fit(sparse, y_iris)
+    assert_same_weights(overwritten, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("y", [y_iris, y_iris > 0, np.eye(3)[y_iris]], ids=["classes", "two classes", "labels"])
+def test_logarithms_of_small_probabilities_are_finite(y: Any, dtype: str) -> None:
+    """scikit-learn's are -inf: the probabilities are zero in their dtype."""
+    clf = make(dtype=dtype).fit(X_iris, y)
+    clf.coefs_[-1] *= 1e3
+    log_P = clf.predict_log_proba(X_iris.astype(dtype))
+    assert log_P.dtype == dtype
+    assert np.isfinite(log_P).all()
+    assert log_P.min() < -800.0
+    P = clf.predict_proba(X_iris.astype(dtype))
+    np.testing.assert_allclose(np.exp(log_P), P, rtol=1e-4, atol=1e-6)
+
+
+def test_the_loss_of_a_first_epoch_that_is_stopped_is_of_the_samples_that_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    X, y = np.ones((1000, 4)), np.arange(1000) % 2
+    clf = make(solver="sgd", learning_rate_init=1e-12, batch_size=1, shuffle=False, alpha=0, max_time=3.0)
+    ticks = itertools.count()
+    monkeypatch.setattr("fastmlp.estimators.run.time.perf_counter", lambda: float(next(ticks)) / 10)
+    with pytest.warns(ConvergenceWarning, match="max_time"):
+        clf.fit(X, y, sample_weight=1.0 - y)
+    assert clf.n_iter_ == 0
+    assert clf.loss_ == pytest.approx(-clf.predict_log_proba(X[:1])[0, 0], rel=1e-6)
+
+
+def test_weights_of_zero_in_a_split_of_its_own() -> None:
+    with pytest.raises(
+        ValueError, match="sample_weight must be > 0 for a sample of the training and the validation set"
+    ):
+        make(early_stopping=True).fit(X_iris, y_iris, sample_weight=np.eye(1, 150)[0])
+
+
+def test_labels_are_those_of_the_fit() -> None:
+    clf = make().fit(X_iris, y_iris > 0)
+    expected = clf.predict(X_iris)
+    clf.classes_ = np.array(["no", "yes"])
+    np.testing.assert_array_equal(clf.predict(X_iris), expected)
