@@ -444,7 +444,8 @@ class MLP:
             If a checkpoint cannot be written; the one before is whole.
         DivergenceError
             If the loss is not finite any more; the network keeps the best weights so far, those after the epoch that
-            the message names: by the validation loss or, without `validation_data`, the training loss.
+            the message names: by the validation loss or, without `validation_data`, the training loss of the epoch or
+            of the step after it, whichever is worse.
         """
         inputs = with_private_indices(self._check_inputs(X))
         targets, weights = check_targets_and_weights(self.spec, inputs, y, sample_weight)

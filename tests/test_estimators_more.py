@@ -68,6 +68,12 @@ def test_weights_that_nothing_can_be_divided_by(kind: Any) -> None:
             make(kind).fit(X_iris, y_iris, **given)
 
 
+def test_class_weight_of_a_class_that_a_fold_lacks() -> None:
+    X, y = X_iris[y_iris < 2], y_iris[y_iris < 2]
+    folds = (make(class_weight=weights).fit(X, y) for weights in ({0: 1.0, 1: 3.0, 2: 5.0}, {0: 1.0, 1: 3.0}))
+    assert_same_weights(*folds)
+
+
 def test_class_weight_and_partial_fit() -> None:
     factors = {0: 2.0, 1: 1.0, 2: 0.5}
     weights = np.array(list(factors.values()))[y_iris]

@@ -142,6 +142,12 @@ def test_lbfgs_says_that_the_loss_is_not_finite() -> None:
         make(solver="lbfgs").fit(X_iris * 1e200, y_iris)
 
 
+@pytest.mark.parametrize("bad", [X_val * np.nan, X_val[:, :2], X_val[:3]], ids=["NaN", "features", "samples"])
+def test_errors_of_validation_data_say_so(bad: Any) -> None:
+    with pytest.raises(ValueError, match=r"^X_val and y_val: "):
+        make(early_stopping=True).fit(X_train, y_train, X_val=bad, y_val=y_val)
+
+
 def test_scores_of_float32_are_of_the_targets_as_they_are() -> None:
     X, y = X_iris.astype(np.float32), X_iris[:, 0] + 1e6  # In float32, a sixteenth is the smallest difference.
     reg = make(MLPRegressor, early_stopping=True, max_iter=1).fit(X, y, X_val=X, y_val=y)

@@ -396,7 +396,10 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             if sample_weight is not None:
                 raise ValueError("sample_weight_val must come with X_val and y_val")
             return None
-        X, y = self._validated(X, y, is_first=False)
+        try:
+            X, y = self._validated(X, y, is_first=False)
+        except ValueError as error:  # scikit-learn names them as if they were those of `fit`.
+            raise ValueError(f"X_val and y_val: {error}") from None
         weights = None if sample_weight is None else checked_weights("sample_weight_val", sample_weight, X)
         return self._samples(net, X, self._encode(y, learn=False, what="y_val"), weights, "y_val")
 

@@ -96,7 +96,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         Each is called after every epoch with the `fastmlp.History` so far, whose ``validation_accuracy`` is the score;
         a true answer stops the training.
     class_weight : dict, list of dict or "balanced", optional
-        Factor of the sample weights by class, 1 for a class that is not named; a dict a label for several labels.
+        Factor of the sample weights by class, 1 for a class that is not named; a dict a label for several labels. It
+        may name classes that y lacks, as a fold may, if it names all that y has.
         Samples that `fit` holds out have it in their score and loss, too; those of `X_val` have `sample_weight_val`.
     label_smoothing : float, default 0.0
         Part of the targets that is spread over all classes.
@@ -356,7 +357,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         of_classes: Array
         if isinstance(self.class_weight, dict) and y.ndim == 1:  # A batch of partial_fit may lack some classes.
             classes = self._label_binarizer.classes_.tolist()
-            if unknown := [label for label in self.class_weight if label not in classes]:
+            unknown = [label for label in self.class_weight if label not in classes]
+            if unknown and not set(classes) <= set(self.class_weight):  # Else y may be a fold without a rare class.
                 raise ValueError(f"class_weight must be of labels in y, got {unknown[0]!r}")
             factors = np.array([float(self.class_weight.get(label, 1.0)) for label in classes])
             of_classes = factors[np.searchsorted(self._label_binarizer.classes_, y)]
