@@ -51,6 +51,11 @@ class History:
     seconds: list[float] = field(default_factory=list)
     compile_seconds: float = 0.0
 
+    def __repr__(self) -> str:
+        """Give the last epoch alone: in a notebook, the lists would fill pages."""
+        last = ", ".join(f"{name} {values[-1]:.6g}" for name, values in self.to_dict().items() if values)
+        return f"History of {len(self.train_loss)} epochs" + (f", of the last: {last}" if last else "")
+
     def to_dict(self) -> dict[str, list[float]]:
         """Give the lists by name, as copies.
 

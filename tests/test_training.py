@@ -314,6 +314,12 @@ def test_history_has_one_entry_an_epoch(engine: str) -> None:
     assert len(history.train_loss) == 3
 
 
+def test_a_history_is_shown_in_one_line() -> None:
+    assert repr(History()) == "History of 0 epochs"
+    history = History(train_loss=[0.5] * 2999 + [0.25], learning_rate=[0.1] * 3000, seconds=[2.0] * 3000)
+    assert repr(history) == "History of 3000 epochs, of the last: train_loss 0.25, learning_rate 0.1, seconds 2"
+
+
 def test_history_without_validation_and_of_a_regression(engine: str) -> None:
     X, y = blobs()
     history = classifier(engine).fit(X, y, epochs=2)
