@@ -336,14 +336,21 @@ def test_max_time() -> None:
 
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 def test_max_time_does_not_count_the_compilation(monkeypatch: pytest.MonkeyPatch, solver: str) -> None:
-    compile_kernels = fastmlp.kernels.Engine.compile
-
-    def slowly(engine: Any, *arguments: Any) -> None:
-        time.sleep(1.0)
-        compile_kernels(engine, *arguments)
-
     expected = make(solver=solver).fit(X_iris, y_iris).n_iter_
-    monkeypatch.setattr(fastmlp.kernels.Engine, "compile", slowly)
+    is_compiled = []
+
+    def slow_once(method: Any) -> Any:
+        def run(*arguments: Any) -> Any:
+            if not is_compiled:
+                time.sleep(1.0)
+                is_compiled.append(True)
+            return method(*arguments)
+
+        return run
+
+    # What is called first compiles: without `compile`, the steps and gradients themselves.
+    for name in ("compile", "train_steps", "gradients"):
+        monkeypatch.setattr(fastmlp.kernels.Engine, name, slow_once(getattr(fastmlp.kernels.Engine, name)))
     assert make(solver=solver, max_time=0.9).fit(X_iris, y_iris).n_iter_ == expected
 
 

@@ -408,8 +408,8 @@ def progress_bar(total: int, unit: str) -> Any:
     """Begin a bar of so many epochs, or iterations."""
     from tqdm import tqdm
 
-    shape = "{l_bar}{bar}| {n:.1f}/{total} UNIT [{elapsed}<{remaining}{postfix}]"
-    return tqdm(total=total, bar_format=shape.replace("UNIT", unit))
+    shape = "{l_bar}{bar}| {n:.1f}/{total} {unit} [{elapsed}<{remaining}{postfix}]"
+    return tqdm(total=total, unit=unit, bar_format=shape)
 
 
 def loss_factor(net: MLP) -> float:
