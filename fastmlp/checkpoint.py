@@ -58,7 +58,7 @@ class ModelFileError(ValueError):
 
 def save_network(
     path: Path_, spec: NetworkSpec, weights: list[Array], biases: list[Array], seed: int, fits: int,
-    state: TrainingState | None = None, notes: dict[str, Any] | None = None,
+    notes: dict[str, Any], state: TrainingState | None = None,
 ) -> None:  # fmt: skip
     """Write a network, and the state of its training if given, to `path`.
 
@@ -72,10 +72,10 @@ def save_network(
         Its parameters.
     seed, fits : int
         The network's seed, and how often it has been fitted.
+    notes : dict
+        Anything JSON can hold, given back by `SavedNetwork`.
     state : TrainingState, optional
         Makes the file a checkpoint.
-    notes : dict, optional
-        Anything JSON can hold, given back by `SavedNetwork`.
 
     Raises
     ------
@@ -96,8 +96,8 @@ def save_network(
         "spec": asdict(spec),
         "seed": seed,
         "fits": fits,
+        "notes": check_notes(notes),
     }
-    header["notes"] = check_notes(notes)
     if state is not None:
         tensors |= {f"slots.{i}": slot for i, slot in enumerate(state.slots)}
         if state.unaveraged is not None:
@@ -138,7 +138,7 @@ def check_path(path: Any) -> str:
 def check_notes(notes: Any) -> dict[str, Any]:
     """Return notes as they will be read again, or raise ValueError."""
     try:
-        return parse_json("notes", json.dumps({} if notes is None else notes))
+        return parse_json("notes", json.dumps(notes))
     except (TypeError, RecursionError) as error:
         raise ValueError(f"notes must be what JSON can hold, got: {error}") from None
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,7 @@ def check_inputs(spec: NetworkSpec, X: Any, what: str, engine_finds_not_finite: 
     X = X if sparse or mapped else as_array(what, X)
     n_features = spec.layer_sizes[0]
     if X.ndim != 2 or X.shape[1] != n_features:
-        hint = f"; one sample is X.reshape(1, -1), of shape (1, {n_features})" if X.shape == (n_features,) else ""
-        raise ValueError(f"{what} must be (n_samples, {n_features}), got {X.shape}{hint}")
+        raise ValueError(f"{what} must be (n_samples, {n_features}), got {X.shape}{reshaping(X.shape, n_features)}")
     if X.shape[0] == 0:
         raise ValueError(f"{what} must have at least one sample, got {X.shape}")
     if sparse:
@@ -42,6 +42,17 @@ def check_inputs(spec: NetworkSpec, X: Any, what: str, engine_finds_not_finite: 
         return MappedRows(X) if mapped else np.ascontiguousarray(X)
     convert = partial(as_finite, what, spec.dtype, scale=spec.input_scale)
     return MappedRows(X, convert) if mapped else convert(X)
+
+
+def reshaping(shape: tuple[int, ...], n_features: int) -> str:
+    """Say what makes samples of a wrong shape ``(n_samples, n_features)``, if that is plain."""
+    if shape == (n_features,):
+        return f"; one sample is X.reshape(1, -1), of shape (1, {n_features})"
+    if len(shape) == 1 and n_features == 1:
+        return "; X.reshape(-1, 1) makes it so"
+    if len(shape) > 2 and prod(shape[1:]) == n_features:
+        return "; X.reshape(len(X), -1) makes it so"
+    return ""
 
 
 def with_private_indices(X: Samples) -> Samples:
@@ -186,7 +197,8 @@ def as_finite(what: str, dtype: str, array: Array, first_row: int = 0, scale: fl
     Or if it would not be when multiplied by `scale`. Positions count from the row `first_row` of the samples.
     """
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"{what} must be numeric, got dtype {array.dtype}")
+        remedy = "; .astype(float) converts numbers" if array.dtype.kind == "O" else ""
+        raise ValueError(f"{what} must be numeric, got dtype {array.dtype}{remedy}")
     with np.errstate(over="ignore"):
         converted = np.ascontiguousarray(array, dtype=dtype)
     if not all_finite(converted, scale):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp.checkpoint import SavedNetwork, save_network
+from fastmlp.checkpoint import SavedNetwork, check_notes, save_network
 from fastmlp.checks import (
     ParameterViews,
     Samples,
@@ -98,6 +98,12 @@ class MLP:
     loss_parameter : float, optional
         Of huber, δ > 0 (default 1); of quantile, the level in (0, 1) (default 0.5). None for every other loss.
 
+    Attributes
+    ----------
+    notes : dict
+        What JSON can hold, empty at first: `save` writes it with the network, and `load` gives it back. A run of
+        ``python -m fastmlp.train`` leaves its ``class_names`` there.
+
     Raises
     ------
     ValueError
@@ -155,6 +161,7 @@ class MLP:
             self._parameters = self._layout.allocate() if parameters is None else parameters
         self._engine = make_engine(engine, self._layout)
         self._dtype_as_is = self._dtype_of_quick_calls()
+        self.notes: dict[str, Any] = {}
         self._fits = 0
 
     def __setstate__(self, state: Any) -> None:
@@ -171,11 +178,7 @@ class MLP:
         return np.dtype(self.spec.dtype) if self._engine.finds_not_finite else None
 
     def __repr__(self) -> str:
-        spec = self.spec
-        return (
-            f"MLP({list(spec.layer_sizes)}, activation={list(spec.activations)}, loss={spec.loss!r}, "
-            f"dtype={spec.dtype!r}, engine={self._engine.name!r})"
-        )
+        return self.spec.as_call("MLP", self._engine.name)
 
     # --- Parameters ---------------------------------------------------------------------------------------------------
 
@@ -515,6 +518,8 @@ class MLP:
         """
         every = check_number("checkpoint_every", every, above=0.0)
         folder = check_checkpoint(checkpoint, resume, state)
+        if folder is not None:
+            check_notes(self.notes)
         saved = find_checkpoint(folder, self.spec, self.seed, run) if folder is not None and resume else None
         if saved is not None:
             state = saved.state
@@ -525,7 +530,7 @@ class MLP:
 
         if saved is not None:
             self.set_parameters(saved.weights, saved.biases)
-            self._fits = saved.fits
+            self._fits, self.notes = saved.fits, self.notes or saved.notes
         if state is None:
             state = self.training_state(recipe.optimizer)
         else:
@@ -536,7 +541,7 @@ class MLP:
             state.unaveraged = aligned_copy(self._parameters if state.unaveraged is None else state.unaveraged)
         if folder is None:
             return state, None
-        save, saved_step = partial(self.save, state=state, notes=state.notes), state.step if saved else None
+        save, saved_step = partial(self.save, state=state), state.step if saved else None
         return state, Checkpoints(folder, every, save, state.step == 0 and saved is None, saved_step)
 
     def training_state(self, optimizer: Optimizer) -> TrainingState:
@@ -560,9 +565,8 @@ class MLP:
         self,
         path: str | os.PathLike[str],
         state: TrainingState | None = None,
-        notes: dict[str, Any] | None = None,
     ) -> None:
-        """Write the network to a safetensors file, all its configuration with it.
+        """Write the network to a safetensors file, all its configuration and its `notes` with it.
 
         Parameters
         ----------
@@ -570,18 +574,16 @@ class MLP:
             Replaced only when the new file is whole.
         state : TrainingState, optional
             Makes the file a checkpoint that `fit` can go on from.
-        notes : dict, optional
-            Whatever JSON can hold, to keep beside it.
 
         Raises
         ------
         ValueError
-            If a parameter is not finite, or an argument is not what it must be.
+            If a parameter is not finite, `notes` are not what JSON can hold, or an argument is not what it must be.
         OSError
             If the file cannot be written.
         """
         check_state(state)
-        save_network(path, self.spec, self.weights, self.biases, self.seed, self._fits, state, notes)
+        save_network(path, self.spec, self.weights, self.biases, self.seed, self._fits, self.notes, state)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], engine: str = "numba") -> MLP:
@@ -622,7 +624,7 @@ class MLP:
     def _from_saved(cls, saved: SavedNetwork, engine: str) -> MLP:
         net = cls.__new__(cls)
         net._build(saved.spec, engine, saved.parameters)  # Whose memory is the network's from now on.
-        net.seed, net._fits = saved.seed, saved.fits
+        net.seed, net._fits, net.notes = saved.seed, saved.fits, saved.notes
         return net
 
     # --- What the methods above are made of ---------------------------------------------------------------------------

@@ -165,8 +165,6 @@ class TrainingState:
         Whether a callback ended the run.
     run : dict
         What the run is, from `fastmlp.resuming.describe_run`: a checkpoint goes on with no other.
-    notes : dict
-        Whatever JSON can hold, to keep in the checkpoints.
     """
 
     rng: np.random.Generator
@@ -182,7 +180,6 @@ class TrainingState:
     unaveraged: Array | None = None
     is_over: bool = False
     run: dict[str, Any] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
 
 
 def check_state(state: Any) -> None:

@@ -18,7 +18,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from fastmlp.checkpoint import SavedNetwork, check_notes, remove_leftovers
+from fastmlp.checkpoint import SavedNetwork, remove_leftovers
 from fastmlp.recipe import Recipe, TrainingState, check_state
 from fastmlp.spec import NetworkSpec, check_flag, shown
 from fastmlp.stopping import StopRequest
@@ -136,8 +136,6 @@ def check_checkpoint(checkpoint: Any, resume: bool, state: TrainingState | None)
         raise ValueError("state must be None with resume=True, which takes the checkpoint's, got a TrainingState")
     if not isinstance(checkpoint, str | os.PathLike) or not os.fspath(checkpoint):
         raise ValueError(f"checkpoint must be a folder, got {shown(checkpoint)}")
-    if state is not None:
-        check_notes(state.notes)
     return os.fsdecode(checkpoint)
 
 
@@ -206,7 +204,6 @@ def find_checkpoint(folder: str, spec: NetworkSpec, seed: int, run: dict[str, An
     if run["epochs"] < before:
         raise ValueError(f"epochs must be >= {before} to go on from {folder!r}, got {run['epochs']}")
     check_same({**saved.state.run, "epochs": run["epochs"]}, run, folder)
-    saved.state.notes = saved.notes
     saved.state.is_over = saved.state.is_over and run["epochs"] == before
     return saved
 

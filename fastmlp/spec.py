@@ -111,6 +111,22 @@ class NetworkSpec:
         """Whether the output activation is a part of the loss, so that an engine's outputs come without it."""
         return LOSSES[self.loss].takes_logits
 
+    def as_call(self, name: str, engine: str) -> str:
+        """Write the call of `name` that makes such a network; most arguments only where they are not the default."""
+        rule, names = LOSSES[self.loss], self.activations
+        arguments: dict[str, Any] = {"activation": names[0] if len(set(names)) == 1 else list(names)}
+        if self.output_activation != rule.output_activation:
+            arguments["output_activation"] = self.output_activation
+        arguments["loss"] = self.loss
+        if self.loss_parameter != rule.parameter:
+            arguments["loss_parameter"] = self.loss_parameter
+        for argument, default in (("reduction", "mean"), ("bias", True), ("input_scale", 1.0)):
+            if getattr(self, argument) != default:
+                arguments[argument] = getattr(self, argument)
+        arguments |= {"dtype": self.dtype, "engine": engine}
+        shown_arguments = ", ".join(f"{argument}={value!r}" for argument, value in arguments.items())
+        return f"{name}({list(self.layer_sizes)}, {shown_arguments})"
+
 
 def make_spec(
     layer_sizes: Sequence[int],

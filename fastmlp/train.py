@@ -98,14 +98,13 @@ def run(options: Options) -> None:
     if options.resume and options.out and os.path.samefile(options.resume, options.out):
         began_with = Path(options.resume, CHECKPOINT).read_bytes()
     optimizer = make_optimizer(options)
-    notes = {
+    net.notes = {
         "class_names": data.class_names,
         "image_shape": data.image_shape,
         "n_train": len(data.X_train),
         "checksum": checksum_of(data),
         "options": asdict(options) | {"dataset": located(options.dataset), "out": None, "resume": None},
     }
-    state.notes = notes
     reporter = Reporter(options.quiet)
     reporter.say(headline(net, data, options))
     latest: list[Progress] = []
@@ -165,7 +164,7 @@ def run(options: Options) -> None:
         summary = summarise(net, data, options, optimizer, state, train_loss)
         files = []
         if options.out is not None:
-            files = write_files(options.out, net, data, state, summary, notes, reporter)
+            files = write_files(options.out, net, data, state, summary, reporter)
         reporter.table(summary, len(data.X_test), options.out, files)
         if summary["stopped"]:
             kept = f"; go on with --resume {options.out}" if options.out is not None else ""
@@ -315,12 +314,11 @@ def saved_epoch(out: str) -> int:
 
 
 def write_files(
-    out: str, net: MLP, data: Dataset, state: TrainingState, summary: dict[str, Any], notes: dict[str, Any],
-    reporter: Reporter,
-) -> list[str]:  # fmt: skip
+    out: str, net: MLP, data: Dataset, state: TrainingState, summary: dict[str, Any], reporter: Reporter
+) -> list[str]:
     """Write what a run leaves besides its checkpoint, the most valuable first; return the names of all files."""
     with writing_to("out", out):
-        net.save(os.path.join(out, "model.safetensors"), notes=notes)
+        net.save(os.path.join(out, "model.safetensors"))
     write(out, "history.csv", history_table(state.history).encode())
     write(out, "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     files = list(FILES[:4])

@@ -83,7 +83,8 @@ def test_state_and_notes_come_back(tmp_path: Path) -> None:
     net = MLP([4, 6, 3], engine="numpy")
     state = net.training_state(Adam())
     net.fit(X, y, epochs=2, optimizer=Adam(), validation_data=(X, y), state=state)
-    net.save(tmp_path / "run.safetensors", state, notes={"data": "ünit", "n": [1, 2.5, None]})
+    net.notes = {"data": "ünit", "n": [1, 2.5, None]}
+    net.save(tmp_path / "run.safetensors", state)
     saved = SavedNetwork(tmp_path / "run.safetensors")
     assert saved.notes == {"data": "ünit", "n": [1, 2.5, None]}
     assert saved.fits == 1
@@ -96,8 +97,11 @@ def test_state_and_notes_come_back(tmp_path: Path) -> None:
     for a, b in zip(back.slots, state.slots, strict=True):
         assert a.dtype == b.dtype
         assert_array_equal(a, b)
-    net.save(tmp_path / "run.safetensors")
-    assert SavedNetwork(tmp_path / "run.safetensors").state is None
+    loaded = MLP.load(tmp_path / "run.safetensors", engine="numpy")
+    assert loaded.notes == net.notes
+    loaded.save(tmp_path / "run.safetensors")
+    saved = SavedNetwork(tmp_path / "run.safetensors")
+    assert (saved.state, saved.notes) == (None, net.notes)
 
 
 @pytest.mark.parametrize(
@@ -110,11 +114,10 @@ def test_state_and_notes_come_back(tmp_path: Path) -> None:
 )
 def test_notes_that_could_not_be_read_again_are_refused(notes: Any, message: str, tmp_path: Path) -> None:
     net = MLP([2, 2], engine="numpy")
-    state = net.training_state(Adam())
-    state.notes = notes
+    net.notes = notes
     for write in (
-        lambda: net.save(tmp_path / "net.safetensors", notes=notes),
-        lambda: net.fit(np.eye(2), [0, 1], epochs=1, optimizer=Adam(), state=state, checkpoint=tmp_path),
+        lambda: net.save(tmp_path / "net.safetensors"),
+        lambda: net.fit(np.eye(2), [0, 1], epochs=1, checkpoint=tmp_path),
     ):
         with pytest.raises(ValueError, match=r"^notes must") as error:
             write()

@@ -141,9 +141,23 @@ def test_defaults(engine: str) -> None:
     assert {a.dtype for a in (*net.weights, *net.biases)} == {np.dtype("float32")}
     assert net.spec.output_activation == "softmax"
     assert repr(net) == (
-        "MLP([784, 100, 64, 32, 10], activation=['relu', 'relu', 'relu'], loss='softmax_cross_entropy', "
-        f"dtype='float32', engine={engine!r})"
+        "MLP([784, 100, 64, 32, 10], activation='relu', loss='softmax_cross_entropy', dtype='float32', "
+        f"engine={engine!r})"
     )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"activation": ["tanh", "gelu"], "loss": "squared_error", "output_activation": "sigmoid", "reduction": "sum"},
+        {"activation": "elu", "loss": "huber", "loss_parameter": 0.5, "bias": False, "dtype": "float64"},
+        {"activation": "relu", "loss": "quantile", "input_scale": 0.5},
+    ],
+)
+def test_what_is_shown_makes_such_a_network(engine: str, arguments: dict[str, Any]) -> None:
+    net = MLP([3, 4, 5, 2], **arguments, engine=engine)
+    assert eval(repr(net)).spec == net.spec
+    assert repr(MLP([3, 2])).startswith("MLP([3, 2], activation=[], ")
 
 
 def test_weights_are_views(engine: str) -> None:

@@ -189,7 +189,7 @@ def test_a_run_may_go_on_with_a_state_and_leave_checkpoints(engine: str, tmp_pat
     """As the command line does, which allows more to change."""
     net = network(engine)
     state = net.training_state(Adam())
-    state.notes = {"mine": [1, 2]}
+    net.notes = {"mine": [1, 2]}
     net.fit(X, Y, **ARGUMENTS, state=state, checkpoint=tmp_path)
     assert SavedNetwork(tmp_path / CHECKPOINT).notes == {"mine": [1, 2]}
     arguments = {**ARGUMENTS, "optimizer": Adam(0.5), "schedule": "constant", "epochs": 6}
@@ -382,11 +382,11 @@ def test_checkpoints_are_written_at_their_points(
     steps: list[int] = []
     save = MLP.save
 
-    def saving(self: MLP, path: str, state: TrainingState, notes: dict[str, Any]) -> None:
+    def saving(self: MLP, path: str, state: TrainingState) -> None:
         assert len(state.history.train_loss) == state.epoch
         assert len(state.history.validation_loss) == (state.epoch if validated else 0)
         steps.append(state.step)
-        save(self, path, state, notes)
+        save(self, path, state)
 
     monkeypatch.setattr(MLP, "save", saving)
     arguments = {**ARGUMENTS, "validation_data": (X, Y) if validated else None}

@@ -14,7 +14,6 @@ from command_line import SMALL, call, history_of, summary_of
 
 import fastmlp
 from fastmlp import train
-from fastmlp.checkpoint import SavedNetwork
 from fastmlp.options import Options, make_optimizer, parse_options
 
 # --- What a run leaves ------------------------------------------------------------------------------------------------
@@ -54,7 +53,7 @@ def test_a_run_leaves_its_files(digits: Path, tmp_path: Path, engine: str, capsy
     data = fastmlp.load_dataset(digits)
     net = fastmlp.MLP.load(out / "model.safetensors", engine=engine)
     assert net.accuracy(fastmlp.load_dataset(digits, raw=True).X_test, data.y_test) == summary["test_accuracy"] > 0.5
-    notes = SavedNetwork(out / "model.safetensors").notes
+    notes = fastmlp.MLP.load(out / "model.safetensors").notes
     assert (notes["class_names"], notes["image_shape"]) == (["0", "1", "2", "3"], [4, 4])
 
     lines = capsys.readouterr()

@@ -194,7 +194,8 @@ def sound_checkpoints(folder: Path) -> list[bytes]:
             X, y, epochs=3, batch_size=4, optimizer=optimizer, average=average, state=state, validation_data=(X, y),
             progress=lambda at, steps=steps: steps is not None and at.step >= steps,
         )  # fmt: skip
-        net.save(folder / "run", state, notes={"n_train": 20, "options": {"hidden": [6]}})
+        net.notes = {"n_train": 20, "options": {"hidden": [6]}}
+        net.save(folder / "run", state)
         found.append((folder / "run").read_bytes())
     return [*found, as_version_1(found[0])]
 

@@ -199,7 +199,8 @@ def test_forged_options_of_a_run(tmp_path: Path, promise: Any, count: Any) -> No
     path, rng = tmp_path / "checkpoint.safetensors", random.Random(0)
     net = MLP([4, 5, 3], engine="numpy")
     options = dataclasses.asdict(parse_options(["--hidden=5", "--lr=0.05", "--threads=2"]))
-    net.save(path, net.training_state(Adam()), notes={"n_train": 20, "options": options})
+    net.notes = {"n_train": 20, "options": options}
+    net.save(path, net.training_state(Adam()))
     header, metadata, arrays = damage.opened(path.read_bytes())
     accepted, messages = 0, []
     for _ in range(count(300, 10_000)):
@@ -422,12 +423,14 @@ def test_what_is_saved_can_be_read(tmp_path: Path, promise: Any) -> None:
         setattr(state.history, name, [0.1, float("nan"), float("inf")] * 100_000)
     path = tmp_path / "run.safetensors"
     with promise("2 what is saved can be read"):
-        net.save(path, state, notes={"class_names": ["name"] * 100_000})
+        net.notes = {"class_names": ["name"] * 100_000}
+        net.save(path, state)
+        net.notes = {"class_names": ["name"] * 1_000_000}
         back = SavedNetwork(path)
         assert back.state is not None
         assert_array_equal(back.state.history.validation_loss, state.history.validation_loss)
         with pytest.raises(ValueError, match=r"^notes must leave the file a header of <= 1048576 bytes, got \d+$"):
-            net.save(path, state, notes={"class_names": ["name"] * 1_000_000})
+            net.save(path, state)
         assert len(SavedNetwork(path).notes["class_names"]) == 100_000
 
 

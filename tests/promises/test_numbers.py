@@ -300,8 +300,8 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
         "sample_weight", one_masked(FINE["sample_weight"]),
         "sample_weight must have no masked values, got one at [2]; .filled(value) fills them",
     ),
-    "object X": ("X", FINE["X"].astype(object), "X must be numeric, got dtype object"),
-    "None in X": ("X", [[1, 2, None]] * 4, "X must be numeric, got dtype object"),
+    "object X": ("X", FINE["X"].astype(object), "X must be numeric, got dtype object; .astype(float) converts numbers"),
+    "None in X": ("X", [[1, 2, None]] * 4, "X must be numeric, got dtype object; .astype(float) converts numbers"),
     "complex X": ("X", FINE["X"] * 1j, "X must be numeric, got dtype complex128"),
     "strings in X": ("X", FINE["X"].astype(str), "X must be numeric, got dtype <U32"),
     "dates in X": ("X", FINE["X"].astype("M8[s]"), "X must be numeric, got dtype datetime64[s]"),
@@ -316,7 +316,10 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
         "y", FINE["y"].astype(object),
         "y must hold whole-number classes, got object; np.unique(y, return_inverse=True)[1] numbers them",
     ),
-    "object weights": ("sample_weight", np.ones(4, object), "sample_weight must be numeric, got dtype object"),
+    "object weights": (
+        "sample_weight", np.ones(4, object),
+        "sample_weight must be numeric, got dtype object; .astype(float) converts numbers",
+    ),
     "too large": ("X", FINE["X"] * 1e300, "X must not be too large for float32, got 1e+300 at [0, 0]"),
 }  # fmt: skip
 
