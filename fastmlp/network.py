@@ -48,7 +48,7 @@ from fastmlp.recipe import (
 from fastmlp.resuming import Checkpoints, check_checkpoint, describe_run, find_checkpoint, prepare_folder
 from fastmlp.shapes import InvalidInputsError
 from fastmlp.spec import ENGINES, INITIALISERS, NetworkSpec, check_count, check_name, check_number, make_spec, shown
-from fastmlp.training import train
+from fastmlp.training import EpochLoop
 
 Array = NDArray[Any]
 
@@ -473,10 +473,10 @@ class MLP:
         self._fits += is_new
         try:
             with checkpoints or nullcontext():
-                train(
+                EpochLoop(
                     self._engine, self._parameters, inputs, targets, self.spec.reduction == "mean", recipe, state,
                     n_threads, weights, evaluate, callbacks, progress, checkpoints=checkpoints,
-                )  # fmt: skip
+                ).run()  # fmt: skip
         except MemoryError:
             self._fits -= is_new
             raise

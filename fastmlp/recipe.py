@@ -145,7 +145,7 @@ class TrainingState:
     Attributes
     ----------
     rng : numpy.random.Generator
-        Draws the orders of the samples. Between calls of `train` it stands at the start of the current epoch, so a
+        Draws the orders of the samples. Between runs of `EpochLoop` it stands at the start of the current epoch, so a
         half-done epoch can draw its order again.
     slots : list of ndarray
         The optimizer's buffers.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -40,30 +40,26 @@ ORDERS_ELEMENTS = 1 << 18
 """Most elements of the orders of a span of several epochs (2 MiB)."""
 
 
-def train(
-    engine: Engine,
-    parameters: Array,
-    X: Inputs | MappedRows,
-    y: Array | MappedRows,
-    mean_reduction: bool,
-    recipe: Recipe,
-    state: TrainingState,
-    threads: int,
-    sample_weight: NDArray[np.float64] | MappedRows | None = None,
-    evaluate: Callable[[], tuple[float, float | None]] | None = None,
-    callbacks: Sequence[Callback] = (),
-    progress: ProgressCallback | None = None,
-    ahead: Callable[[], int] | None = None,
-    checkpoints: Checkpoints | None = None,
-) -> None:
-    """Train until `recipe.epochs` are done or a callback asks to stop, changing `parameters` and `state` in place.
+@dataclass(frozen=True)
+class Span:
+    """The epochs from `first_epoch` up to `end_epoch`, their orders, and where the generator stood before these."""
+
+    first_epoch: int
+    end_epoch: int
+    orders: NDArray[np.int64]
+    rng_state: Any
+
+
+@dataclass(eq=False)
+class EpochLoop:
+    """The training of a network, from where `state` stands until `recipe.epochs` are done or a callback asks to stop.
 
     Parameters
     ----------
     engine : Engine
         Takes the steps.
     parameters : ndarray
-        The flat buffer.
+        The flat buffer, changed in place.
     X : ndarray, SparseRows or MappedRows
         Samples as the engine takes them. Of mapped rows, which come from a file, it is given chunks; then `y` and
         `sample_weight` are mapped rows, too.
@@ -74,7 +70,7 @@ def train(
     recipe : Recipe
         What to do.
     state : TrainingState
-        Where to begin; on return, where the run stands.
+        Where to begin; afterwards, where the run stands.
     threads : int
         For the engine.
     sample_weight : ndarray (n_samples,) or MappedRows, optional
@@ -89,111 +85,243 @@ def train(
         Says how many epochs may pass before `evaluate` and the callbacks have to be called again, instead of one.
     checkpoints : Checkpoints, optional
         Written between engine calls, and at the end.
-
-    Raises
-    ------
-    DivergenceError
-        If a loss or a parameter is not finite. The parameters are then the best so far, those after the epoch that
-        the message names; `fastmlp.divergence.BestSoFar` says how they are judged. Of several short epochs that ran in
-        one call, and well, only the last counts.
     """
-    n_samples = X.shape[0]
-    n_batches = -(-n_samples // recipe.batch_size)
-    stop = state.is_over
-    if state.epoch < recipe.epochs and not stop:
-        started = time.perf_counter()
-        engine.compile(cast(Inputs, X), recipe)  # Of mapped rows, too: how many there are is all that it asks.
-        state.history.compile_seconds += time.perf_counter() - started
-    if checkpoints is not None:
-        checkpoints.begin(state.step, n_batches)
 
-    reader = ChunkReader(X, y, sample_weight, recipe.batch_size) if isinstance(X, MappedRows) else None
-    draw = draw_orders if reader is None else reader.draw_orders
-    trained, average = (parameters, None) if state.unaveraged is None else (state.unaveraged, parameters)
-    buffers = [trained] if average is None else [trained, average]
-    best, last_loss = BestSoFar(buffers, state.epoch, n_batches), np.nan
-    most_steps, longest_span = 1, recipe.epochs
-    while state.epoch < recipe.epochs and not stop:
-        # The orders of a span, and the copies of the parameters that it needs to go back, take little memory.
-        is_large = reader is not None or parameters.size > ORDERS_ELEMENTS
-        span = 1 if is_large else max(1, min(recipe.epochs - state.epoch, ORDERS_ELEMENTS // n_samples, longest_span))
-        if evaluate or callbacks:
-            span = 1 if ahead is None else max(1, min(span, ahead()))
-        go_back = remember(buffers, state) if span > 1 and ahead is None else None
-        rng_state, loss_before = state.rng.bit_generator.state, last_loss
-        orders = draw(state.rng, span if recipe.shuffle else 0, n_samples)
-        first_epoch = state.epoch
+    engine: Engine
+    parameters: Array
+    X: Inputs | MappedRows
+    y: Array | MappedRows
+    mean_reduction: bool
+    recipe: Recipe
+    state: TrainingState
+    threads: int
+    sample_weight: NDArray[np.float64] | MappedRows | None = None
+    evaluate: Callable[[], tuple[float, float | None]] | None = None
+    callbacks: Sequence[Callback] = ()
+    progress: ProgressCallback | None = None
+    ahead: Callable[[], int] | None = None
+    checkpoints: Checkpoints | None = None
 
-        while state.epoch < first_epoch + span and not stop:
-            position = (state.epoch - first_epoch) * n_batches + state.batch
+    def __post_init__(self) -> None:
+        X, parameters, state, recipe = self.X, self.parameters, self.state, self.recipe
+        self.n_samples = X.shape[0]
+        self.n_batches = -(-self.n_samples // recipe.batch_size)
+        self.reader = None
+        if isinstance(X, MappedRows):
+            self.reader = ChunkReader(X, self.y, self.sample_weight, recipe.batch_size)
+        # With an average, the optimizer changes other weights than those that the network holds.
+        self.trained = parameters if state.unaveraged is None else state.unaveraged
+        self.average = None if state.unaveraged is None else parameters
+        self.buffers = [self.trained] if self.average is None else [self.trained, self.average]
+        self.best = BestSoFar(self.buffers, state.epoch, self.n_batches)
+        self.stop = state.is_over
+        self.last_loss = np.nan
+        self.most_steps = 1
+        self.longest_span = recipe.epochs
+
+    def run(self) -> None:
+        """Train.
+
+        Raises
+        ------
+        DivergenceError
+            If a loss or a parameter is not finite. The parameters are then the best so far, those after the epoch that
+            the message names; `fastmlp.divergence.BestSoFar` says how they are judged. Of several short epochs that ran
+            in one call, and well, only the last counts.
+        """
+        if self.state.epoch < self.recipe.epochs and not self.stop:
             started = time.perf_counter()
-            chunk = reader.chunk_of(position) if reader else Chunk(X, y, sample_weight, orders, 0, span * n_batches)
-            n_steps = min(most_steps, chunk.end - position)
-            if checkpoints is not None:
-                n_steps = checkpoints.cut(state.step, n_steps)
-            factors = checked_factors(recipe.schedule, state.step, n_steps, n_batches, recipe.epochs)
-            losses = engine.train_steps(
-                trained, state, chunk.X, chunk.y, chunk.orders, recipe, position - chunk.first_batch,
-                recipe.optimizer.learning_rate * factors, threads, chunk.sample_weight, average,
-            )  # fmt: skip
-            counts: NDArray[np.bool_] | bool = True
-            if chunk.sample_weight is not None:
-                which = recipe.batch_size, position - chunk.first_batch, len(losses)
-                counts = batch_totals(chunk.sample_weight, chunk.orders, *which) > 0.0
-            del chunk  # Before the next one is read: one chunk of a file is in memory.
-            elapsed = time.perf_counter() - started
-            finite = losses[np.isfinite(losses)]
-            last_loss = finite[-1] if len(finite) else last_loss
-            best.judge(float(losses[0]) * (1.0 if mean_reduction else n_samples / recipe.batch_size))
-            if len(finite) < len(losses):
-                break
-            most_steps = max(1, int(n_steps * min(MOST_MORE, CALL_SECONDS / max(elapsed, 1e-9))))
-            enter_steps(state, recipe, n_samples, mean_reduction, losses, counts, factors, elapsed)
-            if progress is not None:
-                stop = bool(progress(describe(state, recipe, n_samples, n_batches, mean_reduction)))
+            # Of mapped rows, too: how many there are is all that it asks.
+            self.engine.compile(cast(Inputs, self.X), self.recipe)
+            self.state.history.compile_seconds += time.perf_counter() - started
+        if self.checkpoints is not None:
+            self.checkpoints.begin(self.state.step, self.n_batches)
+        while self.state.epoch < self.recipe.epochs and not self.stop:
+            self.take_span()
+        if self.checkpoints is not None:
+            self.checkpoints.write(self.state.step)
 
-            within_span = state.epoch < first_epoch + span  # At its end, the callbacks come first.
-            if checkpoints is not None and within_span and checkpoints.is_due(state.step):
-                if not np.isfinite(trained).all():
-                    break
-                drawn = state.rng.bit_generator.state
-                rewind(state, rng_state, first_epoch, n_samples, recipe.shuffle)
-                checkpoints.write(state.step)
-                state.rng.bit_generator.state = drawn
+    def take_span(self) -> None:
+        """Train for a span of epochs, and do what is done at its end; or for a part of it, if the run is stopped."""
+        state, n_epochs = self.state, self.length_of_span()
+        go_back = remember(self.buffers, state) if n_epochs > 1 and self.ahead is None else None
+        loss_before = self.last_loss
+        span = self.draw_span(n_epochs)
+        is_finite = True
+        while state.epoch < span.end_epoch and not self.stop and is_finite:
+            first_step, losses, is_finite = self.take_steps(span)
+            if is_finite and state.epoch < span.end_epoch:  # At its end, the callbacks come first.
+                is_finite = self.write_checkpoint_within(span)
 
-        if len(finite) < len(losses) or not np.isfinite(trained).all():
-            if go_back is not None:  # Take these epochs again, one by one: the best of them is wanted.
-                go_back()
-                longest_span, last_loss, stop = 1, loss_before, False
-                continue
-            best.put_back(buffers, evaluate)
-            step = first_epoch * n_batches + position
-            raise divergence_error(losses, last_loss, step, n_batches, best, recipe.optimizer)
-        if state.epoch < first_epoch + span:  # Stopped within the span.
-            rewind(state, rng_state, first_epoch, n_samples, recipe.shuffle)
+        if not (is_finite and np.isfinite(self.trained).all()):
+            if go_back is None:
+                self.best.put_back(self.buffers, self.evaluate)
+                raise divergence_error(
+                    losses, self.last_loss, first_step, self.n_batches, self.best, self.recipe.optimizer
+                )
+            go_back()  # Take these epochs again, one by one: the best of them is wanted.
+            self.longest_span, self.last_loss, self.stop = 1, loss_before, False
+            return
+        if state.epoch < span.end_epoch:  # Stopped within the span.
+            self.rewind(span)
         else:
-            validation_loss = None
-            if evaluate is not None:
-                validation_loss, accuracy = evaluate()
-                state.history.validation_loss.append(validation_loss)
-                if accuracy is not None:
-                    state.history.validation_accuracy.append(accuracy)
-            if state.epoch < recipe.epochs:  # After the last one nothing can go wrong.
-                best.offer(buffers, state.epoch, state.history.train_loss[-1], validation_loss)
-            answers = [callback(state.history) for callback in callbacks]  # All are called, whatever the first says.
-            state.is_over = any(answers)
-            stop = stop or state.is_over
-        if checkpoints is not None and checkpoints.is_due(state.step):
-            checkpoints.write(state.step)
-    if checkpoints is not None:
-        checkpoints.write(state.step)
+            self.end_epoch()
+        if self.checkpoints is not None and self.checkpoints.is_due(state.step):
+            self.checkpoints.write(state.step)
 
+    def length_of_span(self) -> int:
+        """Say how many epochs are to be one span."""
+        # Their orders, and the copies of the parameters that are needed to go back, are to take little memory.
+        if self.reader is not None or self.parameters.size > ORDERS_ELEMENTS:
+            n_epochs = 1
+        else:
+            n_epochs = min(self.recipe.epochs - self.state.epoch, ORDERS_ELEMENTS // self.n_samples, self.longest_span)
+        if self.evaluate or self.callbacks:
+            n_epochs = 1 if self.ahead is None else min(n_epochs, self.ahead())
+        return max(1, n_epochs)
 
-def rewind(state: TrainingState, rng_state: Any, first_epoch: int, n_samples: int, shuffle: bool) -> None:
-    """Put the generator at the start of the current epoch, given where it stood at that of `first_epoch`."""
-    state.rng.bit_generator.state = rng_state
-    if shuffle and state.epoch > first_epoch:
-        draw_orders(state.rng, state.epoch - first_epoch, n_samples)
+    def draw_span(self, n_epochs: int) -> Span:
+        """Draw the orders of so many epochs."""
+        state, draw = self.state, draw_orders if self.reader is None else self.reader.draw_orders
+        rng_state = state.rng.bit_generator.state
+        orders = draw(state.rng, n_epochs if self.recipe.shuffle else 0, self.n_samples)
+        return Span(state.epoch, state.epoch + n_epochs, orders, rng_state)
+
+    def take_steps(self, span: Span) -> tuple[int, NDArray[np.float64], bool]:
+        """Take the steps of one engine call: from the next one on, so many as take `CALL_SECONDS`, at most to the end.
+
+        Returns
+        -------
+        first_step : int
+            Number of the first one, counted from the first epoch on.
+        losses : ndarray
+            Of the steps.
+        is_finite : bool
+            Whether all of these are finite; if not, nothing else has been done.
+        """
+        state, recipe = self.state, self.recipe
+        first_step = state.epoch * self.n_batches + state.batch
+        position = first_step - span.first_epoch * self.n_batches
+        started = time.perf_counter()
+        chunk = self.chunk_of(position, span)
+        n_steps = min(self.most_steps, chunk.end - position)
+        if self.checkpoints is not None:
+            n_steps = self.checkpoints.cut(state.step, n_steps)
+        factors = checked_factors(recipe.schedule, state.step, n_steps, self.n_batches, recipe.epochs)
+        losses = self.engine.train_steps(
+            self.trained, state, chunk.X, chunk.y, chunk.orders, recipe, position - chunk.first_batch,
+            recipe.optimizer.learning_rate * factors, self.threads, chunk.sample_weight, self.average,
+        )  # fmt: skip
+        counts: NDArray[np.bool_] | bool = True
+        if chunk.sample_weight is not None:
+            which = recipe.batch_size, position - chunk.first_batch, len(losses)
+            counts = batch_totals(chunk.sample_weight, chunk.orders, *which) > 0.0
+        del chunk  # Before the next one is read: one chunk of a file is in memory.
+        elapsed = time.perf_counter() - started
+
+        finite = losses[np.isfinite(losses)]
+        self.last_loss = finite[-1] if len(finite) else self.last_loss
+        self.best.judge(float(losses[0]) * (1.0 if self.mean_reduction else self.n_samples / recipe.batch_size))
+        if len(finite) < len(losses):
+            return first_step, losses, False
+        self.most_steps = max(1, int(n_steps * min(MOST_MORE, CALL_SECONDS / max(elapsed, 1e-9))))
+        self.enter_steps(losses, counts, factors, elapsed)
+        if self.progress is not None:
+            self.stop = bool(self.progress(self.describe()))
+        return first_step, losses, True
+
+    def chunk_of(self, position: int, span: Span) -> Chunk:
+        """Give what holds the samples of a batch of the span, counted from its first."""
+        if self.reader is not None:
+            return self.reader.chunk_of(position)
+        end = (span.end_epoch - span.first_epoch) * self.n_batches
+        return Chunk(self.X, self.y, self.sample_weight, span.orders, 0, end)
+
+    def write_checkpoint_within(self, span: Span) -> bool:
+        """Write a checkpoint if one is due within a span; say whether the weights are finite, and so can be written."""
+        if self.checkpoints is None or not self.checkpoints.is_due(self.state.step):
+            return True
+        if not np.isfinite(self.trained).all():
+            return False
+        drawn = self.state.rng.bit_generator.state
+        self.rewind(span)
+        self.checkpoints.write(self.state.step)
+        self.state.rng.bit_generator.state = drawn
+        return True
+
+    def rewind(self, span: Span) -> None:
+        """Put the generator at the start of the current epoch, which is within this span: a run goes on from there."""
+        self.state.rng.bit_generator.state = span.rng_state
+        if self.recipe.shuffle and self.state.epoch > span.first_epoch:
+            draw_orders(self.state.rng, self.state.epoch - span.first_epoch, self.n_samples)
+
+    def end_epoch(self) -> None:
+        """Do what is done after an epoch, or at the end of a span: evaluate, remember the best weights, call back."""
+        state, history = self.state, self.state.history
+        validation_loss = None
+        if self.evaluate is not None:
+            validation_loss, accuracy = self.evaluate()
+            history.validation_loss.append(validation_loss)
+            if accuracy is not None:
+                history.validation_accuracy.append(accuracy)
+        if state.epoch < self.recipe.epochs:  # After the last one nothing can go wrong.
+            self.best.offer(self.buffers, state.epoch, history.train_loss[-1], validation_loss)
+        answers = [callback(history) for callback in self.callbacks]  # All are called, whatever the first says.
+        state.is_over = any(answers)
+        self.stop = self.stop or state.is_over
+
+    def enter_steps(
+        self, losses: NDArray[np.float64], counts: NDArray[np.bool_] | bool, factors: NDArray[np.float64],
+        elapsed: float,
+    ) -> None:  # fmt: skip
+        """Enter steps that were taken: share their losses and time among their epochs, and finish those that are over.
+
+        `losses` and `factors`, the schedule's, are those of the steps, which took `elapsed` seconds together. `counts`
+        says whose batch has a weight: an epoch's mean is over the samples of these.
+        """
+        state, recipe, n_samples, n_batches = self.state, self.recipe, self.n_samples, self.n_batches
+        n_steps = len(losses)
+        batches = np.arange(state.batch, state.batch + n_steps)
+        is_last = batches % n_batches == n_batches - 1
+        sizes = np.where(is_last, n_samples - (n_batches - 1) * recipe.batch_size, recipe.batch_size) * counts
+        # What the first epoch has so far is the first to be added: the last bits do not depend on where a call ended.
+        epochs, sums, n_samples_of = np.zeros(1 + n_steps, dtype=np.int64), np.empty(1 + n_steps), np.empty(1 + n_steps)
+        epochs[1:], sums[0], n_samples_of[0] = batches // n_batches, state.loss_sum, state.n_counted
+        with np.errstate(over="ignore"):  # What diverges is reported as an error; a warning would come before it.
+            sums[1:] = losses * sizes if self.mean_reduction else losses
+        n_samples_of[1:] = sizes
+        loss_sums, n_counted = np.bincount(epochs, weights=sums), np.bincount(epochs, weights=n_samples_of)
+        seconds = np.bincount(epochs[1:]) * (elapsed / n_steps)
+        seconds[0] += state.seconds
+
+        done, history = int(is_last.sum()), state.history
+        history.train_loss += (loss_sums[:done] / (n_counted[:done] if self.mean_reduction else 1)).tolist()
+        history.learning_rate += (recipe.optimizer.learning_rate * factors[is_last]).tolist()
+        history.seconds += seconds[:done].tolist()
+        state.loss_sum, state.seconds = float(loss_sums[done:].sum()), float(seconds[done:].sum())
+        state.n_counted = int(n_counted[done:].sum())
+        state.epoch += done
+        state.batch = (state.batch + n_steps) % n_batches
+        state.step += n_steps
+
+    def describe(self) -> Progress:
+        """Say where the run stands."""
+        state, recipe = self.state, self.recipe
+        if state.batch == 0:
+            loss = state.history.train_loss[-1]
+        elif self.mean_reduction:
+            loss = state.loss_sum / max(1, state.n_counted)
+        else:
+            loss = state.loss_sum * self.n_samples / (state.batch * recipe.batch_size)
+        return Progress(
+            epoch=state.epoch,
+            epochs=recipe.epochs,
+            step=state.step,
+            n_steps=recipe.epochs * self.n_batches,
+            samples=state.epoch * self.n_samples + state.batch * recipe.batch_size,
+            loss=float(loss),
+            history=state.history,
+        )
 
 
 def remember(buffers: list[Array], state: TrainingState) -> Callable[[], None]:
@@ -237,56 +365,3 @@ def draw_orders(rng: np.random.Generator, n_epochs: int, n_samples: int) -> NDAr
         return in_order[None]
     orders = np.tile(in_order, (n_epochs, 1))
     return rng.permuted(orders, axis=1, out=orders)
-
-
-def enter_steps(
-    state: TrainingState, recipe: Recipe, n_samples: int, mean_reduction: bool, losses: NDArray[np.float64],
-    counts: NDArray[np.bool_] | bool, factors: NDArray[np.float64], elapsed: float,
-) -> None:  # fmt: skip
-    """Enter steps that were taken: share their losses and time out among their epochs, and finish those that are over.
-
-    `losses` and `factors`, the schedule's, are those of the steps, which took `elapsed` seconds together. `counts` says
-    whose batch has a weight: an epoch's mean is over the samples of these.
-    """
-    n_steps, n_batches = len(losses), -(-n_samples // recipe.batch_size)
-    batches = np.arange(state.batch, state.batch + n_steps)
-    is_last = batches % n_batches == n_batches - 1
-    sizes = np.where(is_last, n_samples - (n_batches - 1) * recipe.batch_size, recipe.batch_size) * counts
-    # What the first epoch has so far is the first to be added: the last bits do not depend on where a call ended.
-    epochs, sums, n_samples_of = np.zeros(1 + n_steps, dtype=np.int64), np.empty(1 + n_steps), np.empty(1 + n_steps)
-    epochs[1:], sums[0], n_samples_of[0] = batches // n_batches, state.loss_sum, state.n_counted
-    with np.errstate(over="ignore"):  # What diverges is reported as an error; a warning would come before it.
-        sums[1:] = losses * sizes if mean_reduction else losses
-    n_samples_of[1:] = sizes
-    loss_sums, n_counted = np.bincount(epochs, weights=sums), np.bincount(epochs, weights=n_samples_of)
-    seconds = np.bincount(epochs[1:]) * (elapsed / n_steps)
-    seconds[0] += state.seconds
-
-    done, history = int(is_last.sum()), state.history
-    history.train_loss += (loss_sums[:done] / (n_counted[:done] if mean_reduction else 1)).tolist()
-    history.learning_rate += (recipe.optimizer.learning_rate * factors[is_last]).tolist()
-    history.seconds += seconds[:done].tolist()
-    state.loss_sum, state.seconds = float(loss_sums[done:].sum()), float(seconds[done:].sum())
-    state.n_counted = int(n_counted[done:].sum())
-    state.epoch += done
-    state.batch = (state.batch + n_steps) % n_batches
-    state.step += n_steps
-
-
-def describe(state: TrainingState, recipe: Recipe, n_samples: int, n_batches: int, mean_reduction: bool) -> Progress:
-    """Say where the run stands."""
-    if state.batch == 0:
-        loss = state.history.train_loss[-1]
-    elif mean_reduction:
-        loss = state.loss_sum / max(1, state.n_counted)
-    else:
-        loss = state.loss_sum * n_samples / (state.batch * recipe.batch_size)
-    return Progress(
-        epoch=state.epoch,
-        epochs=recipe.epochs,
-        step=state.step,
-        n_steps=recipe.epochs * n_batches,
-        samples=state.epoch * n_samples + state.batch * recipe.batch_size,
-        loss=float(loss),
-        history=state.history,
-    )

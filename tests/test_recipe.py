@@ -143,7 +143,7 @@ def test_a_cap_is_on_the_losses_that_are_reported_and_on_nothing_else(engine: st
         state = net.training_state(recipe.optimizer)
         wrong = abs((net._raw_outputs(X).argmax(axis=1) if y.ndim == 1 else net._raw_outputs(X) > 0) - y)
         expected = 2.0 * (wrong != 0).sum() / N
-        training.train(net._engine, net._parameters, X, y, True, recipe, state, 1)
+        training.EpochLoop(net._engine, net._parameters, X, y, True, recipe, state, 1).run()
         ends.append(parameters(net))
     assert 0.0 < expected < most
     assert state.history.train_loss[0] == pytest.approx(expected, rel=1e-6)

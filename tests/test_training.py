@@ -217,7 +217,7 @@ def record(n_samples: int, epochs: int, batch_size: int, **arguments: Any) -> tu
     shuffle = arguments.pop("shuffle", True)
     recipe = Recipe(epochs, batch_size, SGD(0.1), arguments.pop("schedule", Constant()), shuffle)
     X = np.zeros((n_samples, 1))
-    training.train(recorder, aligned_zeros(1, "float64"), X, X, True, recipe, state, 1, **arguments)  # type: ignore[arg-type]
+    training.EpochLoop(recorder, aligned_zeros(1, "float64"), X, X, True, recipe, state, 1, **arguments).run()  # type: ignore[arg-type]
     return recorder, state
 
 

@@ -1,6 +1,6 @@
 """One call of fit or partial_fit with a stochastic solver: what scikit-learn's classes do between two epochs.
 
-The steps themselves are those of `fastmlp.training.train`, which calls a `Run` back after every epoch.
+The steps themselves are those of `fastmlp.training.EpochLoop`, which calls a `Run` back after every epoch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fastmlp.network import MLP
 from fastmlp.optimizers import SGD, Adam, AdamW, Constant, Cosine, OneCycle, Optimizer, RMSprop, Schedule
 from fastmlp.parameters import aligned_copy
 from fastmlp.recipe import Callback, History, Progress, Recipe, TrainingState, check_dropout
-from fastmlp.training import train
+from fastmlp.training import EpochLoop
 
 Array = NDArray[Any]
 
@@ -250,12 +250,12 @@ class Run:
         if e.progress:
             self.bar = progress_bar(recipe.epochs, "epochs")
         try:
-            train(
+            EpochLoop(
                 net._engine, net._parameters, samples.X, targets, True, recipe, state,
                 net.threads(batch_size, threads), samples.weights, None if self.held_out is None else self.evaluate,
                 (self.end_epochs, *self.callbacks), self.between_calls if e.progress or e.max_time else None,
                 self.ahead,
-            )  # fmt: skip
+            ).run()  # fmt: skip
         except KeyboardInterrupt:
             warn("Training interrupted by user.", UserWarning)
         except DivergenceError as error:
