@@ -1,6 +1,7 @@
 """``python -m fastmlp.train``: arguments in, a trained network and a report out; nothing else.
 
-The arguments are read in `fastmlp.options`; what the run prints and draws is in `fastmlp.report`.
+The arguments are read in `fastmlp.options`; what the run prints and draws is in `fastmlp.report`, what it writes in
+`fastmlp.folder`.
 """
 
 from __future__ import annotations
@@ -18,26 +19,21 @@ def interrupted() -> int:
 
 
 try:
-    import csv
-    import io
-    import json
     import os
     from collections.abc import Sequence
-    from contextlib import suppress
     from dataclasses import asdict, replace
-    from pathlib import Path
     from typing import TYPE_CHECKING, Any
     from zlib import crc32
 
     import numpy as np
 
     from fastmlp import __version__
-    from fastmlp.checkpoint import remove_leftovers
     from fastmlp.divergence import DivergenceError
+    from fastmlp.folder import RunFolder
     from fastmlp.optimizers import Optimizer
     from fastmlp.options import PROGRAM, Options, UsageError, located, make_optimizer, parse_options, spell
-    from fastmlp.report import Reporter, draw_curves, draw_misclassified
-    from fastmlp.resuming import CHECKPOINT, prepare_folder, writing_to
+    from fastmlp.report import Reporter
+    from fastmlp.resuming import CHECKPOINT
     from fastmlp.spec import LOSSES, shown
     from fastmlp.stopping import StopRequest
 except KeyboardInterrupt:  # Ctrl-C in the first moments: `main` is not there yet to answer it
@@ -47,9 +43,6 @@ if TYPE_CHECKING:
     from fastmlp.datasets import Dataset
     from fastmlp.network import MLP
     from fastmlp.recipe import History, Progress, TrainingState
-
-FILES = ("model.safetensors", CHECKPOINT, "history.csv", "summary.json", "curves.png", "misclassified.png")
-"""What a run may leave in its folder."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,17 +80,11 @@ def fail(message: str) -> int:
 
 def run(options: Options) -> None:
     """Train, write and report."""
-    if options.out is not None:
-        prepare_folder("out", options.out)
-        for name in FILES:
-            remove_leftovers(Path(options.out, name))
+    reporter = Reporter(options.quiet)
+    folder = None if options.out is None else RunFolder(options.out, options.resume, reporter)
     data = load_data(options)
     options = replace(options, loss=choose_loss(options.loss, data))
     net, state = begin_or_resume(options, data)
-    began_with = None
-    if options.resume and options.out and os.path.samefile(options.resume, options.out):
-        began_with = Path(options.resume, CHECKPOINT).read_bytes()
-    optimizer = make_optimizer(options)
     net.notes = {
         "class_names": data.class_names,
         "image_shape": data.image_shape,
@@ -105,10 +92,9 @@ def run(options: Options) -> None:
         "checksum": checksum_of(data),
         "options": asdict(options) | {"dataset": located(options.dataset), "out": None, "resume": None},
     }
-    reporter = Reporter(options.quiet)
+    optimizer = make_optimizer(options)
     reporter.say(headline(net, data, options))
     latest: list[Progress] = []
-    is_written = False
 
     def on_stop() -> None:
         if not latest:  # compiling cannot be broken off, and may take a while
@@ -116,26 +102,22 @@ def run(options: Options) -> None:
 
     stop = StopRequest(on_stop)
 
-    def make_room() -> None:
-        """Before the first checkpoint, which `fit` writes at the end of an epoch or of the run, after its callbacks."""
-        nonlocal is_written
-        if not is_written and options.out is not None:
-            set_earlier_run_aside(options, reporter)
-            is_written = True
-
+    # The folder is taken before the first checkpoint, which `fit` writes at the end of an epoch or of the run, after
+    # its callbacks.
     def on_progress(progress: Progress) -> bool:
         latest[:] = [progress]
         reporter.progress(progress)
-        if stop.by:
-            make_room()
-        return bool(stop.by) or (reporter.closed and options.out is None)
+        if stop.by and folder is not None:
+            folder.take()
+        return bool(stop.by) or (reporter.closed and folder is None)
 
     def on_epoch(history: History) -> None:
         reporter.epoch(history, options.epochs)
-        make_room()
+        if folder is not None:
+            folder.take()
 
-    if state.epoch == options.epochs:  # a run that was over, but perhaps killed before its last files were written
-        make_room()
+    if folder is not None and state.epoch == options.epochs:  # over, but perhaps killed before its last files
+        folder.take()
     n_train = len(data.X_train)
     with stop:
         reporter.begin(n_train, options.epochs, samples_done(state, options, n_train))
@@ -148,26 +130,17 @@ def run(options: Options) -> None:
                     progress=on_progress, state=state, checkpoint=options.out,
                 )  # fmt: skip
         except DivergenceError as error:
-            if options.out is None:
+            if folder is None:
                 raise
-            if not is_written:
-                left = f"nothing was written to {options.out}"
-            elif began_with is not None and error.keeps_first:  # Nothing since was better.
-                write(options.out, CHECKPOINT, began_with)
-                left = f"the checkpoint in {options.out} is again that of epoch {saved_epoch(options.out)}, as before"
-            else:
-                left = f"only the checkpoint of epoch {saved_epoch(options.out)} was written to {options.out}"
-            raise UsageError(f"{error}; {left}") from None
+            raise UsageError(f"{error}; {folder.what_is_left(error)}") from None
         finally:
             reporter.end()
         train_loss = latest[0].loss if latest else state.history.train_loss[-1]
         summary = summarise(net, data, options, optimizer, state, train_loss)
-        files = []
-        if options.out is not None:
-            files = write_files(options.out, net, data, state, summary, reporter)
+        files = [] if folder is None else folder.write_files(net, data, state.history, summary)
         reporter.table(summary, len(data.X_test), options.out, files)
         if summary["stopped"]:
-            kept = f"; go on with --resume {options.out}" if options.out is not None else ""
+            kept = f"; go on with --resume {options.out}" if folder is not None else ""
             reporter.say(f"stopped by {stop.by} after {summary['epochs_done']:g} of {options.epochs} epochs{kept}")
 
 
@@ -281,102 +254,6 @@ def summarise(
         "compile_seconds": state.history.compile_seconds,
         "samples_per_second": done / train_seconds,
         "version": __version__,
-    }
-
-
-# --- Files ------------------------------------------------------------------------------------------------------------
-
-
-def set_earlier_run_aside(options: Options, reporter: Reporter) -> None:
-    """Move the files of an earlier run into ``previous``, in place of those there, unless it is the one to go on."""
-    out = str(options.out)
-    if options.resume is not None and os.path.samefile(options.resume, out):
-        return
-    if not any(os.path.lexists(os.path.join(out, name)) for name in FILES):
-        return
-    previous = os.path.join(out, "previous")
-    with writing_to("out", out):
-        os.makedirs(previous, exist_ok=True)
-        for name in FILES:
-            with suppress(FileNotFoundError):  # a file that the earlier run did not have
-                os.unlink(os.path.join(previous, name))
-            with suppress(FileNotFoundError):
-                os.replace(os.path.join(out, name), os.path.join(previous, name))
-    reporter.say(f"the files of the earlier run in {out} are now in {previous}")
-
-
-def saved_epoch(out: str) -> int:
-    """Say after how many epochs the checkpoint in the folder was written."""
-    from fastmlp.checkpoint import SavedNetwork
-
-    state = SavedNetwork(os.path.join(out, CHECKPOINT)).state
-    return 0 if state is None else state.epoch
-
-
-def write_files(
-    out: str, net: MLP, data: Dataset, state: TrainingState, summary: dict[str, Any], reporter: Reporter
-) -> list[str]:
-    """Write what a run leaves besides its checkpoint, the most valuable first; return the names of all files."""
-    with writing_to("out", out):
-        net.save(os.path.join(out, "model.safetensors"))
-    write(out, "history.csv", history_table(state.history).encode())
-    write(out, "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
-    files = list(FILES[:4])
-    for name in FILES[4:]:
-        with suppress(OSError):  # a picture from before this run went on would belong to other weights
-            os.unlink(os.path.join(out, name))
-    try:
-        write(out, "curves.png", draw_curves(state.history, summary))
-        files.append("curves.png")
-        mistakes = find_mistakes(net, data)
-        if mistakes is not None:
-            write(out, "misclassified.png", draw_misclassified(**mistakes))
-            files.append("misclassified.png")
-    except ImportError:
-        reporter.say("no pictures: they need matplotlib (pip install 'fastmlp[plot]')")
-    return files
-
-
-def write(out: str, name: str, content: bytes) -> None:
-    """Write one file whole or not at all."""
-    from fastmlp.checkpoint import write_atomically
-
-    with writing_to("out", out):
-        write_atomically(Path(out, name), content)
-
-
-def history_table(history: History) -> str:
-    """Give the history as CSV, a line an epoch; the accuracy stays empty for a regression."""
-    lists = history.to_dict()
-    names = {"train_loss": "train_loss", "validation_loss": "test_loss", "validation_accuracy": "test_accuracy",
-             "learning_rate": "learning_rate", "seconds": "seconds"}  # fmt: skip
-    file = io.StringIO()
-    table = csv.writer(file, lineterminator="\n")
-    table.writerow(["epoch", *names.values()])
-    for i in range(len(history.train_loss)):
-        table.writerow([i + 1, *(repr(lists[name][i]) if lists[name] else "" for name in names)])
-    return file.getvalue()
-
-
-def find_mistakes(net: MLP, data: Dataset) -> dict[str, Any] | None:
-    """Gather the images of the test set that the network is most confidently wrong about; None if there are none."""
-    if data.image_shape is None or data.class_names is None:
-        return None
-    predicted, p = net.predict(data.X_test), net.predict_proba(data.X_test)
-    if p.shape[1] == 1:
-        p = np.hstack([1 - p, p])
-    confidence = p[np.arange(len(p)), predicted]
-    wrong = np.flatnonzero(predicted != data.y_test)
-    if len(wrong) == 0:
-        return None
-    first = wrong[np.argsort(-confidence[wrong], kind="stable")[:50]]
-    return {
-        "images": data.X_test[first].reshape(-1, *data.image_shape),
-        "true": data.y_test[first],
-        "predicted": predicted[first],
-        "confidence": confidence[first],
-        "class_names": data.class_names,
-        "title": f"{len(wrong):,} of {len(predicted):,} test images wrong",
     }
 
 

@@ -13,7 +13,7 @@ import pytest
 from command_line import SMALL, call, history_of, summary_of
 
 import fastmlp
-from fastmlp import train
+from fastmlp.folder import find_mistakes
 from fastmlp.options import Options, make_optimizer, parse_options
 
 # --- What a run leaves ------------------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def test_quiet_prints_nothing(digits: Path, tmp_path: Path, capfd: pytest.Captur
 def test_mistakes_are_the_most_confident_ones(digits: Path) -> None:
     data = fastmlp.load_dataset(digits, raw=True)
     net = fastmlp.MLP([16, 4], input_scale=1 / 255, engine="numpy")  # not trained: wrong about most
-    mistakes = train.find_mistakes(net, data)
+    mistakes = find_mistakes(net, data)
     assert mistakes is not None
     p = net.predict_proba(data.X_test)
     wrong = {i for i in range(60) if p[i].argmax() != data.y_test[i]}
@@ -140,7 +140,7 @@ def test_mistakes_are_the_most_confident_ones(digits: Path) -> None:
     X = data.X_test
     net.set_parameters([np.eye(16)[:, :4]])
     perfect = fastmlp.Dataset(X, net.predict(X), X, net.predict(X), data.class_names, "x", 1 / 255, (4, 4))
-    assert train.find_mistakes(net, perfect) is None
+    assert find_mistakes(net, perfect) is None
 
 
 def test_without_matplotlib_the_run_says_so_and_goes_on(

@@ -17,8 +17,9 @@ import pytest
 from command_line import COMMAND, SMALL, call, history_of, one_error, start, stop_after, summary_of, write_idx
 
 import fastmlp
-from fastmlp import reference, report, resuming, train
+from fastmlp import folder, reference, report, resuming
 from fastmlp.checkpoint import SavedNetwork
+from fastmlp.folder import FILES
 from fastmlp.stopping import StopRequest
 
 # --- A folder that holds a run ----------------------------------------------------------------------------------------
@@ -27,7 +28,7 @@ from fastmlp.stopping import StopRequest
 def test_a_new_run_sets_the_earlier_one_aside(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(train, "draw_curves", lambda *_: b"")  # which takes most of the time
+    monkeypatch.setattr(folder, "draw_curves", lambda *_: b"")  # which takes most of the time
     out = tmp_path / "run"
     arguments = ("--dataset", digits, *SMALL, "--engine", "numpy", "--out", out)
 
@@ -79,7 +80,7 @@ def test_a_new_run_sets_the_earlier_one_aside_with_its_first_checkpoint(
         lambda self, now: found.append((now.epoch, {path.name for path in out.iterdir() if path.is_file()})),
     )  # fmt: skip
     assert call(*arguments) == 0
-    assert next(names for epoch, names in found if epoch == 0) == set(train.FILES)
+    assert next(names for epoch, names in found if epoch == 0) == set(FILES)
     assert {frozenset(names) for epoch, names in found if epoch == 2} == {frozenset({resuming.CHECKPOINT})}
     assert (out / "previous" / resuming.CHECKPOINT).read_bytes() == saved
 
@@ -106,8 +107,8 @@ def test_a_run_that_goes_on_ends_like_one_that_never_stopped(
     steps: int, optimizer: str, digits: Path, tmp_path: Path, engine: str, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(train, "draw_curves", lambda *_: b"")  # which takes most of the time
-    monkeypatch.setattr(train, "draw_misclassified", lambda **_: b"")
+    monkeypatch.setattr(folder, "draw_curves", lambda *_: b"")  # which takes most of the time
+    monkeypatch.setattr(folder, "draw_misclassified", lambda **_: b"")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     arguments = ("--dataset", digits, *SMALL, "--engine", engine, "--optimizer", optimizer)
     assert call(*arguments, "--out", whole) == 0
