@@ -1,12 +1,14 @@
-"""The first start: a second process compiles some of the kernels, and nothing that befalls it matters."""
+"""The first start: other processes compile some of the kernels, and nothing that befalls them matters."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 
 from fastmlp.kernels import cache as disk
-from fastmlp.kernels import first_start
+from fastmlp.kernels import first_start, native
 from fastmlp.kernels.native import Kernel, activation_kernels
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="its false Pythons are scripts")
@@ -24,15 +26,16 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="its false Pythons ar
 FLOAT32 = np.dtype(np.float32)
 KEYS = [part.key for name in ("relu", "elu") for part in activation_kernels(name)]
 
-TAKES_THE_LAST = """
-import json, os, sys, time
+CLAIMS_THE_LAST = """
+import fcntl, json, os, sys, time
 from pathlib import Path
-folder, dtype, taken, keys = json.loads(sys.argv[3])
+folder, dtype, keys = json.loads(sys.argv[3])
+claim = open(f"{{folder}}/{{keys[-1]}}_{{dtype}}.claim", "wb")
+fcntl.flock(claim, fcntl.LOCK_EX)
 Path({told!r}).write_text(str(os.getpid()))
-Path(taken, keys[-1]).touch()
 {then}
 """
-"""A second process that takes a kernel and does not compile it."""
+"""A second process that claims a kernel and does not compile it."""
 
 
 @pytest.fixture
@@ -66,29 +69,31 @@ def compile_all(cpus: int = 2) -> list[str]:
 def false_python(folder: Path, then: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Put a script in the place of Python; give where it will say its number."""
     script, program, told = folder / "python-false", folder / "program.py", folder / "told"
-    program.write_text(TAKES_THE_LAST.format(told=str(told), then=then))
+    program.write_text(CLAIMS_THE_LAST.format(told=str(told), then=then))
     script.write_text(f"#!/bin/sh\nexec '{sys.executable}' '{program}' \"$@\"\n")
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
     return told
 
 
-def wait_for(path: Path) -> None:
+def wait_for(*paths: Path) -> None:
     latest = time.monotonic() + 60
-    while not path.exists() and time.monotonic() < latest:
-        time.sleep(0.01)
+    while not any(path.exists() for path in paths) and time.monotonic() < latest:
+        time.sleep(0.001)
 
 
 @pytest.fixture
-def after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let this process take nothing before the second one has taken the last."""
-    take = first_start.take
+def after_the_other(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process compile nothing before the second one has begun with the last."""
+    link = Kernel.link_unless_claimed
 
-    def take_late(taken: str, key: str) -> bool:
-        wait_for(Path(taken, KEYS[-1]))
-        return take(taken, key)
+    def link_late(self: Kernel, dtype: np.dtype) -> bool:
+        is_false = Path(sys.executable).name == "python-false"
+        last = cache / f"{KEYS[-1]}_float32.kernel"
+        wait_for(*([tmp_path / "told"] if is_false else [last, last.with_suffix(".kernel.claim")]))
+        return link(self, dtype)
 
-    monkeypatch.setattr(first_start, "take", take_late)
+    monkeypatch.setattr(Kernel, "link_unless_claimed", link_late)
 
 
 def is_gone(told: Path) -> bool:
@@ -121,7 +126,7 @@ def test_what_the_second_process_leaves_is_compiled_here(
     then: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = false_python(tmp_path, then, monkeypatch)
-    monkeypatch.setattr(first_start, "PATIENCE", 0.5)
+    monkeypatch.setattr(native, "PATIENCE", 0.5)
     assert sorted(compile_all()) == sorted(f"{key}_float32.kernel" for key in KEYS)
     assert is_gone(told)
 
@@ -134,11 +139,11 @@ def test_one_that_cannot_be_started_is_done_without(cache: Path, monkeypatch: py
 def test_an_interruption_ends_it(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = false_python(tmp_path, "time.sleep(600)", monkeypatch)
 
-    def interrupted(taken: str, key: str) -> bool:
-        wait_for(Path(taken, KEYS[-1]))
+    def interrupted(self: Kernel, dtype: np.dtype) -> bool:
+        wait_for(told)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(first_start, "take", interrupted)
+    monkeypatch.setattr(Kernel, "link_unless_claimed", interrupted)
     with pytest.raises(KeyboardInterrupt):
         compile_all()
     assert is_gone(told)
@@ -179,10 +184,10 @@ def test_no_folder_no_first_start(cache: Path, tmp_path: Path) -> None:
     assert not first_start.is_first_start(FLOAT32)
 
 
-def test_another_cache_s_process_takes_nothing(tmp_path: Path) -> None:
+def test_another_cache_s_process_compiles_nothing(cache: Path) -> None:
     """One with other sources, another Numba, or another folder would compile what nobody loads."""
-    first_start.compile_from_the_end("another folder", "float32", str(tmp_path), KEYS)
-    assert list(tmp_path.iterdir()) == []
+    first_start.compile_from_the_end("another folder", "float32", KEYS)
+    assert not cache.exists()
 
 
 @pytest.mark.usefixtures("after_the_other")
@@ -211,23 +216,90 @@ def test_a_slow_one_that_has_taken_nothing_is_not_waited_for(
     script.write_text("#!/bin/sh\nexec sleep 600\n")
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
-    monkeypatch.setattr(first_start, "PATIENCE", 600.0)
+    monkeypatch.setattr(native, "PATIENCE", 600.0)
     started = time.monotonic()
     assert len(compile_all()) == len(KEYS)
     assert time.monotonic() - started < 60
 
 
-def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
-    (tmp_path / "taken").mkdir()
-    task = json.dumps(["another folder", "float32", str(tmp_path / "taken"), []])
-    code = f"import os; os._exit = print; from fastmlp.kernels import first_start as f; f.help_out({task!r})"
-    code += "; import time; time.sleep(60)"
+def test_it_ends_with_the_process_that_started_it() -> None:
+    code = (
+        "import sys, time; from fastmlp.kernels import first_start as f; "
+        "f.compile_from_the_end = lambda *_: (print('begun', flush=True), time.sleep(600)); f.help_out(sys.argv[1])"
+    )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, env=environment) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, json.dumps(["", "float32", []])], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env=environment,
+    ) as child:  # fmt: skip
         assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"begun\n"
         child.stdin.close()
-        latest = time.monotonic() + 60
-        while (tmp_path / "taken").exists() and time.monotonic() < latest:
-            time.sleep(0.01)
-        child.kill()
-    assert not (tmp_path / "taken").exists()
+        assert child.wait(60) == 0
+
+
+# --- Claims -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_is_one_holder_s_at_a_time(cache: Path) -> None:
+    with disk.claim("name", 0.0) as first:
+        with disk.claim("name", 0.0) as second, disk.claim("other", 0.0) as other:
+            assert (first, second, other) == (True, False, True)
+        started = time.monotonic()
+        with disk.claim("name", 0.2) as second:
+            assert not second
+        assert 0.2 <= time.monotonic() - started < 30
+    with disk.claim("name", 0.0) as again:
+        assert again
+    assert list(cache.iterdir()) == []
+
+
+def test_whoever_waits_for_a_claim_has_it_when_its_holder_dies(cache: Path) -> None:
+    code = (
+        "import time; from fastmlp.kernels import cache\n"
+        "with cache.claim('name', 0.0): print('held', flush=True), time.sleep(600)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"held\n"
+        with disk.claim("name", 0.0) as held:
+            assert not held
+        threading.Timer(0.2, child.kill).start()
+        with disk.claim("name", 60.0) as held:
+            assert held
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_no_file_can_be_locked_all_may_compile(number: int, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(disk.fcntl, "flock", refuse)
+    with disk.claim("name", 60.0) as first, disk.claim("name", 60.0) as second:
+        assert first
+        assert second
+
+
+def test_where_nothing_can_be_written_all_may_compile(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file in its place")
+    with disk.claim("name", 60.0) as first, disk.claim("name", 60.0) as second:
+        assert first
+        assert second
+
+
+def test_what_another_process_made_meanwhile_is_loaded(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While this one waits for its claim."""
+    Kernel(KEYS[0]).address(FLOAT32)
+    (file,) = cache.iterdir()
+    content = file.read_bytes()
+    file.unlink()
+
+    def make(descriptor: int) -> bool:
+        file.write_bytes(content)
+        return False
+
+    monkeypatch.setattr(disk, "is_locked_elsewhere", make)
+    monkeypatch.setattr(native.Kernel, "_compile", lambda *_: pytest.fail("was compiled"))
+    assert Kernel(KEYS[0]).address(FLOAT32)

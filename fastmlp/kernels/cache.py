@@ -14,8 +14,11 @@ import hashlib
 import importlib.util
 import os
 import sys
+import time
 import uuid
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +28,9 @@ import numpy as np
 import platformdirs
 
 from fastmlp.kernels.machine import MACHINE, numba_setting
+
+if sys.platform != "win32":
+    import fcntl
 
 
 def hash_of_sources() -> bytes | None:
@@ -176,6 +182,54 @@ def save(name: str, body: bytes) -> None:
             f"{AT_EACH_START}, because {folder} cannot be written ({error.strerror}); "
             "set NUMBA_CACHE_DIR to a folder that can"
         )
+
+
+@contextmanager
+def claim(name: str, patience: float) -> Iterator[bool]:
+    """Hold the making of a file, or wait while another process does, at most `patience` seconds: whether it is held.
+
+    The system gives it back when this process ends, however that is. Where files cannot be locked, all may hold it.
+    """
+    folder = None if sys.platform == "win32" else cache_folder()
+    if folder is None:
+        yield True
+        return
+    path = folder / f"{name}.claim"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("wb")
+    except OSError:  # `save` says so.
+        yield True
+        return
+    with file:
+        is_held = lock(file.fileno(), patience)
+        try:
+            yield is_held
+        finally:
+            if is_held:
+                with suppress(OSError):
+                    path.unlink()  # Who has it open, and locks it now, finds the file made.
+
+
+def lock(descriptor: int, patience: float) -> bool:
+    """Lock a file; False if another process has it for so many seconds."""
+    latest = time.monotonic() + patience
+    while is_locked_elsewhere(descriptor):
+        if time.monotonic() >= latest:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def is_locked_elsewhere(descriptor: int) -> bool:
+    """Lock a file, unless another process has: whether it has."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # As on some network file systems.
+        pass
+    return False
 
 
 def hash_of(name: str, body: bytes) -> bytes:

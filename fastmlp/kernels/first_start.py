@@ -1,31 +1,26 @@
-"""The first start in a dtype: while this process compiles kernels, a second one compiles others, and keeps them.
+"""The first start in a dtype: processes that need the same kernels share the work, and one is started to help.
 
-Compiling takes seconds, Numba does it on one core, and the kernels are compiled each by itself. So of the list of those
-that are needed this process takes the first that is left, and the other one the last. To take one is to make a file of
-its name, which only one process can. At the end this process waits for the other, if that has taken any, and loads what
-it has compiled. Whatever goes wrong there, it compiles what it does not find.
+Compiling takes seconds, Numba does it on one core, and the kernels are compiled each by itself. So each process takes
+the next kernel that no other is compiling, and waits for the others' at the end (`fastmlp.kernels.cache.claim`): a pool
+of processes that starts cold compiles each kernel once. The very first one starts a second Python, which begins at
+the end of the list. Whatever goes wrong in another process, this one compiles what it does not find.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
 
 from fastmlp.kernels.cache import cache_folder
 from fastmlp.kernels.native import Kernel, kernel
-
-PATIENCE = 5.0
-"""Seconds that the second process may take when this one is done; or twice what this one took, if that is more."""
 
 PROGRAM = """
 import sys
@@ -39,10 +34,10 @@ def compile_together(kernels: Sequence[Kernel], dtype: np.dtype, cpus: int) -> N
     """Compile the kernels, or load them; on a first start, with help."""
     if all(each.is_linked(dtype) for each in kernels):
         return
-    if is_first_start(dtype) and cpus > 1:
-        compile_with_help(kernels, dtype)
-    for each in kernels:
-        each.address(dtype)
+    with helped(kernels, dtype) if is_first_start(dtype) and cpus > 1 else nullcontext():
+        of_others = [each for each in kernels if not each.link_unless_claimed(dtype)]
+        for each in of_others:
+            each.address(dtype)
 
 
 def is_first_start(dtype: np.dtype) -> bool:
@@ -62,70 +57,44 @@ def is_first_start(dtype: np.dtype) -> bool:
     return True
 
 
-def compile_with_help(kernels: Sequence[Kernel], dtype: np.dtype) -> None:
-    """Compile what the second process does not take, and give it time for the rest."""
-    started = time.monotonic()
+@contextmanager
+def helped(kernels: Sequence[Kernel], dtype: np.dtype) -> Iterator[None]:
+    """Have a second process that compiles, too; none where none can be started."""
+    task = json.dumps([str(cache_folder()), dtype.name, [each.key for each in kernels]])
     try:
-        folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-    except OSError:
+        second = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, task, *(path for path in sys.path if isinstance(path, str))],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )  # fmt: skip
+    except Exception:  # Not all hosts let a library start processes, and what they raise then is theirs.
+        yield
         return
-    with folder as taken:
-        task = json.dumps([str(cache_folder()), dtype.name, taken, [each.key for each in kernels]])
-        try:
-            second = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, task, *(path for path in sys.path if isinstance(path, str))],
-                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-            )  # fmt: skip
-        except Exception:  # Not all hosts let a library start processes, and what they raise then is theirs.
-            return
-        assert second.stdin is not None
-        try:
-            is_helping = False
-            for each in kernels:
-                if take(taken, each.key):
-                    each.address(dtype)
-                else:
-                    is_helping = True
-            if is_helping:
-                second.wait(max(PATIENCE, 2.0 * (time.monotonic() - started)))
-        except subprocess.TimeoutExpired:
-            pass
-        finally:
-            second.kill()
-            second.wait()
-            second.stdin.close()
-
-
-def take(taken: str, key: str) -> bool:
-    """Take a kernel, unless the other process has it."""
+    assert second.stdin is not None
     try:
-        Path(taken, key).touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    except OSError:  # The folder has gone: compile, as if alone.
-        return True
-    return True
+        yield
+    finally:
+        second.kill()
+        second.wait()
+        second.stdin.close()
 
 
 def help_out(task: str) -> None:
     """Be the second process, for as long as the first one lives."""
-    folder, dtype, taken, keys = json.loads(task)
-    threading.Thread(target=end_with_the_other, args=(taken,), daemon=True).start()
-    compile_from_the_end(folder, dtype, taken, keys)
+    folder, dtype, keys = json.loads(task)
+    threading.Thread(target=end_with_the_other, daemon=True).start()
+    compile_from_the_end(folder, dtype, keys)
     os._exit(0)  # Numba takes a while to go.
 
 
-def end_with_the_other(taken: str) -> None:
-    """Wait for the end of the other process, which holds the other end of this one's input, and clear up after it."""
+def end_with_the_other() -> None:
+    """Wait for the end of the other process, which holds the other end of this one's input."""
     sys.stdin.read()
-    shutil.rmtree(taken, ignore_errors=True)
     os._exit(0)
 
 
-def compile_from_the_end(folder: str, dtype: str, taken: str, keys: Sequence[str]) -> None:
-    """Compile what the other process does not take, if its cache is this one's."""
+def compile_from_the_end(folder: str, dtype: str, keys: Sequence[str]) -> None:
+    """Compile what the other process does not, if its cache is this one's."""
     if str(cache_folder()) == folder:
         for key in reversed(keys):
-            if take(taken, key):
-                kernel(key).address(np.dtype(dtype))
+            kernel(key).link_unless_claimed(np.dtype(dtype))

@@ -34,6 +34,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=compiling.acquire, after_in_parent=compiling.release, after_in_child=compiling.release)
 
 
+PATIENCE = 10.0
+"""Seconds that another process may take to compile a kernel that is needed here: it takes one, on a CPU of its own."""
+
+
 class Linked(NamedTuple):
     """A kernel that is in memory, for one dtype.
 
@@ -82,11 +86,26 @@ class Kernel:
         """Call it from Python, and let the GIL go."""
         return self.entry(dtype)(True, *arguments)
 
+    def link_unless_claimed(self, dtype: np.dtype) -> bool:
+        """Load or compile it, unless another process is compiling it: whether it is in memory."""
+        with compiling:
+            linked = self._linked.get(dtype) or self._load(dtype) or self._make(dtype, patience=0.0)
+            if linked is not None:
+                self._linked[dtype] = linked
+            return linked is not None
+
     def _link(self, dtype: np.dtype) -> Linked:
         with compiling:
             if dtype not in self._linked:  # Another thread may have done it meanwhile.
-                self._linked[dtype] = self._load(dtype) or self._compile(dtype)
+                made = self._load(dtype) or self._make(dtype, PATIENCE)
+                self._linked[dtype] = made or self._compile(dtype)
             return self._linked[dtype]
+
+    def _make(self, dtype: np.dtype, patience: float) -> Linked | None:
+        """Compile it, or let another process that has begun do so; None if that takes longer than `patience`."""
+        with cache.claim(self._file(dtype), patience) as is_ours:
+            linked = self._load(dtype)
+            return self._compile(dtype) if linked is None and is_ours else linked
 
     def _file(self, dtype: np.dtype) -> str:
         return f"{self.key}_{dtype}.kernel"
