@@ -50,7 +50,7 @@ def reshaping(shape: tuple[int, ...], n_features: int) -> str:
         return f"; one sample is X.reshape(1, -1), of shape (1, {n_features})"
     if len(shape) == 1 and n_features == 1:
         return "; X.reshape(-1, 1) makes it so"
-    if len(shape) > 2 and prod(shape[1:]) == n_features:
+    if len(shape) > 2 and shape[0] > 0 and prod(shape[1:]) == n_features:
         return "; X.reshape(len(X), -1) makes it so"
     return ""
 
@@ -197,7 +197,7 @@ def as_finite(what: str, dtype: str, array: Array, first_row: int = 0, scale: fl
     Or if it would not be when multiplied by `scale`. Positions count from the row `first_row` of the samples.
     """
     if array.dtype.kind not in "biuf":
-        remedy = "; .astype(float) converts numbers" if array.dtype.kind == "O" else ""
+        remedy = "; np.asarray(values, float) converts numbers" if array.dtype.kind == "O" else ""
         raise ValueError(f"{what} must be numeric, got dtype {array.dtype}{remedy}")
     with np.errstate(over="ignore"):
         converted = np.ascontiguousarray(array, dtype=dtype)

@@ -101,8 +101,8 @@ class MLP:
     Attributes
     ----------
     notes : dict
-        What JSON can hold, empty at first: `save` writes it with the network, and `load` gives it back. A run of
-        ``python -m fastmlp.train`` leaves its ``class_names`` there.
+        What JSON can hold, under names that are strings; empty at first. `save` writes it with the network, and `load`
+        gives it back. A run of ``python -m fastmlp.train`` leaves its ``class_names`` there.
 
     Raises
     ------
@@ -432,7 +432,7 @@ class MLP:
             the bits, and the history, of the run that was never stopped. All that decides what is learnt must be what
             it was, but for `epochs`, which may be more (and then stretches the schedules that depend on it). The data
             are not compared. A run that was over trains nothing. Callbacks are called again for the epochs since the
-            checkpoint.
+            checkpoint. The network takes the checkpoint's `notes` if it has none of its own.
 
         Returns
         -------

@@ -6,11 +6,14 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="its false Pythons ar
 
 FLOAT32 = np.dtype(np.float32)
 KEYS = [part.key for name in ("relu", "elu") for part in activation_kernels(name)]
+FILES = [f"{key}_float32.kernel" for key in KEYS]
 
 CLAIMS_THE_LAST = """
 import fcntl, json, os, sys, time
@@ -40,7 +44,8 @@ Path({told!r}).write_text(str(os.getpid()))
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A new cache, here and in children: where its kernels will be."""
+    """A new cache, here and in children: where its kernels will be. Nothing has been waited for yet."""
+    monkeypatch.setattr(native, "waited", 0.0)
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
     disk.cache_folder.cache_clear()
     folder = disk.cache_folder()
@@ -107,10 +112,9 @@ def is_gone(told: Path) -> bool:
 @pytest.mark.usefixtures("after_the_other")
 def test_the_second_process_compiles_from_the_end_on(cache: Path) -> None:
     here = compile_all()
-    files = {f"{key}_float32.kernel" for key in KEYS}
-    assert {path.name for path in cache.iterdir()} == files | {"float32.begun"}
-    assert f"{KEYS[-1]}_float32.kernel" not in here
-    assert set(here) < files
+    assert {path.name for path in cache.iterdir()} - {f"{FILES[-1]}.claim"} == {*FILES, "float32.begun"}
+    assert FILES[-1] not in here
+    assert set(here) < set(FILES)
     assert compile_all() == []
 
 
@@ -127,7 +131,7 @@ def test_what_the_second_process_leaves_is_compiled_here(
 ) -> None:
     told = false_python(tmp_path, then, monkeypatch)
     monkeypatch.setattr(native, "PATIENCE", 0.5)
-    assert sorted(compile_all()) == sorted(f"{key}_float32.kernel" for key in KEYS)
+    assert sorted(compile_all()) == sorted(FILES)
     assert is_gone(told)
 
 
@@ -242,33 +246,80 @@ def test_it_ends_with_the_process_that_started_it() -> None:
 # --- Claims -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_claim_is_one_holder_s_at_a_time(cache: Path) -> None:
-    with disk.claim("name", 0.0) as first:
-        with disk.claim("name", 0.0) as second, disk.claim("other", 0.0) as other:
-            assert (first, second, other) == (True, False, True)
-        started = time.monotonic()
-        with disk.claim("name", 0.2) as second:
-            assert not second
-        assert 0.2 <= time.monotonic() - started < 30
-    with disk.claim("name", 0.0) as again:
-        assert again
-    assert list(cache.iterdir()) == []
-
-
-def test_whoever_waits_for_a_claim_has_it_when_its_holder_dies(cache: Path) -> None:
-    code = (
-        "import time; from fastmlp.kernels import cache\n"
-        "with cache.claim('name', 0.0): print('held', flush=True), time.sleep(600)"
-    )
+@contextmanager
+def elsewhere(code: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run code in another process, and wait for its first line."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment) as child:
         assert child.stdout is not None
-        assert child.stdout.readline() == b"held\n"
-        with disk.claim("name", 0.0) as held:
-            assert not held
-        threading.Timer(0.2, child.kill).start()
-        with disk.claim("name", 60.0) as held:
-            assert held
+        assert child.stdout.readline()
+        yield child
+        child.kill()
+
+
+HOLD = """
+import time
+from contextlib import ExitStack
+from fastmlp.kernels import cache
+with ExitStack() as claims:
+    print(all([claims.enter_context(cache.claim(name)) for name in {names}]), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_claim_is_one_process_s_at_a_time_until_it_dies(cache: Path) -> None:
+    with elsewhere(HOLD.format(names=["one"])) as child:
+        with disk.claim("one") as one, disk.claim("other") as other:
+            assert (one, other) == (False, True)
+        os.kill(child.pid, signal.SIGSTOP)
+        with disk.claim("one") as one:
+            assert not one
+        child.kill()
+        child.wait()
+        with disk.claim("one") as one:
+            assert one
+    assert list(cache.iterdir()) == []
+
+
+def test_what_others_hold_is_waited_for_once_and_then_compiled_here(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen processes, as many as there are kernels: patience is for all of them together."""
+    monkeypatch.setattr(native, "PATIENCE", 0.5)
+    with elsewhere(HOLD.format(names=FILES)):
+        assert sorted(compile_all(cpus=1)) == sorted(FILES)
+    assert 0.5 <= native.waited < 5.0
+
+
+def test_no_more_processes_compile_than_there_are_cpus(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "available_cpus", lambda: 2)
+    with elsewhere(HOLD.format(names=["compiler.0"])):
+        assert Kernel(KEYS[0]).link_unless_claimed(FLOAT32)
+        with elsewhere(HOLD.format(names=["compiler.1"])):
+            assert not Kernel(KEYS[1]).link_unless_claimed(FLOAT32)
+            assert Kernel(KEYS[0]).link_unless_claimed(FLOAT32)  # From the cache.
+    assert Kernel(KEYS[1]).link_unless_claimed(FLOAT32)
+
+
+def test_nobody_here_waits_with_a_thread_that_waits(cache: Path) -> None:
+    """Others use what is in the cache, and fork; and Ctrl-C ends the wait."""
+    Kernel(KEYS[1]).address(FLOAT32)
+    with elsewhere(HOLD.format(names=FILES[:1])) as child, ThreadPoolExecutor() as threads:
+        waiting = threads.submit(Kernel(KEYS[0]).address, FLOAT32)
+        while native.waited == 0.0:
+            time.sleep(0.001)
+        started = time.monotonic()
+        assert Kernel(KEYS[1]).address(FLOAT32)
+        if (number := os.fork()) == 0:
+            os._exit(0)
+        os.waitpid(number, 0)
+        threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            Kernel(KEYS[0]).address(FLOAT32)
+        assert time.monotonic() - started < 5.0
+        assert not waiting.done()
+        child.kill()
+        assert waiting.result(timeout=60)
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
@@ -277,29 +328,23 @@ def test_where_no_file_can_be_locked_all_may_compile(number: int, cache: Path, m
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(disk.fcntl, "flock", refuse)
-    with disk.claim("name", 60.0) as first, disk.claim("name", 60.0) as second:
-        assert first
-        assert second
+    with disk.claim("one") as first, disk.claim("one") as second:
+        assert (first, second) == (True, True)
+    monkeypatch.setattr(sys, "platform", "win32")
+    with disk.claim("one") as first, disk.claim("one") as second:
+        assert (first, second) == (True, True)
 
 
 def test_where_nothing_can_be_written_all_may_compile(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file in its place")
-    with disk.claim("name", 60.0) as first, disk.claim("name", 60.0) as second:
-        assert first
-        assert second
+    with disk.claim("one") as first, disk.claim("one") as second:
+        assert (first, second) == (True, True)
 
 
 def test_what_another_process_made_meanwhile_is_loaded(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While this one waits for its claim."""
     Kernel(KEYS[0]).address(FLOAT32)
-    (file,) = cache.iterdir()
-    content = file.read_bytes()
-    file.unlink()
-
-    def make(descriptor: int) -> bool:
-        file.write_bytes(content)
-        return False
-
-    monkeypatch.setattr(disk, "is_locked_elsewhere", make)
-    monkeypatch.setattr(native.Kernel, "_compile", lambda *_: pytest.fail("was compiled"))
+    content = (cache / FILES[0]).read_bytes()
+    (cache / FILES[0]).unlink()
+    monkeypatch.setattr(disk, "is_locked_elsewhere", lambda _: bool((cache / FILES[0]).write_bytes(content)) and False)
+    monkeypatch.setattr(Kernel, "_compile", lambda *_: pytest.fail("was compiled"))
     assert Kernel(KEYS[0]).address(FLOAT32)

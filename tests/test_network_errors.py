@@ -178,6 +178,7 @@ def with_value(value: float) -> Array:
         (np.zeros((2, 3)), "X must be (n_samples, 2), got (2, 3)"),
         (np.zeros((2, 2, 1)), "X must be (n_samples, 2), got (2, 2, 1); X.reshape(len(X), -1) makes it so"),
         (np.zeros((2, 2, 2)), "X must be (n_samples, 2), got (2, 2, 2)"),
+        (np.zeros((0, 1, 2)), "X must be (n_samples, 2), got (0, 1, 2)"),
         (np.zeros(3), "X must be (n_samples, 2), got (3,)"),
         (np.zeros(2), "X must be (n_samples, 2), got (2,); one sample is X.reshape(1, -1), of shape (1, 2)"),
         (7.0, "X must be (n_samples, 2), got ()"),
@@ -193,7 +194,7 @@ def with_value(value: float) -> Array:
         (with_value(-np.inf), "X must be finite, got -inf at [1, 0]"),
         ([["a", "b"]], "X must be numeric, got dtype <U1"),
         (np.zeros((2, 2), dtype=complex), "X must be numeric, got dtype complex128"),
-        (np.array([[None, 1.0]]), "X must be numeric, got dtype object; .astype(float) converts numbers"),
+        (np.array([[None, 1.0]]), "X must be numeric, got dtype object; np.asarray(values, float) converts numbers"),
     ],
     ids=str,
 )

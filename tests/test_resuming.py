@@ -197,6 +197,10 @@ def test_a_run_may_go_on_with_a_state_and_leave_checkpoints(engine: str, tmp_pat
     assert saved_state(tmp_path).run["optimizer"]["learning_rate"] == 0.5
     network(engine).fit(X, Y, **{**arguments, "epochs": 7}, checkpoint=tmp_path, resume=True)
     assert SavedNetwork(tmp_path / CHECKPOINT).notes == {"mine": [1, 2]}
+    net = network(engine)
+    net.notes = {"other": None}
+    net.fit(X, Y, **{**arguments, "epochs": 8}, checkpoint=tmp_path, resume=True)
+    assert SavedNetwork(tmp_path / CHECKPOINT).notes == {"other": None}
 
 
 def test_a_checkpoint_says_what_the_run_is(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ import hashlib
 import importlib.util
 import os
 import sys
-import time
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -185,10 +184,11 @@ def save(name: str, body: bytes) -> None:
 
 
 @contextmanager
-def claim(name: str, patience: float) -> Iterator[bool]:
-    """Hold the making of a file, or wait while another process does, at most `patience` seconds: whether it is held.
+def claim(name: str) -> Iterator[bool]:
+    """Hold a name, if no other process does: whether it is held.
 
-    The system gives it back when this process ends, however that is. Where files cannot be locked, all may hold it.
+    The system gives it back when this process ends, however that is. Where files cannot be locked, as on Windows and
+    some network file systems, everybody may hold it.
     """
     folder = None if sys.platform == "win32" else cache_folder()
     if folder is None:
@@ -197,28 +197,18 @@ def claim(name: str, patience: float) -> Iterator[bool]:
     path = folder / f"{name}.claim"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("wb")
+        file = path.open("ab")
     except OSError:  # `save` says so.
         yield True
         return
     with file:
-        is_held = lock(file.fileno(), patience)
+        is_held = not is_locked_elsewhere(file.fileno())
         try:
             yield is_held
         finally:
             if is_held:
                 with suppress(OSError):
-                    path.unlink()  # Who has it open, and locks it now, finds the file made.
-
-
-def lock(descriptor: int, patience: float) -> bool:
-    """Lock a file; False if another process has it for so many seconds."""
-    latest = time.monotonic() + patience
-    while is_locked_elsewhere(descriptor):
-        if time.monotonic() >= latest:
-            return False
-        time.sleep(0.005)
-    return True
+                    path.unlink()
 
 
 def is_locked_elsewhere(descriptor: int) -> bool:

@@ -1,9 +1,10 @@
 """The first start in a dtype: processes that need the same kernels share the work, and one is started to help.
 
 Compiling takes seconds, Numba does it on one core, and the kernels are compiled each by itself. So each process takes
-the next kernel that no other is compiling, and waits for the others' at the end (`fastmlp.kernels.cache.claim`): a pool
-of processes that starts cold compiles each kernel once. The very first one starts a second Python, which begins at
-the end of the list. Whatever goes wrong in another process, this one compiles what it does not find.
+the next kernel that no other is compiling, if a CPU is free for that, and waits for the others' at the end
+(`fastmlp.kernels.cache.claim`): a pool of processes that starts cold compiles each kernel once. The very first one
+starts a second Python, which begins at the end of the list. Whatever goes wrong in another process, this one compiles
+what it does not find.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -61,22 +62,20 @@ def is_first_start(dtype: np.dtype) -> bool:
 def helped(kernels: Sequence[Kernel], dtype: np.dtype) -> Iterator[None]:
     """Have a second process that compiles, too; none where none can be started."""
     task = json.dumps([str(cache_folder()), dtype.name, [each.key for each in kernels]])
-    try:
+    second = None
+    with suppress(Exception):  # Not all hosts let a library start processes, and what they raise then is theirs.
         second = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, task, *(path for path in sys.path if isinstance(path, str))],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )  # fmt: skip
-    except Exception:  # Not all hosts let a library start processes, and what they raise then is theirs.
-        yield
-        return
-    assert second.stdin is not None
     try:
         yield
     finally:
-        second.kill()
-        second.wait()
-        second.stdin.close()
+        if second is not None and second.stdin is not None:
+            second.kill()
+            second.wait()
+            second.stdin.close()
 
 
 def help_out(task: str) -> None:

@@ -13,12 +13,15 @@ import logging  # noqa: F401 - See below.
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 import numpy as np
 
+from fastmlp.cpus import available_cpus
 from fastmlp.kernels import cache
 from fastmlp.kernels.cache import ENTRY, Compiled
 from fastmlp.kernels.machine import NO_COMPILER, numba_setting
@@ -34,8 +37,20 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=compiling.acquire, after_in_parent=compiling.release, after_in_child=compiling.release)
 
 
-PATIENCE = 10.0
-"""Seconds that another process may take to compile a kernel that is needed here: it takes one, on a CPU of its own."""
+PATIENCE = 20.0
+"""Seconds that this process waits, in all, for others that compile: they may be frozen. Then it compiles by itself."""
+waited = 0.0
+
+
+def wait_for_others() -> bool:
+    """Wait a moment; or do not, because patience is at its end, and say so."""
+    global waited
+    if waited >= PATIENCE:
+        return False
+    started = time.monotonic()
+    time.sleep(0.01)
+    waited += time.monotonic() - started
+    return True
 
 
 class Linked(NamedTuple):
@@ -87,25 +102,27 @@ class Kernel:
         return self.entry(dtype)(True, *arguments)
 
     def link_unless_claimed(self, dtype: np.dtype) -> bool:
-        """Load or compile it, unless another process is compiling it: whether it is in memory."""
+        """Load or compile it, unless other processes are at work: whether it is in memory."""
         with compiling:
-            linked = self._linked.get(dtype) or self._load(dtype) or self._make(dtype, patience=0.0)
+            linked = self._linked.get(dtype) or self._load(dtype) or self._compile_unless_claimed(dtype)
             if linked is not None:
                 self._linked[dtype] = linked
             return linked is not None
 
     def _link(self, dtype: np.dtype) -> Linked:
-        with compiling:
-            if dtype not in self._linked:  # Another thread may have done it meanwhile.
-                made = self._load(dtype) or self._make(dtype, PATIENCE)
-                self._linked[dtype] = made or self._compile(dtype)
-            return self._linked[dtype]
+        while not self.link_unless_claimed(dtype):  # Between two tries, other threads go on, and may fork.
+            if not wait_for_others():
+                with compiling:
+                    self._linked[dtype] = self._linked.get(dtype) or self._compile(dtype)
+        return self._linked[dtype]
 
-    def _make(self, dtype: np.dtype, patience: float) -> Linked | None:
-        """Compile it, or let another process that has begun do so; None if that takes longer than `patience`."""
-        with cache.claim(self._file(dtype), patience) as is_ours:
-            linked = self._load(dtype)
-            return self._compile(dtype) if linked is None and is_ours else linked
+    def _compile_unless_claimed(self, dtype: np.dtype) -> Linked | None:
+        """Compile it; None if another process is doing so, or as many processes compile as there are CPUs."""
+        with ExitStack() as claims:
+            is_cpu_free = any(claims.enter_context(cache.claim(f"compiler.{cpu}")) for cpu in range(available_cpus()))
+            if is_cpu_free and claims.enter_context(cache.claim(self._file(dtype))):
+                return self._load(dtype) or self._compile(dtype)  # It may have been made a moment ago.
+        return None
 
     def _file(self, dtype: np.dtype) -> str:
         return f"{self.key}_{dtype}.kernel"

@@ -289,6 +289,7 @@ def one_masked(a: Array) -> Any:
     return np.ma.array(a, mask=mask)
 
 
+NOT_NUMERIC = "must be numeric, got dtype object; np.asarray(values, float) converts numbers"
 REFUSED: dict[str, tuple[str, Any, str]] = {
     "masked X": (
         "X", one_masked(FINE["X"]), "X must have no masked values, got one at [3, 1]; .filled(value) fills them",
@@ -300,8 +301,8 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
         "sample_weight", one_masked(FINE["sample_weight"]),
         "sample_weight must have no masked values, got one at [2]; .filled(value) fills them",
     ),
-    "object X": ("X", FINE["X"].astype(object), "X must be numeric, got dtype object; .astype(float) converts numbers"),
-    "None in X": ("X", [[1, 2, None]] * 4, "X must be numeric, got dtype object; .astype(float) converts numbers"),
+    "object X": ("X", FINE["X"].astype(object), "X " + NOT_NUMERIC),
+    "None in X": ("X", [[1, 2, None]] * 4, "X " + NOT_NUMERIC),
     "complex X": ("X", FINE["X"] * 1j, "X must be numeric, got dtype complex128"),
     "strings in X": ("X", FINE["X"].astype(str), "X must be numeric, got dtype <U32"),
     "dates in X": ("X", FINE["X"].astype("M8[s]"), "X must be numeric, got dtype datetime64[s]"),
@@ -316,10 +317,7 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
         "y", FINE["y"].astype(object),
         "y must hold whole-number classes, got object; np.unique(y, return_inverse=True)[1] numbers them",
     ),
-    "object weights": (
-        "sample_weight", np.ones(4, object),
-        "sample_weight must be numeric, got dtype object; .astype(float) converts numbers",
-    ),
+    "object weights": ("sample_weight", np.ones(4, object), "sample_weight " + NOT_NUMERIC),
     "too large": ("X", FINE["X"] * 1e300, "X must not be too large for float32, got 1e+300 at [0, 0]"),
 }  # fmt: skip
 
