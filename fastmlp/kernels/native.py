@@ -42,14 +42,13 @@ PATIENCE = 20.0
 waited = 0.0
 
 
-def wait_for_others() -> bool:
-    """Wait a moment; or do not, because patience is at its end, and say so."""
+def wait_for_others(seconds: float) -> bool:
+    """Wait so long; or do not, because patience is at its end, and say so."""
     global waited
     if waited >= PATIENCE:
         return False
-    started = time.monotonic()
-    time.sleep(0.01)
-    waited += time.monotonic() - started
+    time.sleep(seconds)
+    waited += seconds
     return True
 
 
@@ -110,10 +109,12 @@ class Kernel:
             return linked is not None
 
     def _link(self, dtype: np.dtype) -> Linked:
+        pause = 0.005
         while not self.link_unless_claimed(dtype):  # Between two tries, other threads go on, and may fork.
-            if not wait_for_others():
+            if not wait_for_others(pause):
                 with compiling:
                     self._linked[dtype] = self._linked.get(dtype) or self._compile(dtype)
+            pause = min(1.5 * pause, 0.3)  # Many that wait must not take the CPU from the one that compiles.
         return self._linked[dtype]
 
     def _compile_unless_claimed(self, dtype: np.dtype) -> Linked | None:
