@@ -36,7 +36,7 @@ class History:
     seconds : list of float
         In the training steps alone. Epochs that ran in one engine call share its time evenly.
     compile_seconds : float
-        Compiling, or loading from the cache, before the first step.
+        Compiling, loading from the cache, or waiting for other processes that compile, before the first step.
 
     Examples
     --------
