@@ -60,9 +60,10 @@ class RunFolder:
 
         A run that comes to nothing has then moved nothing.
         """
-        is_first, self.is_taken = not self.is_taken, True
-        there = [name for name in FILES if os.path.lexists(os.path.join(self.out, name))]
-        if not (is_first and there) or self.began_with is not None:
+        if self.is_taken:
+            return
+        self.is_taken = True
+        if self.began_with is not None or not any(os.path.lexists(os.path.join(self.out, name)) for name in FILES):
             return
         previous = os.path.join(self.out, "previous")
         with writing_to("out", self.out):
