@@ -216,6 +216,10 @@ class SavedNetwork:
         path = check_path(path)
         if not os.path.exists(path):
             raise FileNotFoundError(f"no model file at {path}")
+        if os.path.isdir(path):
+            raise ModelFileError(
+                f"{path} must be a regular file, got a folder; a run's network is its model.safetensors"
+            )
         try:
             file = TensorFile(path)
         except (OSError, ValueError) as error:

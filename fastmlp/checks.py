@@ -46,7 +46,7 @@ def check_inputs(spec: NetworkSpec, X: Any, what: str, engine_finds_not_finite: 
 
 def reshaping(shape: tuple[int, ...], n_features: int) -> str:
     """Say what makes samples of a wrong shape ``(n_samples, n_features)``, if that is plain."""
-    if shape == (n_features,):
+    if shape == (n_features,) or (len(shape) == 2 and min(shape) > 1 and prod(shape) == n_features):
         return f"; one sample is X.reshape(1, -1), of shape (1, {n_features})"
     if len(shape) == 1 and n_features == 1:
         return "; X.reshape(-1, 1) makes it so"

@@ -65,15 +65,16 @@ class RunFolder:
         self.is_taken = True
         if self.began_with is not None or not any(os.path.lexists(os.path.join(self.out, name)) for name in FILES):
             return
-        previous = os.path.join(self.out, "previous")
+        previous, replaced = os.path.join(self.out, "previous"), ""
         with writing_to("out", self.out):
             os.makedirs(previous, exist_ok=True)
             for name in FILES:
                 with suppress(FileNotFoundError):  # a file that the earlier run did not have
                     os.unlink(os.path.join(previous, name))
+                    replaced = ", in place of those that were there"
                 with suppress(FileNotFoundError):
                     os.replace(os.path.join(self.out, name), os.path.join(previous, name))
-        self.reporter.say(f"the files of the earlier run in {self.out} are now in {previous}")
+        self.reporter.say(f"the files of the earlier run in {self.out} are now in {previous}{replaced}")
 
     def what_is_left(self, error: DivergenceError) -> str:
         """Say what the folder holds of a run that diverged; if nothing since was better, what it held before."""

@@ -98,6 +98,8 @@ def resumed_options(folder: str, given: dict[str, Any]) -> Options:
     from fastmlp.checkpoint import SavedNetwork
     from fastmlp.resuming import CHECKPOINT
 
+    if not os.path.exists(os.path.join(folder, CHECKPOINT)):
+        raise UsageError(f"resume must be a folder with the {CHECKPOINT} of a run, got {folder!r}")
     saved = SavedNetwork(os.path.join(folder, CHECKPOINT))
     stored = saved.notes.get("options")
     if saved.state is None or not isinstance(stored, dict):

@@ -98,7 +98,7 @@ def run(options: Options) -> None:
 
     def on_stop() -> None:
         if not latest:  # compiling cannot be broken off, and may take a while
-            reporter.say("stopping after compilation and the first step")
+            reporter.say("stopping after compilation and the first step; Ctrl-C again stops at once")
 
     stop = StopRequest(on_stop)
 
@@ -139,9 +139,14 @@ def run(options: Options) -> None:
         summary = summarise(net, data, options, optimizer, state, train_loss)
         files = [] if folder is None else folder.write_files(net, data, state.history, summary)
         reporter.table(summary, len(data.X_test), options.out, files)
+        if not summary["stopped"] and has_learnt_nothing(summary["test_accuracy"], data):
+            reporter.say(
+                "it has learnt nothing: to answer always with one class would be right as often; "
+                "try inputs scaled to about [-1, 1], --optimizer adam, a smaller --lr, or more --epochs"
+            )
         if summary["stopped"]:
             kept = f"; go on with --resume {options.out}" if folder is not None else ""
-            reporter.say(f"stopped by {stop.by} after {summary['epochs_done']:g} of {options.epochs} epochs{kept}")
+            reporter.say(f"stopped by {stop.by} after {summary['epochs_done']:.3g} of {options.epochs} epochs{kept}")
 
 
 def load_data(options: Options) -> Dataset:
@@ -216,10 +221,16 @@ def headline(net: MLP, data: Dataset, options: Options) -> str:
     sizes = "-".join(map(str, net.spec.layer_sizes))
     n_parameters = sum(array.size for array in net.weights + net.biases)
     names = spell(tuple(dict.fromkeys(net.spec.activations))) or "linear"
+    kind = "values" if data.class_names is None else f"{len(data.class_names)} classes"
     return (
-        f"{data.name}: {len(data.X_train):,} training and {len(data.X_test):,} test samples; "
+        f"{data.name}: {len(data.X_train):,} training and {len(data.X_test):,} test samples of {kind}; "
         f"network {sizes} ({names}), {n_parameters:,} parameters, {options.dtype}"
     )
+
+
+def has_learnt_nothing(accuracy: float | None, data: Dataset) -> bool:
+    """Whether the answer that is most frequent among the test samples, given for each, would be right as often."""
+    return accuracy is not None and accuracy <= np.bincount(data.y_test).max() / len(data.y_test)
 
 
 def summarise(

@@ -270,7 +270,7 @@ def test_truncated_files(model: Path) -> None:
 def test_foreign_files(model: Path, tmp_path: Path) -> None:
     model.write_bytes(b"PK\x03\x04" + bytes(1000))
     assert "is not a readable safetensors file" in refused(model)
-    assert "is not a readable safetensors file" in refused(tmp_path)  # A folder.
+    assert "must be a regular file, got a folder; a run's network is its model.safetensors" in refused(tmp_path)
     save_file({"weights.0": np.zeros((2, 2))}, model)
     assert refused(model).endswith("has no fastmlp metadata: it is not a fastmlp model")
     save_file({"weights.0": np.zeros((2, 2))}, model, metadata={"fastmlp": "{not json"})

@@ -166,6 +166,27 @@ def test_epsilon_that_the_dtype_rounds_to_zero(engine: str) -> None:
         MLP([2, 2], dtype="float64", engine=engine).fit(X, [0, 1], epochs=1, optimizer=optimizer)
 
 
+@pytest.mark.parametrize(
+    ("shape", "hint"),
+    [
+        ((2, 3), "; one sample is X.reshape(1, -1), of shape (1, 6)"),
+        ((4, 2, 3), "; X.reshape(len(X), -1) makes it so"),
+        ((6, 1), ""),
+        ((0, 2, 3), ""),
+    ],
+)
+def test_images_and_their_samples(shape: tuple[int, ...], hint: str) -> None:
+    net = MLP([6, 2], engine="numpy")
+    assert message_of(lambda: net.predict(np.zeros(shape))) == f"X must be (n_samples, 6), got {shape}{hint}"
+
+
+def test_a_column_of_one_feature() -> None:
+    net = MLP([1, 2], engine="numpy")
+    assert message_of(lambda: net.predict(np.zeros(5))) == (
+        "X must be (n_samples, 1), got (5,); X.reshape(-1, 1) makes it so"
+    )
+
+
 def with_value(value: float) -> Array:
     bad = X.copy()
     bad[1, 0] = value
@@ -182,6 +203,7 @@ def with_value(value: float) -> Array:
         (np.zeros(3), "X must be (n_samples, 2), got (3,)"),
         (np.zeros(2), "X must be (n_samples, 2), got (2,); one sample is X.reshape(1, -1), of shape (1, 2)"),
         (7.0, "X must be (n_samples, 2), got ()"),
+        (np.zeros((2, 1)), "X must be (n_samples, 2), got (2, 1)"),
         (np.zeros((0, 2)), "X must have at least one sample, got (0, 2)"),
         (np.zeros((2, 2))[:0], "X must have at least one sample, got (0, 2)"),
         (

@@ -58,7 +58,7 @@ def test_a_run_leaves_its_files(digits: Path, tmp_path: Path, engine: str, capsy
 
     lines = capsys.readouterr()
     assert lines.err == ""
-    assert re.search(r"200 training and 60 test samples; network 16-8-4 \(relu\), 172 parameters, float32", lines.out)
+    assert "200 training and 60 test samples of 4 classes; network 16-8-4 (relu), 172 parameters, float32" in lines.out
     assert len(re.findall(r"^epoch \d/3  train loss", lines.out, re.MULTILINE)) == 3
     assert f"{round((1 - summary['test_accuracy']) * 60)} of 60 wrong" in lines.out
     assert str(out) in lines.out
@@ -85,6 +85,21 @@ def test_the_run_is_that_of_the_library(digits: Path, tmp_path: Path, engine: st
     saved = fastmlp.MLP.load(tmp_path / "run" / "model.safetensors", engine=engine)
     for ours, theirs in zip(saved.weights + saved.biases, net.weights + net.biases, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("can_be_learnt", [True, False])
+def test_a_run_that_learnt_nothing_says_so(
+    can_be_learnt: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sign of the feature is the class; where it is left out, every sample is taken for the same class."""
+    path = tmp_path / "signs.csv"
+    rows = [
+        f"{a if can_be_learnt else 1.0},{'yes' if a > 0 else 'no'}" for a in np.random.default_rng(0).normal(size=300)
+    ]
+    path.write_text("\n".join(["feature,sign", *rows]))
+    assert call("--dataset", path, "--target", "sign", *SMALL) == 0
+    said = "it has learnt nothing: to answer always with one class would be right as often" in capsys.readouterr().out
+    assert said != can_be_learnt
 
 
 def test_a_regression_has_no_accuracy(values: Path, tmp_path: Path, engine: str) -> None:

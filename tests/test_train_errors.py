@@ -48,7 +48,7 @@ from fastmlp.options import spell
         ("--optimizer adm", "optimizer must be one of sgd, adam, adamw, rmsprop, got 'adm' (did you mean 'adam'?)"),
         ("--engine numbo", "engine must be one of numba, numpy, got 'numbo' (did you mean 'numba'?)"),
         ("--dtype float16", "dtype must be one of float32, float64, got 'float16' (did you mean 'float64'?)"),
-        ("--resume nowhere", "no model file at nowhere/checkpoint.safetensors"),
+        ("--resume nowhere", "resume must be a folder with the checkpoint.safetensors of a run, got 'nowhere'"),
     ],
 )
 def test_a_wrong_option_is_one_line(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

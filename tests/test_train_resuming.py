@@ -64,6 +64,9 @@ def test_a_new_run_sets_the_earlier_one_aside(
     there = contents(tmp_path / "other")
     assert call("--resume", out, "--epochs", 4, "--out", tmp_path / "other", "--quiet") == 0
     assert contents(tmp_path / "other" / "previous") == there
+    # What stands in the way of the files that are set aside is lost, and that is said.
+    assert call(*arguments) == 0
+    assert f"{told}, in place of those that were there\n" in capsys.readouterr().out
 
 
 def test_a_new_run_sets_the_earlier_one_aside_with_its_first_checkpoint(
@@ -291,7 +294,7 @@ def test_a_stop_while_compiling_is_answered_at_once(
     monkeypatch.setattr(reference.Engine, "compile", interrupted)
     arguments = ("--dataset", digits, "--hidden", 8, "--batch-size", 1, "--engine", "numpy")
     assert call(*arguments, *["--quiet"][: int(quiet)]) == 0
-    assert answers == ["" if quiet else "stopping after compilation and the first step\n"]
+    assert answers == ["" if quiet else "stopping after compilation and the first step; Ctrl-C again stops at once\n"]
     printed = capsys.readouterr().out
     assert printed == "" if quiet else printed.endswith("stopped by Ctrl-C after 0.005 of 10 epochs\n")
 
