@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, final
 
 import numpy as np
@@ -60,10 +59,13 @@ class SparseRows:
         """Give the number of values that any `n_rows` of the rows have at most."""
         return self.n_entries if len(self) <= n_rows else int(self._longest[:n_rows].sum())
 
-    @cached_property
+    @property
     def _longest(self) -> NDArray[np.int64]:
-        """The lengths of the rows, descending."""
-        return np.sort(np.diff(self.starts))[::-1]
+        """The lengths of the rows, descending. Not a `cached_property`: it has a lock before Python 3.12."""
+        if "longest" not in self.__dict__:
+            self.__dict__["longest"] = np.sort(np.diff(self.starts))[::-1]
+        longest: NDArray[np.int64] = self.__dict__["longest"]
+        return longest
 
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> SparseRows:
         """Give some rows: a view of those of a slice (of step 1), a copy of those of an array."""

@@ -177,20 +177,37 @@ def save(name: str, body: bytes) -> None:
     except OSError as error:
         if os.path.isfile(path):  # From another process: Windows lets nobody replace what is being read.
             return
-        warn_once(
-            f"{AT_EACH_START}, because {folder} cannot be written ({error.strerror}); "
-            "set NUMBA_CACHE_DIR to a folder that can"
-        )
+        keep_nothing(f"{folder} cannot be written ({error.strerror}); set NUMBA_CACHE_DIR to a folder that can")
+
+
+keeps = True
+"""Whether what this process compiles is kept, as far as it knows."""
+
+
+def keep_nothing(why: str) -> None:
+    """Warn that the cache gets nothing of this process."""
+    global keeps
+    keeps = False
+    warn_once(f"{AT_EACH_START}, because {why}")
+
+
+def count_files() -> int:
+    """Count the kernels that are kept."""
+    folder = cache_folder()
+    try:
+        return 0 if folder is None else sum(name.endswith(".kernel") for name in os.listdir(folder))
+    except OSError:
+        return 0
 
 
 @contextmanager
 def claim(name: str) -> Iterator[bool]:
-    """Hold a name, if no other process does: whether it is held.
+    """Hold the making of a file, if no other process does: whether it is held.
 
     The system gives it back when this process ends, however that is. Where files cannot be locked, as on Windows and
-    some network file systems, everybody may hold it.
+    some network file systems, everybody may hold it; and if this process keeps nothing, nobody need wait for it.
     """
-    folder = None if sys.platform == "win32" else cache_folder()
+    folder = cache_folder() if sys.platform != "win32" and keeps else None
     if folder is None:
         yield True
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -103,6 +102,7 @@ class Engine:
         self._n_outputs = sizes[-1]
         self._work = sum(n_in * n_out for n_in, n_out in pairwise(sizes))  # Multiply-adds a sample.
         self._rows_for_two = 2 * FORWARD_WORK // self._work  # Fewer are one thread's, in a forward pass.
+        self._forward_all: Any = None
         self._no_outputs = np.empty((0, self._n_outputs), self.dtype)
         self._rows_of_short_calls = SHORT_WORK // (self._work + LAYER_WORK * (len(sizes) - 1))
         self._spare, self._spare_dense = self._plan.spare, self._plan.spare[DENSE_ALONE]
@@ -188,14 +188,13 @@ class Engine:
             scratch.set(**{name: part.address(self.dtype) for name, part in SINGLE_ROW_KERNELS.items()})
             scratch.takes_single_rows = True
         lets_go = n_samples > self._rows_of_short_calls
-        is_fit = self._forward_all(lets_go, scratch.place, parameters, rows, rows.itemsize, outputs, classes, activate)
+        forward_all = self._forward_all
+        if forward_all is None:  # Not a `cached_property`: before Python 3.12 it has a lock, which a fork would copy.
+            forward_all = self._forward_all = FORWARD_ALL.entry(self.dtype)
+        is_fit = forward_all(lets_go, scratch.place, parameters, rows, rows.itemsize, outputs, classes, activate)
         spare.append(scratch)
         if not is_fit:
             raise InvalidInputsError
-
-    @cached_property
-    def _forward_all(self) -> Any:
-        return FORWARD_ALL.entry(self.dtype)
 
     def _forward_together(
         self, parameters: Array, X: Inputs, outputs: Array, classes: NDArray[np.int64], limit: int | None, activate: int

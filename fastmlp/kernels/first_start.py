@@ -1,10 +1,9 @@
 """The first start in a dtype: processes that need the same kernels share the work, and one is started to help.
 
 Compiling takes seconds, Numba does it on one core, and the kernels are compiled each by itself. So each process takes
-the next kernel that no other is compiling, if a CPU is free for that, and waits for the others' at the end
-(`fastmlp.kernels.cache.claim`): a pool of processes that starts cold compiles each kernel once. The very first one
-starts a second Python, which begins at the end of the list. Whatever goes wrong in another process, this one compiles
-what it does not find.
+the next kernel that no other is compiling, and waits for the others' at the end (`fastmlp.kernels.cache.claim`): a pool
+of processes that starts cold compiles each kernel once. The very first one starts a second Python, which begins at the
+end of the list. Whatever goes wrong in another process, this one compiles what it does not find.
 """
 
 from __future__ import annotations

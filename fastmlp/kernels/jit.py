@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 
-from fastmlp.kernels.cache import AT_EACH_START, ENTRY, SETTINGS, Compiled, warn_once
+from fastmlp.kernels.cache import ENTRY, SETTINGS, Compiled, keep_nothing
 from fastmlp.kernels.machine import NO_COMPILER, numba_setting
 
 if numba.config.DISABLE_JIT or not numba.config.OPT:
@@ -96,7 +96,7 @@ def has_settings_of_cache() -> bool:
     for name, default in SETTINGS.items():
         is_given = numba_setting(name) is not None or (name == "CPU_FEATURES" and numba_setting("CPU_NAME") is not None)
         if not is_given and getattr(numba.config, name) != default:
-            warn_once(f"{AT_EACH_START}, because numba.config.{name} was changed; NUMBA_{name} is what it knows")
+            keep_nothing(f"numba.config.{name} was changed; NUMBA_{name} is what it knows")
             return False
     return True
 

@@ -10,18 +10,18 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging  # noqa: F401 - See below.
+import math
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 import numpy as np
 
-from fastmlp.cpus import available_cpus
 from fastmlp.kernels import cache
 from fastmlp.kernels.cache import ENTRY, Compiled
 from fastmlp.kernels.machine import NO_COMPILER, numba_setting
@@ -38,18 +38,25 @@ if hasattr(os, "register_at_fork"):
 
 
 PATIENCE = 20.0
-"""Seconds that this process waits, in all, for others that compile: they may be frozen. Then it compiles by itself."""
-waited = 0.0
+"""Seconds without any new kernel in the cache after which those who compile are not waited for: they may be frozen."""
 
 
-def wait_for_others(seconds: float) -> bool:
-    """Wait so long; or do not, because patience is at its end, and say so."""
-    global waited
-    if waited >= PATIENCE:
-        return False
-    time.sleep(seconds)
-    waited += seconds
-    return True
+class Others:
+    """The processes that compile what this one waits for."""
+
+    def __init__(self) -> None:
+        self.n_files = 0
+        self.latest = -math.inf  # When there was a new file of theirs.
+
+    def stand_still(self) -> bool:
+        """Whether they have made nothing for longer than `PATIENCE`, as far as somebody here has looked."""
+        now, n_files = time.monotonic(), cache.count_files()
+        if n_files != self.n_files or self.latest < 0.0:
+            self.n_files, self.latest = n_files, now
+        return now - self.latest > PATIENCE
+
+
+others = Others()
 
 
 class Linked(NamedTuple):
@@ -80,6 +87,9 @@ class Kernel:
         The module in this package, a dot, and the kernel's name there.
     """
 
+    at_work = 0
+    """How many are being compiled: more than one, if a signal's handler needs one meanwhile."""
+
     def __init__(self, key: str) -> None:
         self.key = key
         self._linked: dict[Any, Linked] = {}
@@ -101,9 +111,15 @@ class Kernel:
         return self.entry(dtype)(True, *arguments)
 
     def link_unless_claimed(self, dtype: np.dtype) -> bool:
-        """Load or compile it, unless other processes are at work: whether it is in memory."""
+        """Load or compile it, unless another process is compiling it: whether it is in memory."""
         with compiling:
-            linked = self._linked.get(dtype) or self._load(dtype) or self._compile_unless_claimed(dtype)
+            linked = self._linked.get(dtype) or self._load(dtype)
+            if linked is None:
+                # A signal's handler that has interrupted this thread's compiling does not wait for its end.
+                with nullcontext(True) if self.at_work else cache.claim(self._file(dtype)) as is_ours:
+                    linked = self._load(dtype)  # It may have been made a moment ago.
+                    if linked is None and is_ours:
+                        linked = self._compile(dtype)
             if linked is not None:
                 self._linked[dtype] = linked
             return linked is not None
@@ -111,19 +127,13 @@ class Kernel:
     def _link(self, dtype: np.dtype) -> Linked:
         pause = 0.005
         while not self.link_unless_claimed(dtype):  # Between two tries, other threads go on, and may fork.
-            if not wait_for_others(pause):
+            if others.stand_still():
                 with compiling:
                     self._linked[dtype] = self._linked.get(dtype) or self._compile(dtype)
-            pause = min(1.5 * pause, 0.3)  # Many that wait must not take the CPU from the one that compiles.
+            else:
+                time.sleep(pause)
+                pause = min(1.5 * pause, 0.3)  # Many that wait must not take the CPU from the one that compiles.
         return self._linked[dtype]
-
-    def _compile_unless_claimed(self, dtype: np.dtype) -> Linked | None:
-        """Compile it; None if another process is doing so, or as many processes compile as there are CPUs."""
-        with ExitStack() as claims:
-            is_cpu_free = any(claims.enter_context(cache.claim(f"compiler.{cpu}")) for cpu in range(available_cpus()))
-            if is_cpu_free and claims.enter_context(cache.claim(self._file(dtype))):
-                return self._load(dtype) or self._compile(dtype)  # It may have been made a moment ago.
-        return None
 
     def _file(self, dtype: np.dtype) -> str:
         return f"{self.key}_{dtype}.kernel"
@@ -138,10 +148,15 @@ class Kernel:
         return link(compiled, self.key) if can_be_linked(compiled) else None
 
     def _compile(self, dtype: np.dtype) -> Linked:
-        jit = compiler()
-        compiled: Compiled = jit.compile_kernel(self.key, dtype)
+        Kernel.at_work += 1
+        try:
+            jit = compiler()
+            compiled: Compiled = jit.compile_kernel(self.key, dtype)
+        finally:
+            Kernel.at_work -= 1
         if jit.has_settings_of_cache():
             cache.save(self._file(dtype), compiled.pack())
+            others.n_files = cache.count_files()  # This one is not theirs.
         return link(compiled, self.key)
 
 
