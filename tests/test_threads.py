@@ -11,6 +11,7 @@ import threading
 import time
 import tracemalloc
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import pytest
 import fastmlp
 from fastmlp import network
 from fastmlp.cpus import available_cpus
+from fastmlp.kernels import engine
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(2000, 50)).astype(np.float32)
@@ -414,3 +416,28 @@ def test_what_overflows_in_one_network_does_not_reach_another(activation, dtype)
     assert np.isfinite(net._parameters).all()
     alone.fit(few, targets, epochs=1, batch_size=20)
     np.testing.assert_allclose(net.weights[1], alone.weights[1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_amid_the_first_prediction_of_another_thread_copies_no_lock(monkeypatch):
+    """Which would never be given back in the child."""
+    began, go_on = threading.Event(), threading.Event()
+
+    def find_slowly(dtype, entry=engine.FORWARD_ALL.entry):
+        began.set()
+        go_on.wait(60)
+        return entry(dtype)
+
+    monkeypatch.setattr(engine, "FORWARD_ALL", SimpleNamespace(entry=find_slowly))
+    thread = threading.Thread(target=fastmlp.MLP([50, 3, 5]).predict, args=(X,))
+    thread.start()
+    assert began.wait(60)
+    if (child := os.fork()) == 0:
+        signal.alarm(30)
+        go_on.set()
+        fastmlp.MLP([50, 4, 5]).predict(X)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    go_on.set()
+    thread.join()
+    assert status == 0
