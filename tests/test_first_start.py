@@ -254,8 +254,10 @@ def elsewhere(code: str) -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment) as child:
         assert child.stdout is not None
         assert child.stdout.readline()
-        yield child
-        child.kill()
+        try:
+            yield child
+        finally:
+            child.kill()
 
 
 HOLD = """
@@ -286,11 +288,11 @@ def test_what_others_hold_is_waited_for_once_and_then_compiled_here(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Frozen processes, as many as there are kernels: patience is for all of them together."""
-    monkeypatch.setattr(native, "PATIENCE", 2.0)
+    monkeypatch.setattr(native, "PATIENCE", 4.0)
     with elsewhere(HOLD.format(names=FILES)):
         started = time.monotonic()
         assert sorted(compile_all(cpus=1)) == sorted(FILES)
-    assert 2.0 <= time.monotonic() - started < 2.0 * len(FILES)
+    assert 4.0 <= time.monotonic() - started < 4.0 * len(FILES)
 
 
 def test_others_stand_still_when_nothing_new_is_theirs(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,7 +314,6 @@ def test_others_stand_still_when_nothing_new_is_theirs(cache: Path, monkeypatch:
 def test_a_signal_s_handler_does_not_wait_for_what_it_has_interrupted(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native, "PATIENCE", 600.0)
     compile_kernel, inner = jit.compile_kernel, []
 
     def interrupted(key: str, dtype: np.dtype) -> Any:
@@ -322,16 +323,19 @@ def test_a_signal_s_handler_does_not_wait_for_what_it_has_interrupted(
         return compile_kernel(key, dtype)
 
     monkeypatch.setattr(jit, "compile_kernel", interrupted)
+    started = time.monotonic()
     assert Kernel(KEYS[0]).address(FLOAT32)
+    assert time.monotonic() - started < native.PATIENCE
 
 
 def test_who_keeps_nothing_claims_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else processes on a full disk would compile the same, one after the other."""
-    monkeypatch.setattr(native, "PATIENCE", 600.0)
     with elsewhere(HOLD.format(names=FILES[:1])):
         with pytest.warns(RuntimeWarning, match="at each start, because it may not"):
             disk.keep_nothing("it may not")
+        started = time.monotonic()
         assert Kernel(KEYS[0]).address(FLOAT32)
+        assert time.monotonic() - started < native.PATIENCE
 
 
 def test_nobody_here_waits_with_a_thread_that_waits(cache: Path) -> None:
@@ -349,7 +353,7 @@ def test_nobody_here_waits_with_a_thread_that_waits(cache: Path) -> None:
         threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
         with pytest.raises(KeyboardInterrupt):
             Kernel(KEYS[0]).address(FLOAT32)
-        assert time.monotonic() - started < 5.0
+        assert time.monotonic() - started < 15.0
         assert not waiting.done()
         child.kill()
         assert waiting.result(timeout=60)
