@@ -46,13 +46,15 @@ class Others:
 
     def __init__(self) -> None:
         self.n_files = 0
-        self.latest = -math.inf  # When there was a new file of theirs.
+        self.looked = -math.inf
+        self.latest = -math.inf  # When there was a new file of theirs, or somebody here began to look.
 
     def stand_still(self) -> bool:
         """Whether they have made nothing for longer than `PATIENCE`, as far as somebody here has looked."""
         now, n_files = time.monotonic(), cache.count_files()
-        if n_files != self.n_files or self.latest < 0.0:
+        if n_files != self.n_files or now - self.looked > PATIENCE:
             self.n_files, self.latest = n_files, now
+        self.looked = now
         return now - self.latest > PATIENCE
 
 
