@@ -141,7 +141,7 @@ def run(options: Options) -> None:
         reporter.table(summary, len(data.X_test), options.out, files)
         if not summary["stopped"] and has_learnt_nothing(summary["test_accuracy"], data):
             reporter.say(
-                "it has learnt nothing: to answer always with one class would be right as often; "
+                "it seems to have learnt nothing: to answer always with one class would be right as often; "
                 "try inputs scaled to about [-1, 1], --optimizer adam, a smaller --lr, or more --epochs"
             )
         if summary["stopped"]:
@@ -229,8 +229,8 @@ def headline(net: MLP, data: Dataset, options: Options) -> str:
 
 
 def has_learnt_nothing(accuracy: float | None, data: Dataset) -> bool:
-    """Whether the answer that is most frequent among the test samples, given for each, would be right as often."""
-    return accuracy is not None and accuracy <= np.bincount(data.y_test).max() / len(data.y_test)
+    """Whether the network is wrong at times, and the class most frequent in the test part would be right as often."""
+    return accuracy is not None and accuracy < 1.0 and accuracy <= np.bincount(data.y_test).max() / len(data.y_test)
 
 
 def summarise(
