@@ -21,7 +21,9 @@ PROGRAM = "fastmlp.train"
 SGD_RECIPE = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 2e-4}
 """What SGD gets where the command line says nothing; the other optimizers have defaults of their own."""
 
-RESUME_KEEPS = ("dataset", "target", "hidden", "activation", "loss", "optimizer", "batch_size", "seed", "dtype")
+RESUME_KEEPS = (
+    "dataset", "target", "standardize", "hidden", "activation", "loss", "optimizer", "batch_size", "seed", "dtype"
+)  # fmt: skip
 """Options that cannot change when a run goes on."""
 
 
@@ -35,6 +37,7 @@ class Options:
 
     dataset: str = "mnist"
     target: str | None = None
+    standardize: bool = False
     data_dir: str | None = None
     hidden: tuple[int, ...] = (100, 64, 32)
     activation: tuple[str, ...] = ("relu",)
@@ -134,8 +137,10 @@ def stored_options(stored: dict[str, Any]) -> Options:
     if stored.get("hidden") == ():  # A network without hidden layers, and so without activations.
         stored |= {"hidden": "none", "activation": None}
     kept = [field.name for field in fields(Options) if field.name not in ("out", "resume", "quiet")]
-    values = {name: stored[name] for name in kept if stored.get(name) is not None}
-    arguments = [f"--{name.replace('_', '-')}={spell(value)}" for name, value in values.items()]
+    values = {name: stored[name] for name in kept if stored.get(name) not in (None, False)}
+    arguments = [
+        f"--{name.replace('_', '-')}" + ("" if value is True else f"={spell(value)}") for name, value in values.items()
+    ]
     return check_options(Options(**vars(make_parser().parse_args(arguments))))
 
 
@@ -166,6 +171,8 @@ def make_parser() -> Parser:
     group.add_argument("--dataset", metavar="NAME", help="mnist (default), a folder of IDX files, a .npz, .csv or "
                        ".parquet file, or tfds:NAME")  # fmt: skip
     group.add_argument("--target", metavar="COLUMN", help="the column of labels in a table")
+    group.add_argument("--standardize", action="store_true", help="train on columns of mean 0 and deviation 1; the "
+                       "network that is saved takes and gives them as they are")  # fmt: skip
     group.add_argument("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its prepared copies")
 
     group = parser.add_argument_group("network")

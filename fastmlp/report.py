@@ -130,6 +130,8 @@ class Reporter:
         accuracy = summary["test_accuracy"]
         if accuracy is not None:
             rows.append(("test accuracy", percent(accuracy), f"{round((1 - accuracy) * n_test):,} of {n_test:,} wrong"))
+        if summary["test_r2"] is not None:
+            rows.append(("test R^2", f"{summary['test_r2']:.4f}", "of the variance explained"))
         rows.append(("test loss", f"{summary['test_loss']:.4f}", f"{summary['train_loss']:.4f} in training"))
         threads = f"{summary['threads']} thread{'s' * (summary['threads'] > 1)}"
         speed = f"{summary['samples_per_second']:,.0f} samples/s, {threads}, engine {summary['engine']}"

@@ -20,12 +20,13 @@ def interrupted() -> int:
 
 try:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from dataclasses import asdict, replace
     from typing import TYPE_CHECKING, Any
     from zlib import crc32
 
     import numpy as np
+    from numpy.typing import NDArray
 
     from fastmlp import __version__
     from fastmlp.divergence import DivergenceError
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from fastmlp.datasets import Dataset
     from fastmlp.network import MLP
     from fastmlp.recipe import History, Progress, TrainingState
+
+    Array = NDArray[Any]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,12 +87,14 @@ def run(options: Options) -> None:
     folder = None if options.out is None else RunFolder(options.out, options.resume, reporter)
     data = load_data(options)
     options = replace(options, loss=choose_loss(options.loss, data))
-    net, state = begin_or_resume(options, data)
+    checksum, folds = checksum_of(data), standardize_columns(options, data)
+    may_standardize = not (options.standardize or options.resume or holds_images(data))
+    net, state = begin_or_resume(options, data, checksum)
     net.notes = {
         "class_names": data.class_names,
         "image_shape": data.image_shape,
         "n_train": len(data.X_train),
-        "checksum": checksum_of(data),
+        "checksum": checksum,
         "options": asdict(options) | {"dataset": located(options.dataset), "out": None, "resume": None},
     }
     optimizer = make_optimizer(options)
@@ -130,19 +135,23 @@ def run(options: Options) -> None:
                     progress=on_progress, state=state, checkpoint=options.out,
                 )  # fmt: skip
         except DivergenceError as error:
-            if folder is None:
-                raise
-            raise UsageError(f"{error}; {folder.what_is_left(error)}") from None
+            advice = ", as --standardize does" if may_standardize else ""
+            left = "" if folder is None else f"; {folder.what_is_left(error)}"
+            raise UsageError(f"{error}{advice}{left}") from None
         finally:
             reporter.end()
         train_loss = latest[0].loss if latest else state.history.train_loss[-1]
         summary = summarise(net, data, options, optimizer, state, train_loss)
+        for fold in folds:
+            fold(net)  # From here on it takes, and gives, the columns as they are in the table.
         files = [] if folder is None else folder.write_files(net, data, state.history, summary)
         reporter.table(summary, len(data.X_test), options.out, files)
-        if not summary["stopped"] and has_learnt_nothing(summary["test_accuracy"], data):
+        if not summary["stopped"] and has_learnt_nothing(summary, data):
+            answer = "the mean" if data.class_names is None else "one class"
+            scaled = "--standardize, " if may_standardize else ""
             reporter.say(
-                "it seems to have learnt nothing: to answer always with one class would be right as often; "
-                "try inputs scaled to about [-1, 1], --optimizer adam, a smaller --lr, or more --epochs"
+                f"it seems to have learnt nothing: to answer always with {answer} would be as good; "
+                f"try {scaled}--optimizer adam, a smaller --lr, or more --epochs"
             )
         if summary["stopped"]:
             kept = f"; go on with --resume {options.out}" if folder is not None else ""
@@ -176,7 +185,26 @@ def choose_loss(loss: str | None, data: Dataset) -> str:
     return loss
 
 
-def begin_or_resume(options: Options, data: Dataset) -> tuple[MLP, TrainingState]:
+def holds_images(data: Dataset) -> bool:
+    """Whether the samples are images, or pixels without a shape."""
+    return data.image_shape is not None or data.X_train.dtype == np.uint8
+
+
+def standardize_columns(options: Options, data: Dataset) -> Sequence[Callable[[MLP], None]]:
+    """Standardise the columns in place, if that is asked for; return what then is to be done to the trained network."""
+    from fastmlp.standardizing import standardize
+
+    if not options.standardize:
+        return []
+    if holds_images(data):
+        raise UsageError(f"standardize must not be asked for where the samples are images, got {data.name}")
+    folds = [standardize(data.X_train, data.X_test).fold_into_inputs]
+    if data.class_names is None and options.loss != "poisson":  # The outputs of which are exponentials.
+        folds.append(standardize(data.y_train[:, None], data.y_test[:, None]).fold_into_outputs)
+    return folds
+
+
+def begin_or_resume(options: Options, data: Dataset, checksum: int) -> tuple[MLP, TrainingState]:
     """Build the network, or read it and where its training stood."""
     from fastmlp.network import MLP
 
@@ -199,7 +227,7 @@ def begin_or_resume(options: Options, data: Dataset) -> tuple[MLP, TrainingState
             f"dataset must have the classes that the run in {options.resume!r} began with, {shown(before)}, "
             f"got {shown(classes)}"
         )
-    now = {"n_train": len(data.X_train), "checksum": checksum_of(data)}
+    now = {"n_train": len(data.X_train), "checksum": checksum}
     if saved.spec.layer_sizes != sizes or any(saved.notes.get(name, value) != value for name, value in now.items()):
         raise UsageError(f"dataset must be the one that the run in {options.resume!r} began with, got other data")
     return MLP._from_saved(saved, options.engine), saved.state
@@ -228,9 +256,19 @@ def headline(net: MLP, data: Dataset, options: Options) -> str:
     )
 
 
-def has_learnt_nothing(accuracy: float | None, data: Dataset) -> bool:
-    """Whether the network is wrong at times, and the class most frequent in the test part would be right as often."""
-    return accuracy is not None and accuracy < 1.0 and accuracy <= np.bincount(data.y_test).max() / len(data.y_test)
+def has_learnt_nothing(summary: dict[str, Any], data: Dataset) -> bool:
+    """Whether the network is wrong at times, and one answer to all of the test part would be as good."""
+    accuracy, r2 = summary["test_accuracy"], summary["test_r2"]
+    if accuracy is None:
+        return r2 is not None and bool(r2 <= 0.0)
+    return bool(accuracy < 1.0 and accuracy <= np.bincount(data.y_test).max() / len(data.y_test))
+
+
+def r2_score(predicted: Array, y: Array) -> float | None:
+    """``1 - Σ (y - ŷ)² / Σ (y - ȳ)²``, the share of the variance that is explained; None if all values are equal."""
+    y = y.astype(np.float64)
+    squares = float(np.sum((y - y.mean()) ** 2))
+    return 1.0 - float(np.sum((y - predicted) ** 2)) / squares if squares > 0 else None
 
 
 def summarise(
@@ -261,6 +299,7 @@ def summarise(
         "train_loss": train_loss,
         "test_loss": net.loss(data.X_test, data.y_test),
         "test_accuracy": net.accuracy(data.X_test, data.y_test) if net.spec.is_classifier else None,
+        "test_r2": None if net.spec.is_classifier else r2_score(net.predict(data.X_test)[:, 0], data.y_test),
         "train_seconds": train_seconds,
         "compile_seconds": state.history.compile_seconds,
         "samples_per_second": done / train_seconds,

@@ -36,7 +36,7 @@ def make_summary(history: History, **changes: object) -> dict:
         "engine": "numpy", "train_loss": history.train_loss[-1] if n else None,
         "test_loss": history.validation_loss[-1] if n else None,
         "test_accuracy": history.validation_accuracy[-1] if history.validation_accuracy else None,
-        "train_seconds": 2.0, "compile_seconds": 0.25, "samples_per_second": 300_000.0, **changes,
+        "test_r2": None, "train_seconds": 2.0, "compile_seconds": 0.25, "samples_per_second": 300_000.0, **changes,
     }  # fmt: skip
 
 
@@ -78,8 +78,10 @@ def test_a_regression_has_no_accuracy_in_its_lines_and_its_table(capsys: pytest.
     history = make_history(1, accuracy=False)
     reporter = report.Reporter(quiet=False)
     reporter.epoch(history, epochs=1)
-    reporter.table(make_summary(history), n_test=10, folder=None, files=[])
-    assert "accuracy" not in capsys.readouterr().out
+    reporter.table(make_summary(history, test_r2=0.93), n_test=10, folder=None, files=[])
+    printed = capsys.readouterr().out
+    assert "accuracy" not in printed
+    assert "test R^2        0.9300  of the variance explained\n" in printed
 
 
 def test_the_table_is_aligned_and_says_what_came_out(capsys: pytest.CaptureFixture[str]) -> None:

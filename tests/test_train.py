@@ -8,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from command_line import SMALL, call, history_of, summary_of
 import fastmlp
 from fastmlp.folder import find_mistakes
 from fastmlp.options import Options, make_optimizer, parse_options
-from fastmlp.train import has_learnt_nothing
+from fastmlp.train import has_learnt_nothing, r2_score
 
 # --- What a run leaves ------------------------------------------------------------------------------------------------
 
@@ -100,15 +101,16 @@ def test_a_run_that_learnt_nothing_says_so(
     ]
     path.write_text("\n".join(["feature,sign", *rows]))
     assert call("--dataset", path, "--target", "sign", *SMALL) == 0
-    said = "it seems to have learnt nothing: to answer always with one class would be right as often"
+    said = "it seems to have learnt nothing: to answer always with one class would be as good"
     assert (said in capsys.readouterr().out) != can_be_learnt
 
 
 def test_who_is_always_right_has_learnt_something() -> None:
     """In a small test part, all samples may be of one class."""
-    data = SimpleNamespace(y_test=np.array([1, 1, 1, 1]))
-    assert not has_learnt_nothing(1.0, data)  # type: ignore[arg-type]
-    assert has_learnt_nothing(0.75, data)  # type: ignore[arg-type]
+    data: Any = SimpleNamespace(y_test=np.array([1, 1, 1, 1]))
+    assert not has_learnt_nothing({"test_accuracy": 1.0, "test_r2": None}, data)
+    assert has_learnt_nothing({"test_accuracy": 0.75, "test_r2": None}, data)
+    assert r2_score(np.array([1.0, 2.0]), np.array([3.0, 3.0])) is None
 
 
 def test_a_regression_has_no_accuracy(values: Path, tmp_path: Path, engine: str) -> None:
@@ -120,6 +122,9 @@ def test_a_regression_has_no_accuracy(values: Path, tmp_path: Path, engine: str)
     summary = summary_of(out)
     assert (summary["loss"], summary["layer_sizes"], summary["test_accuracy"]) == ("squared_error", [2, 1], None)
     assert summary["test_loss"] < 0.5  # the variance of y is 5
+    data = fastmlp.load_dataset(values, target="y")
+    explained = 1 - 2 * summary["test_loss"] / data.y_test.var()
+    assert summary["test_r2"] == pytest.approx(explained, abs=1e-6)
     assert {row["test_accuracy"] for row in history_of(out)} == {""}
     assert not (out / "misclassified.png").exists()
 

@@ -1,0 +1,57 @@
+"""Columns standardised for training, and the network that takes and gives them as they are.
+
+The columns of a table may be years beside rates, and gradient descent does well on numbers around 1 only. So a run may
+train on ``(x - m) / s``, column by column, with mean m and standard deviation s of the training samples. As the first
+layer is affine, nobody who uses the network has to know::
+
+    ((x - m) / s) W + b  =  x (W / s) + (b - m (W / s))
+
+The values of a regression may be standardised likewise; then the last layer brings its outputs back to them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from fastmlp.network import MLP
+
+SMALLEST_RANGE = 1e-30
+"""Columns that vary by less count as constant: weights divided by that would leave the range of float32."""
+
+
+@dataclass(frozen=True)
+class Standardization:
+    """What was done to some columns: ``standardised = (raw - mean) / deviation``."""
+
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+
+    def fold_into_inputs(self, net: MLP) -> None:
+        """Let a network that was trained on standardised inputs take them raw."""
+        W = net.weights[0] / self.deviation[:, None]
+        net.biases[0] = net.biases[0] - self.mean @ W
+        net.weights[0] = W
+
+    def fold_into_outputs(self, net: MLP) -> None:
+        """Let a network that was trained on standardised values, without an output activation, give them raw."""
+        net.weights[-1] = net.weights[-1] * self.deviation
+        net.biases[-1] = net.biases[-1] * self.deviation + self.mean
+
+
+def standardize(train: NDArray[np.float32], test: NDArray[np.float32]) -> Standardization:
+    """Standardise the columns of both arrays in place, by the figures of `train`, whose constant columns become 0."""
+    lowest, highest = train.min(axis=0).astype(np.float64), train.max(axis=0).astype(np.float64)
+    constant = highest - lowest < SMALLEST_RANGE
+    mean = np.where(constant, lowest, train.mean(axis=0, dtype=np.float64))
+    for X in (train, test):
+        np.subtract(X, mean, out=X, casting="same_kind")
+    variance = np.einsum("ij,ij->j", train, train, dtype=np.float64) / len(train)
+    deviation = np.where(constant, 1.0, np.sqrt(variance))
+    for X in (train, test):
+        np.divide(X, deviation, out=X, casting="same_kind")
+    return Standardization(mean, deviation)

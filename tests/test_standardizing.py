@@ -1,0 +1,149 @@
+"""Standardised columns: the figures, the network that takes them raw, and the command line's option."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import SMALL, call, history_of, one_error, stop_after, summary_of
+from numpy.testing import assert_allclose, assert_array_equal
+
+import fastmlp
+from fastmlp.standardizing import standardize
+
+RNG = np.random.default_rng(0)
+N = 300
+YEAR, RATE, AREA = RNG.integers(1950, 2020, N), RNG.uniform(0, 1e-3, N), RNG.uniform(2e4, 9e4, N)
+PRICE = 3e3 * (YEAR - 1950) + 2e8 * RATE + 4 * AREA
+"""Columns that no gradient descent can do with as they are."""
+
+
+@pytest.fixture
+def houses(tmp_path: Path) -> Path:
+    """A table for a regression."""
+    path = tmp_path / "houses.csv"
+    rows = zip(YEAR, RATE, AREA, PRICE, strict=True)
+    path.write_text("year,rate,area,price\n" + "".join(f"{y},{r:.7f},{a:.1f},{p:.1f}\n" for y, r, a, p in rows))
+    return path
+
+
+@pytest.fixture
+def flats(tmp_path: Path) -> Path:
+    """A table for two classes."""
+    path = tmp_path / "flats.csv"
+    names = np.where(np.median(PRICE) < PRICE, "dear", "cheap")
+    rows = zip(YEAR, RATE, AREA, names, strict=True)
+    path.write_text("year,rate,area,kind\n" + "".join(f"{y},{r:.7f},{a:.1f},{k}\n" for y, r, a, k in rows))
+    return path
+
+
+def test_figures_by_hand() -> None:
+    """The first column has mean 3 and deviation 2; the others are constant, or vary by less than can be divided by."""
+    train = np.array([[1.0, 0.1, 1e-38], [5.0, 0.1, 0.0], [1.0, 0.1, 0.0], [5.0, 0.1, 0.0]], np.float32)
+    test = np.array([[4.0, 1.1, 1.0]], np.float32)
+    found = standardize(train, test)
+    assert_array_equal(train[:, :2], [[-1, 0], [1, 0], [-1, 0], [1, 0]])
+    assert_allclose(test, [[0.5, 1.0, 1.0]], rtol=1e-6)
+    assert_array_equal(found.mean, [3.0, np.float32(0.1), 0.0])
+    assert_array_equal(found.deviation, [2.0, 1.0, 1.0])
+
+
+def test_a_constant_stays_exactly_zero_in_many_rows() -> None:
+    """The mean of many equal numbers, summed one by one, is not always that number."""
+    train = np.full((100_001, 1), 0.1, np.float32)
+    standardize(train, train[:1].copy())
+    assert not train.any()
+
+
+@pytest.mark.parametrize("sizes", [[3, 5, 4, 2], [3, 2]], ids=str)
+def test_folded_networks_take_and_give_raw_columns(sizes: list[int], engine: str) -> None:
+    raw_X, raw_y = np.stack([YEAR, RATE, AREA], axis=1), np.stack([PRICE, -RATE], axis=1)
+    X, y = raw_X.astype(np.float32), raw_y.astype(np.float32)
+    net = fastmlp.MLP(sizes, ["tanh"] * (len(sizes) - 2), loss="squared_error", dtype="float64", engine=engine)
+    inputs, outputs = standardize(X, X[:1].copy()), standardize(y, y[:1].copy())
+    expected = net.predict((raw_X - raw_X.mean(axis=0)) / raw_X.std(axis=0))
+    inputs.fold_into_inputs(net)
+    outputs.fold_into_outputs(net)
+    assert_allclose((net.predict(raw_X) - raw_y.mean(axis=0)) / raw_y.std(axis=0), expected, atol=1e-5)
+
+
+def test_a_regression_learns_and_gives_raw_values(houses: Path, tmp_path: Path, engine: str) -> None:
+    out = tmp_path / "run"
+    arguments = ("--dataset", houses, "--target", "price", "--engine", engine, "--epochs", 30, "--out", out)
+    assert call(*arguments, "--standardize", "--quiet") == 0
+    data = fastmlp.load_dataset(houses, target="price")
+    net = fastmlp.MLP.load(out / "model.safetensors")
+    residuals = data.y_test - net.predict(data.X_test)[:, 0]
+    summary = summary_of(out)
+    assert summary["test_r2"] == pytest.approx(1 - residuals.var() / data.y_test.var(), abs=1e-3)
+    assert summary["test_r2"] > 0.98
+    # The losses are of standardised values: ½ mean r² / s².
+    loss = 0.5 * np.mean(residuals**2) / data.y_train.var()
+    assert summary["test_loss"] == float(history_of(out)[-1]["test_loss"]) == pytest.approx(loss, rel=1e-3)
+
+
+def test_the_run_is_that_of_the_library_on_standardised_columns(flats: Path, tmp_path: Path, engine: str) -> None:
+    out = tmp_path / "run"
+    arguments = ("--dataset", flats, "--target", "kind", *SMALL, "--engine", engine, "--standardize", "--out", out)
+    assert call(*arguments, "--lr", 0.05, "--schedule", "constant", "--quiet") == 0
+    data = fastmlp.load_dataset(flats, target="kind")
+    mean, deviation = data.X_train.mean(axis=0, dtype=float), data.X_train.std(axis=0, dtype=float)
+    X_train, X_test = (data.X_train - mean) / deviation, (data.X_test - mean) / deviation
+    net = fastmlp.MLP([3, 8, 2], engine=engine)
+    net.fit(X_train, data.y_train, 3, 10, fastmlp.SGD(0.05, momentum=0.9, weight_decay=2e-4))
+    saved = fastmlp.MLP.load(out / "model.safetensors")
+    assert_allclose(saved.predict_proba(data.X_test), net.predict_proba(X_test), atol=1e-3)
+    assert summary_of(out)["test_accuracy"] == net.accuracy(X_test, data.y_test) > 0.9
+    assert summary_of(out)["test_r2"] is None
+
+
+def test_without_it_nothing_is_learnt_and_a_line_says_so(
+    houses: Path, flats: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("--dataset", flats, "--target", "kind", *SMALL) == 0
+    assert "it seems to have learnt nothing: to answer always with one class would be as good; try --standardize, " in (
+        capsys.readouterr().out
+    )
+    assert call("--dataset", houses, "--target", "price", *SMALL, "--optimizer", "adam") == 0
+    assert "it seems to have learnt nothing: to answer always with the mean would be as good; try --standardize, " in (
+        capsys.readouterr().out
+    )
+    assert call("--dataset", houses, "--target", "price", *SMALL) == 2
+    assert one_error(capsys).endswith(" inputs scaled to about [-1, 1], as --standardize does")
+
+
+def test_a_resumed_run_ends_with_the_same_bits(
+    houses: Path, tmp_path: Path, engine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, parts, plain = tmp_path / "whole", tmp_path / "parts", tmp_path / "plain"
+    arguments = ("--dataset", houses, "--target", "price", *SMALL, "--engine", engine, "--quiet")
+    assert call(*arguments, "--standardize", "--out", whole) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(31, patch)
+        assert call(*arguments, "--standardize", "--out", parts) == 0
+    assert call("--resume", parts, "--quiet") == 0
+    assert (parts / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+    assert call(*arguments, "--lr", 1e-30, "--out", plain) == 0
+    assert call("--resume", plain, "--standardize") == 2
+    assert one_error(capsys) == "standardize must stay False when a run is resumed, got True"
+
+
+def test_counts_stay_as_they_are(tmp_path: Path) -> None:
+    path, out = tmp_path / "counts.csv", tmp_path / "run"
+    path.write_text("a,y\n" + "".join(f"{1000 + i},{i // 3}\n" for i in range(60)))
+    arguments = ("--dataset", path, "--target", "y", "--loss", "poisson", "--hidden", "4", "--standardize")
+    assert call(*arguments, "--epochs", 50, "-b", 10, "--quiet", "--out", out) == 0
+    predicted = fastmlp.MLP.load(out / "model.safetensors").predict([[1000.0], [1059.0]])
+    assert predicted[0, 0] < 4 < 14 < predicted[1, 0] < 30
+
+
+@pytest.mark.parametrize("kind", ["pixels", "images"])
+def test_images_are_refused(kind: str, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = digits
+    if kind == "images":
+        path = tmp_path / "images.npz"
+        np.savez(path, X=np.ones((20, 2, 2)), y=np.arange(20) % 2)
+    assert call("--dataset", path, "--standardize", "--engine", "numpy") == 2
+    assert one_error(capsys) == f"standardize must not be asked for where the samples are images, got {path}"
