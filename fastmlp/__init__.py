@@ -22,6 +22,7 @@ _HOMES = {
     "Gradients": "network",
     "History": "recipe",
     "Progress": "recipe",
+    "OnlineTrainer": "online",
     "DivergenceError": "divergence",
     "ModelFileError": "checkpoint",
     "SGD": "optimizers",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
     from fastmlp.recipe import Recipe, TrainingState
 
 Array = NDArray[Any]
+
+
+class SingleSteps(Protocol):
+    """What takes single steps on dense batches of one size; one call at a time."""
+
+    def take(self, X: Array, y: Array, learning_rate: float) -> float | None:
+        """Take a step and give its loss; None, and no step, if X or y is not what the network takes as it is."""
 
 
 class Engine(Protocol):
@@ -53,6 +61,10 @@ class Engine(Protocol):
         sample_weight: NDArray[np.float64] | None = None,
         average: Array | None = None,
     ) -> NDArray[np.float64]: ...
+
+    def single_steps(  # noqa: D102
+        self, parameters: Array, state: TrainingState, recipe: Recipe, average: Array | None = None
+    ) -> Sequence[SingleSteps]: ...
 
 
 def make_engine(name: str, layout: ParameterLayout) -> Engine:

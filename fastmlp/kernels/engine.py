@@ -17,6 +17,7 @@ from fastmlp.kernels.memory import BLOCK_ROWS, Scratch, address, addresses, plan
 from fastmlp.kernels.native import Kernel, activation_kernels, kernel
 from fastmlp.kernels.public import losses_of_rows
 from fastmlp.kernels.records import SAMPLE, Layer, SampleAddresses
+from fastmlp.kernels.single_steps import SingleSteps
 from fastmlp.kernels.threads import NoThreadError, run_together
 from fastmlp.parameters import ParameterLayout
 from fastmlp.recipe import Recipe, TrainingState
@@ -105,6 +106,7 @@ class Engine:
         self._forward_all: Any = None
         self._no_outputs = np.empty((0, self._n_outputs), self.dtype)
         self._rows_of_short_calls = SHORT_WORK // (self._work + LAYER_WORK * (len(sizes) - 1))
+        self.rows_of_short_steps = self._rows_of_short_calls // 3  # Forward, dX, dW.
         self._spare, self._spare_dense = self._plan.spare, self._plan.spare[DENSE_ALONE]
 
     def __reduce__(self) -> Any:
@@ -183,7 +185,7 @@ class Engine:
             try:  # What `_take` does, without a call that takes longer than a small layer.
                 scratch = spare.pop()
             except IndexError:
-                scratch = self._allocate(*DENSE_ALONE)
+                scratch = self.allocate(*DENSE_ALONE)
         if n_samples == 1 and not scratch.takes_single_rows:
             scratch.set(**{name: part.address(self.dtype) for name, part in SINGLE_ROW_KERNELS.items()})
             scratch.takes_single_rows = True
@@ -250,37 +252,67 @@ class Engine:
         average: Array | None = None,
     ) -> NDArray[np.float64]:
         """Take one step for each learning rate."""
-        n_steps, batch_size, slots = len(learning_rates), recipe.batch_size, state.slots
+        scales = batch_scales(
+            self.layout.spec, sample_weight, orders, recipe.batch_size, first_batch, len(learning_rates)
+        )
+        constants = self.constants_of_steps(state, recipe, learning_rates, scales)
+        key = kind_of(X), threads
+        scratch = self._take(key)
+        layers = self.set_up_steps(scratch, parameters, state, X, y, orders, recipe, sample_weight, average)
+        memory = layers, parameters, state.slots, X, y, orders, sample_weight, average
+        try:
+            return self._run(key, scratch, constants, recipe.batch_size, first_batch, memory)
+        except NoThreadError:  # No step has been taken: one thread does the same.
+            return self.train_steps(
+                parameters, state, X, y, orders, recipe, first_batch, learning_rates, 1, sample_weight, average
+            )
+
+    def single_steps(
+        self, parameters: Array, state: TrainingState, recipe: Recipe, average: Array | None = None
+    ) -> list[SingleSteps]:
+        """Make what takes single steps on dense batches of the recipe's size."""
+        return [SingleSteps(self, parameters, state, recipe, average)]
+
+    def constants_of_steps(
+        self, state: TrainingState, recipe: Recipe, learning_rates: NDArray[np.float64], scales: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Give the constants of the steps to come; `scales` are from `batch_scales`."""
         constants = step_constants(recipe.optimizer, state.step, learning_rates)
-        scales = batch_scales(self.layout.spec, sample_weight, orders, batch_size, first_batch, n_steps)
         constants[:, c.SCALE], constants[:, c.L2] = scales, recipe.l2 * scales
         constants[:, c.LOSS_SCALE] = recipe.loss_factor * scales
         if recipe.dropout:
-            constants[:, c.KEY] = step_keys(state.dropout_seed, state.step, n_steps).view(np.float64)
+            constants[:, c.KEY] = step_keys(state.dropout_seed, state.step, len(learning_rates)).view(np.float64)
         constants[:, c.KEEP] = recipe.average or 0.0
         if state.step == 0:
             constants[0, c.KEEP] = 0.0
-        slot1, slot2 = [*map(address, slots), 0, 0][:2]
-        key = kind_of(X), threads
-        scratch = self._take(key)
+        return constants
+
+    def set_up_steps(
+        self,
+        scratch: Scratch,
+        parameters: Array,
+        state: TrainingState,
+        X: Inputs,
+        y: Array,
+        orders: NDArray[np.int64],
+        recipe: Recipe,
+        sample_weight: NDArray[np.float64] | None,
+        average: Array | None,
+    ) -> NDArray[np.int64]:
+        """Say to the loop all that steps need but their constants; give the table of layers, for the caller to keep."""
+        slot1, slot2 = [*map(address, state.slots), 0, 0][:2]
         layers = self._layers_with_dropout(recipe.dropout) if recipe.dropout else self._plan.layers
-        halves = self.sums_in_halves(batch_size)
+        halves = self.sums_in_halves(recipe.batch_size)
         if halves and "sums" not in scratch.arrays:
             scratch.allocate({"sums": (2 * self._plan.sums_size, self.dtype.name)})
-        if (batch_size > BLOCK_ROWS or recipe.clip_norm is not None) and "gradient" not in scratch.arrays:
+        if (recipe.batch_size > BLOCK_ROWS or recipe.clip_norm is not None) and "gradient" not in scratch.arrays:
             scratch.allocate({"gradient": (self.layout.size, self.dtype.name)})
         gradient = address(scratch.arrays["gradient"]) if "gradient" in scratch.arrays else 0
         self._set_up_training(
             scratch, parameters, X, y, orders, sample_weight, recipe, gradient=gradient, slot1=slot1, slot2=slot2,
             average=0 if average is None else address(average), layers=address(layers), halves=halves,
         )  # fmt: skip
-        memory = layers, parameters, slots, X, y, orders, sample_weight, average
-        try:
-            return self._run(key, scratch, constants, batch_size, first_batch, memory)
-        except NoThreadError:  # No step has been taken: one thread does the same.
-            return self.train_steps(
-                parameters, state, X, y, orders, recipe, first_batch, learning_rates, 1, sample_weight, average
-            )
+        return layers
 
     def _run(
         self, key: tuple[str, int], scratch: Scratch, constants: Array, batch_size: int, first_batch: int, memory: Any
@@ -383,7 +415,7 @@ class Engine:
         try:
             return self._spare[key].pop()
         except IndexError:
-            return self._allocate(*key)
+            return self.allocate(*key)
 
     def _make_room(self, scratch: Scratch, X: SparseRows) -> None:
         """Give memory for sparse samples room for as many entries as any block of these has."""
@@ -394,7 +426,8 @@ class Engine:
                 {"entry_values": values, "entry_columns": numbers, "sorted_values": values, "sorted_rows": numbers}
             )
 
-    def _allocate(self, kind: str, threads: int) -> Scratch:
+    def allocate(self, kind: str, threads: int) -> Scratch:
+        """Make scratch memory."""
         for layer, name in zip(self._plan.layers, self._plan.activations, strict=True):
             first = Layer._fields.index("activate")
             for field, part in enumerate(activation_kernels(name), start=first):

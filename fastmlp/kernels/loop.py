@@ -23,7 +23,17 @@ import numpy as np
 
 from fastmlp.kernels.constants import KEY, L2, LOSS_SCALE, N_CONSTANTS, SCALE
 from fastmlp.kernels.dropout import drop_units, key_of_row
-from fastmlp.kernels.instructions import address_of, advance, atomic_add, atomic_load, call, give_way, lanes, pointer
+from fastmlp.kernels.instructions import (
+    address_of,
+    advance,
+    atomic_add,
+    atomic_load,
+    call,
+    give_way,
+    itemsize_of,
+    lanes,
+    pointer,
+)
 from fastmlp.kernels.jit import ZERO, inline, kernel
 from fastmlp.kernels.memory import BLOCK_ROWS
 from fastmlp.kernels.products import ROW_UNIT, share_of_rows
@@ -254,6 +264,50 @@ def l2_loss(net, l2):
         for piece in range(net.n_pieces):
             total += pointer(net.weight_squares, 0.0)[piece]
     return total * (0.5 * l2)
+
+
+@kernel
+def take_step(
+    place, train_steps, constants, X_array, X_itemsize, y_array, y_ndim, classes_place, low, high, losses_place, like
+):  # fmt: skip
+    """Take one step on a batch that has just come; Python has written to the state all but where its samples are.
+
+    `train_steps` is the address of that kernel, `constants` that of the step's. y is of int64 where there is memory for
+    classes, else of the dtype, from `low` to `high`; it has `y_ndim` dimensions, one or two.
+    Return whether X and y are what the network takes. If X is not finite, the loss is NaN.
+    """
+    net = state_at(place)
+    samples = pointer(net.samples, np.int64(0))
+    n_samples, n_in = samples[SAMPLE.n_samples], layer_at(net.layers).n_in
+    n_out = layer_at(net.layers + (net.n_layers - 1) * LAYER_BYTES).n_out
+    X, y = array_at(X_array), array_at(y_array)
+    shape, strides = pointer(X.shape, np.int64(0)), pointer(X.strides, np.int64(0))
+    y_shape, y_strides = pointer(y.shape, np.int64(0)), pointer(y.strides, np.int64(0))
+    if shape[0] != n_samples or shape[1] != n_in or (n_in > 1 and strides[1] != X_itemsize) or y_shape[0] != n_samples:
+        return np.int64(0)
+    samples[SAMPLE.X], samples[SAMPLE.X_is_uint8] = X.data, np.int64(X_itemsize == 1)
+    samples[SAMPLE.X_stride] = strides[0]
+    if classes_place != 0:
+        if y_ndim != 1:
+            return np.int64(0)
+        classes = pointer(classes_place, np.int64(0))
+        for row in range(n_samples):
+            label = pointer(y.data + row * y_strides[0], np.int64(0))[0]
+            if label < 0 or label >= n_out:
+                return np.int64(0)
+            classes[row] = label  # Where nobody else can change it: it is an index.
+    else:
+        if (1 if y_ndim == 1 else y_shape[1]) != n_out or (n_out > 1 and y_strides[1] != itemsize_of(like)):
+            return np.int64(0)
+        for row in range(n_samples):
+            values = pointer(y.data + row * y_strides[0], like)
+            for j in range(n_out):
+                if not low <= values[j] <= high:
+                    return np.int64(0)
+        samples[SAMPLE.y], samples[SAMPLE.y_stride] = y.data, y_strides[0]
+    return call(
+        train_steps, (place, constants, n_samples, ZERO, losses_place, np.int64(1), ZERO, np.int64(1), like)
+    )  # fmt: skip
 
 
 @kernel

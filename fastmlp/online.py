@@ -1,0 +1,198 @@
+"""Online learning: training on batches that come one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NoReturn, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastmlp.checks import all_finite, check_targets_and_weights, not_finite_error, smoothed
+from fastmlp.chunks import is_mapped
+from fastmlp.divergence import DivergenceError
+from fastmlp.engines import SingleSteps
+from fastmlp.network import DEFAULT_OPTIMIZER, MLP
+from fastmlp.optimizers import Optimizer
+from fastmlp.parameters import aligned_copy
+from fastmlp.recipe import make_recipe
+from fastmlp.sparse import Inputs, SparseRows
+from fastmlp.spec import check_number, shown
+
+Array = NDArray[Any]
+
+
+class OnlineTrainer:
+    """Trains a network on batches as they come, a step each, with an optimizer whose state goes on from step to step.
+
+    For streams, and for loops of your own: what `MLP.fit` does anew for every call is done once here, so that a step of
+    a small network takes some microseconds. Steps have the bits of those that one `fit` takes, of the same batches in
+    the same order.
+
+    Parameters
+    ----------
+    net : MLP
+        The network that is trained, from its current parameters on. Nothing else should train it meanwhile.
+    optimizer : Optimizer or str
+        As in `MLP.fit`. Default: SGD(0.1, momentum=0.9).
+    l2, label_smoothing, clip_norm, average, dropout
+        As in `MLP.fit`.
+    threads : int, optional
+        As in `MLP.fit`: None takes what is fastest for the size of the batch.
+
+    Attributes
+    ----------
+    net : MLP
+        The network.
+    steps : int
+        Steps taken.
+    learning_rate : float
+        That of the next step, at first the optimizer's. It may be changed at any time.
+
+    Raises
+    ------
+    ValueError
+        If an argument does not fit.
+
+    Examples
+    --------
+    >>> import fastmlp
+    >>> net = fastmlp.MLP([2, 8, 2], seed=0)
+    >>> trainer = fastmlp.OnlineTrainer(net, fastmlp.Adam(0.01))
+    >>> losses = [trainer.step([[0, 0], [0, 1], [1, 0], [1, 1]], [0, 1, 1, 0]) for _ in range(300)]
+    >>> losses[0] > 0.5 > 0.1 > losses[-1]
+    True
+    """
+
+    def __init__(
+        self,
+        net: MLP,
+        optimizer: Optimizer | str = DEFAULT_OPTIMIZER,
+        *,
+        l2: float = 0.0,
+        label_smoothing: float = 0.0,
+        clip_norm: float | None = None,
+        average: float | None = None,
+        dropout: float | Sequence[float] = 0.0,
+        threads: int | None = None,
+    ) -> None:
+        if not isinstance(net, MLP):
+            raise ValueError(f"net must be an MLP, got {shown(net)}")
+        self.net = net
+        self._recipe = make_recipe(
+            net.spec, 1, 1, 1, optimizer, "constant", False, l2, label_smoothing, clip_norm, average, dropout
+        )
+        net.threads(1, threads)  # Which checks it.
+        self._threads = threads
+        self._learning_rate = self._recipe.optimizer.learning_rate
+        self._last_loss = np.nan
+        self._state = net.training_state(self._recipe.optimizer)
+        net._fits += 1
+        # With an average, the optimizer changes other weights than those that the network holds.
+        self._trained, self._average = net._parameters, None
+        if self._recipe.average is not None:
+            self._trained, self._average = aligned_copy(net._parameters), net._parameters
+        self._prepared: list[SingleSteps] = []  # One at most, but where several threads take steps at once.
+
+    @property
+    def steps(self) -> int:
+        """How many steps have been taken."""
+        return self._state.step
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next step."""
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self._learning_rate = check_number("learning_rate", value, above=0.0)
+
+    def step(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Take one step of the optimizer, on one batch.
+
+        Parameters
+        ----------
+        X : array_like or sparse matrix (n_samples, n_features)
+            As in `MLP.fit`. Arrays of the network's dtype, or uint8, need no conversion, and y of int64 or of the
+            network's dtype likewise.
+        y : array_like
+            As in `MLP.fit`.
+        sample_weight : array_like (n_samples,), optional
+            As in `MLP.fit`.
+
+        Returns
+        -------
+        float
+            The loss of the batch before the step, as the network's `reduction` says, with the term of `l2`.
+
+        Raises
+        ------
+        ValueError
+            If an argument does not fit, or is not finite; no step has been taken then.
+        DivergenceError
+            If the loss is not finite; no step has been taken.
+        """
+        loss = self._take_prepared(X, y) if sample_weight is None and not self._recipe.label_smoothing else None
+        if loss is None:
+            loss = self._take_checked(X, y, sample_weight)
+        if not -np.inf < loss < np.inf:
+            self._raise_divergence(X, loss)
+        self._last_loss = loss
+        return loss
+
+    def _take_prepared(self, X: Any, y: Any) -> float | None:
+        """Take a step with what an earlier one has set up, if that fits X and y as they are."""
+        try:
+            prepared = self._prepared.pop()  # No other thread has it until it is put back.
+        except IndexError:
+            return None
+        loss = prepared.take(X, y, self._learning_rate)
+        if loss is None or -np.inf < loss < np.inf:  # Else NaN may be left in its memory.
+            self._prepared.append(prepared)
+        return loss
+
+    def _take_checked(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None) -> float:
+        """Check what was given, and take a step with it, whatever it is."""
+        net, state, engine = self.net, self._state, self.net._engine
+        inputs = self._check_inputs(X)
+        given, weights = cast(tuple[Any, Any], check_targets_and_weights(net.spec, inputs, y, sample_weight))
+        targets = cast(Array, smoothed(given, self._recipe.label_smoothing))
+        recipe = replace(self._recipe, batch_size=len(inputs))
+        threads = net.threads(len(inputs), self._threads)
+        may_be_prepared = threads == 1 and weights is None and not isinstance(inputs, SparseRows)
+        loss = self._take_prepared(inputs, targets) if may_be_prepared else None
+        if loss is None:
+            engine.compile(inputs, recipe)
+            if may_be_prepared:
+                self._prepared = list(engine.single_steps(self._trained, state, recipe, self._average))
+                loss = self._take_prepared(inputs, targets)
+        if loss is None:
+            rates, orders = np.array([self._learning_rate]), np.arange(len(inputs))[None]
+            losses = engine.train_steps(
+                self._trained, state, inputs, targets, orders, recipe, 0, rates, threads, weights, self._average
+            )
+            state.step += 1
+            loss = float(losses[0])
+        return loss
+
+    def _check_inputs(self, X: Any) -> Inputs:
+        """Check X, which is a batch even if it is a large file."""
+        return cast(Inputs, self.net._check_inputs(np.asarray(X) if is_mapped(X) else X))
+
+    def _raise_divergence(self, X: Any, loss: float) -> NoReturn:
+        """Say why a loss is not finite; the step is not counted: nothing was changed."""
+        self._state.step -= 1
+        inputs = self._check_inputs(X)
+        if not all_finite(inputs, self.net.spec.input_scale):
+            raise not_finite_error("X", inputs, scale=self.net.spec.input_scale)
+        is_finite = all(np.isfinite(array).all() for array in self.net.weights + self.net.biases)
+        what = f"the loss is {loss:g}" if is_finite else "a weight is not finite"
+        raise DivergenceError(
+            f"training diverged in step {self.steps + 1}: {what}, the last finite loss was {self._last_loss:g}; "
+            f"try a learning_rate below {self._learning_rate:g}, or inputs scaled to about [-1, 1]"
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an OnlineTrainer cannot be copied or pickled; its network can")

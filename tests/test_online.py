@@ -1,0 +1,308 @@
+"""Single steps: held against `fit`, bit for bit; what they take, refuse and leave."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+import fastmlp
+from fastmlp import MLP, SGD, Adam, OnlineTrainer, RMSprop
+
+RNG = np.random.default_rng(0)
+N, BATCH = 40, 8
+X = RNG.normal(size=(N, 6))
+LOSSES: dict[str, tuple[int, np.ndarray]] = {
+    "softmax_cross_entropy": (3, RNG.integers(3, size=N)),
+    "sigmoid_cross_entropy": (2, RNG.integers(2, size=(N, 2)).astype(float)),
+    "squared_error": (1, RNG.normal(size=N)),
+    "absolute_error": (2, RNG.normal(size=(N, 2))),
+    "huber": (2, RNG.normal(size=(N, 2))),
+    "quantile": (1, RNG.normal(size=(N, 1))),
+    "poisson": (1, RNG.poisson(2.0, size=N).astype(float)),
+}
+"""By the name of the loss: how many outputs, and targets."""
+
+
+def make(loss: str = "softmax_cross_entropy", hidden: int = 5, **options: Any) -> MLP:
+    return MLP([6, hidden, LOSSES[loss][0]], loss=loss, seed=2, **options)
+
+
+def batches(size: int = BATCH) -> list[slice]:
+    return [slice(first, first + size) for first in range(0, N, size)]
+
+
+def assert_same(one: MLP, other: MLP) -> None:
+    for a, b in zip(one.weights + one.biases, other.weights + other.biases, strict=True):
+        assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_steps_are_those_of_a_fit(loss: str, dtype: str, engine: str) -> None:
+    y = LOSSES[loss][1]
+    x, y = X.astype(dtype), y if loss == "softmax_cross_entropy" else y.astype(dtype)
+    one, other = make(loss, dtype=dtype, engine=engine), make(loss, dtype=dtype, engine=engine)
+    history = one.fit(x, y, 3, BATCH, Adam(0.01), shuffle=False)
+    trainer = OnlineTrainer(other, Adam(0.01))
+    losses = [[trainer.step(x[batch], y[batch]) for batch in batches()] for _ in range(3)]
+    assert_same(one, other)
+    np.testing.assert_allclose(np.mean(losses, axis=1), history.train_loss, rtol=1e-12)
+    assert trainer.steps == 15
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": SGD(0.1, momentum=0.9, weight_decay=0.01), "l2": 0.1},
+        {"optimizer": RMSprop(0.01), "clip_norm": 0.05},
+        {"optimizer": "adamw", "average": 0.8},
+        {"label_smoothing": 0.2},
+        {"optimizer": SGD(0.1)},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "sigmoid_cross_entropy"])
+def test_options_are_those_of_a_fit(loss: str, options: dict[str, Any], engine: str) -> None:
+    y, size = LOSSES[loss][1], 10
+    one, other = make(loss, reduction="sum", engine=engine), make(loss, reduction="sum", engine=engine)
+    one.fit(X, y, 2, size, shuffle=False, **options)
+    trainer = OnlineTrainer(other, **options)
+    for _ in range(2):
+        for batch in batches(size):
+            trainer.step(X[batch], y[batch])
+    assert_same(one, other)
+
+
+def test_dropout_is_that_of_a_fit(engine: str) -> None:
+    one, other, undropped = make(engine=engine), make(engine=engine), make(engine=engine)
+    one.fit(X, LOSSES["softmax_cross_entropy"][1], 1, BATCH, SGD(0.1), shuffle=False, dropout=0.5)
+    for net, rate in ((other, 0.5), (undropped, 0.0)):
+        trainer = OnlineTrainer(net, SGD(0.1), dropout=rate)
+        for batch in batches():
+            trainer.step(X[batch], LOSSES["softmax_cross_entropy"][1][batch])
+    assert_same(one, other)
+    with pytest.raises(AssertionError):
+        assert_same(one, undropped)
+
+
+@pytest.mark.parametrize("size", [1, 7, 264, 300])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_batches_of_any_size(size: int, threads: int, engine: str) -> None:
+    x, y = RNG.normal(size=(3 * size, 6)), RNG.integers(3, size=3 * size)
+    one, other = make(hidden=300, engine=engine), make(hidden=300, engine=engine)
+    one.fit(x, y, 1, size, "adam", shuffle=False, threads=threads)
+    trainer = OnlineTrainer(other, "adam", threads=threads)
+    for k in range(3):
+        trainer.step(x[k * size : (k + 1) * size], y[k * size : (k + 1) * size])
+    assert_same(one, other)
+
+
+def test_sizes_may_change_and_weights_may_come_and_go(engine: str) -> None:
+    """Against steps of a `fit` each, whose optimizer has nothing to remember."""
+    one, other = make(engine=engine), make(engine=engine)
+    trainer, y = OnlineTrainer(other, SGD(0.1)), LOSSES["softmax_cross_entropy"][1]
+    for size, weighted in ((5, False), (9, False), (5, True), (5, False), (9, True), (1, False)):
+        weights = np.linspace(0.0, 2.0, size) if weighted else None
+        one.fit(X[:size], y[:size], 1, size, SGD(0.1), sample_weight=weights)
+        trainer.step(X[:size], y[:size], sample_weight=weights)
+    assert_same(one, other)
+
+
+@pytest.mark.parametrize("kind", ["lists", "uint8", "strided", "unaligned", "int32", "one_hot", "read_only"])
+def test_whatever_fit_takes(kind: str, engine: str) -> None:
+    x, y = np.abs(X * 40).astype(np.float32), LOSSES["softmax_cross_entropy"][1]
+    given: Any = x.copy(), y.copy()
+    if kind == "lists":
+        given = x.tolist(), y.tolist()
+    elif kind == "uint8":
+        x = np.floor(x)
+        given = x.astype(np.uint8), y
+    elif kind == "strided":
+        given = np.repeat(x, 2, axis=0)[::2], np.repeat(y, 3)[::3]
+    elif kind == "unaligned":
+        given = tuple(np.frombuffer(b"." + a.tobytes(), np.uint8)[1:].view(a.dtype).reshape(a.shape) for a in (x, y))
+        assert not given[0].flags.aligned
+    elif kind == "int32":
+        given = x, y.astype(np.int32)
+    elif kind == "one_hot":
+        given = x, np.eye(3, dtype=int)[y]
+    elif kind == "read_only":
+        for array in given:
+            array.flags.writeable = False
+    one, other = make(input_scale=0.02, engine=engine), make(input_scale=0.02, engine=engine)
+    one.fit(x, y, 3, N, SGD(0.1, momentum=0.9))
+    trainer = OnlineTrainer(other, SGD(0.1, momentum=0.9))
+    for _ in range(3):
+        trainer.step(*given)
+    assert_same(one, other)
+
+
+def test_sparse_batches(engine: str) -> None:
+    sparse = pytest.importorskip("scipy.sparse")
+    x, y = np.where(X > 0.5, X, 0.0), LOSSES["softmax_cross_entropy"][1]
+    one, other = make(engine=engine), make(engine=engine)
+    one.fit(sparse.csr_matrix(x), y, 1, BATCH, SGD(0.1), shuffle=False)
+    trainer = OnlineTrainer(other, SGD(0.1))
+    for batch in batches():
+        trainer.step(sparse.csr_matrix(x[batch]), y[batch])
+    assert_same(one, other)
+
+
+def test_the_learning_rate_may_change(engine: str) -> None:
+    """Two rates, against a schedule of the same."""
+
+    class Halved(fastmlp.Schedule):
+        def curve(self, t: Any, epochs: int) -> Any:
+            return np.where(t < 0.5, 1.0, 0.5)  # In epochs, of five steps.
+
+    y = LOSSES["softmax_cross_entropy"][1]
+    one, other = make(engine=engine), make(engine=engine)
+    one.fit(X, y, 1, BATCH, Adam(0.01), Halved(), shuffle=False)
+    trainer = OnlineTrainer(other, Adam(0.01))
+    assert trainer.learning_rate == 0.01
+    for k, batch in enumerate(batches()):
+        if k == 3:
+            trainer.learning_rate = 0.005
+        trainer.step(X[batch], y[batch])
+    assert_same(one, other)
+    with pytest.raises(ValueError, match="learning_rate must be > 0, got 0"):
+        trainer.learning_rate = 0.0
+    assert trainer.learning_rate == 0.005
+
+
+def test_many_steps_go_on_beyond_those_that_are_prepared_for(engine: str) -> None:
+    """Adam's corrections change with every step; `fit` takes other numbers of them at once."""
+    one, other = make(engine=engine), make(engine=engine)
+    y = LOSSES["softmax_cross_entropy"][1]
+    one.fit(X, y, 250, N, Adam(0.01))
+    trainer = OnlineTrainer(other, Adam(0.01))
+    for _ in range(250):
+        trainer.step(X, y)
+    assert_same(one, other)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_wrong_batches_are_refused_and_change_nothing(is_first: bool, engine: str) -> None:
+    net, twin = make(dtype="float64", engine=engine), make(dtype="float64", engine=engine)
+    trainer, y = OnlineTrainer(net), LOSSES["softmax_cross_entropy"][1]
+    steps = 0 if is_first else 1
+    for _ in range(steps):
+        trainer.step(X, y)
+        twin.fit(X, y, 1, N)
+    spoilt = X.copy()
+    spoilt[3, 2] = np.inf
+    wrong: list[tuple[Any, Any, str]] = [
+        (X[:, :5], y, r"X must be \(n_samples, 6\), got \(40, 5\)"),
+        (X[0], y, r"X must be \(n_samples, 6\), got \(6,\)"),
+        (X[:0], y[:0], "X must have at least one sample"),
+        (X, y[:-1], "y must have one entry for each of the 40 samples"),
+        (X, y + 1, "y must hold classes 0 to 2, got 3"),
+        (X, y - 1, "y must hold classes 0 to 2, got -1"),
+        (X, y.astype(float), "y must hold whole-number classes"),
+        (X, y[:, None], r"y must be \(n_samples,\)"),
+        (X, np.empty((N, 0), np.int64), "y must be"),
+        (spoilt, y, "X must be finite"),
+    ]
+    for x, targets, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            trainer.step(x, targets)
+    with pytest.raises(ValueError, match="sample_weight must"):
+        trainer.step(X, y, sample_weight=np.zeros(N))
+    assert trainer.steps == steps
+    assert_same(net, twin)
+    assert np.isfinite(trainer.step(X, y))
+
+
+@pytest.mark.parametrize(
+    ("loss", "value", "message"),
+    [
+        ("sigmoid_cross_entropy", 1.5, r"y must be in \[0, 1\]"),
+        ("poisson", -1.0, "y must be >= 0 for poisson"),
+        ("squared_error", np.nan, "y must be finite"),
+        ("huber", np.inf, "y must be finite"),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_wrong_values_are_refused(loss: str, value: float, message: str, dtype: str, engine: str) -> None:
+    y = LOSSES[loss][1].astype(dtype)
+    trainer = OnlineTrainer(make(loss, dtype=dtype, engine=engine))
+    trainer.step(X.astype(dtype), y)
+    y[3] = value
+    with pytest.raises(ValueError, match=message):
+        trainer.step(X.astype(dtype), y)
+
+
+def test_wrong_arguments_are_refused() -> None:
+    net: Any = make(engine="numpy")
+    with pytest.raises(ValueError, match="net must be an MLP, got 3"):
+        OnlineTrainer(3)  # type: ignore[arg-type]
+    for options, message in (
+        ({"optimizer": "adamm"}, "optimizer must be .*adam"),
+        ({"l2": -1.0}, "l2 must be >= 0"),
+        ({"threads": 0}, "threads must be >= 1"),
+        ({"dropout": 1.0}, "dropout must be < 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            OnlineTrainer(net, **options)
+
+
+def test_a_step_that_diverges_says_so_and_is_not_taken(engine: str) -> None:
+    net = make("squared_error", dtype="float64", engine=engine)
+    trainer, y = OnlineTrainer(net, SGD(1e200)), LOSSES["squared_error"][1]
+    before = [array.copy() for array in net.weights + net.biases]
+    last = trainer.step(X, y)
+    assert not np.array_equal(net.weights[0], before[0])
+    message = rf"training diverged in step 2: .*, the last finite loss was {last:g}; try a learning_rate below 1e\+200"
+    with pytest.raises(fastmlp.DivergenceError, match=message):
+        trainer.step(X, y)
+    assert trainer.steps == 1
+    for array, was in zip(net.weights + net.biases, before, strict=True):
+        array[...] = was
+    trainer.learning_rate = 1e-3
+    assert trainer.step(X, y) == last
+
+
+def test_it_cannot_be_copied(engine: str) -> None:
+    trainer = OnlineTrainer(make(engine=engine))
+    trainer.step(X, LOSSES["softmax_cross_entropy"][1])
+    for make_copy in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="an OnlineTrainer cannot be copied or pickled; its network can"):
+            make_copy(trainer)  # type: ignore[operator]
+    twin = copy.deepcopy(trainer.net)
+    assert_same(twin, trainer.net)
+
+
+def test_two_trainers_of_one_network_have_a_state_each(engine: str) -> None:
+    """As of two data sets in turn: without anything to remember, steps are steps."""
+    one, other = make(engine=engine), make(engine=engine)
+    y = LOSSES["softmax_cross_entropy"][1]
+    single, pair = OnlineTrainer(one, SGD(0.1)), [OnlineTrainer(other, SGD(0.1)), OnlineTrainer(other, SGD(0.1))]
+    for k, batch in enumerate(batches()):
+        single.step(X[batch], y[batch])
+        pair[k % 2].step(X[batch], y[batch])
+    assert_same(one, other)
+
+
+@pytest.mark.parametrize("hidden", [5, 2000])
+def test_threads_may_step_at_once(hidden: int) -> None:
+    """Their steps mix, but nothing breaks; with many units the kernel lets the other threads run meanwhile."""
+    net = MLP([6, hidden, 3], seed=0)
+    trainer, y = OnlineTrainer(net, SGD(1e-4), threads=1), LOSSES["softmax_cross_entropy"][1]
+    losses: list[float] = []
+
+    def work(size: int) -> None:
+        losses.extend(trainer.step(X[:size].copy(), y[:size].copy()) for _ in range(100))
+
+    workers = [threading.Thread(target=work, args=(size,)) for size in (40, 40, 30, 20)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(losses) == 400
+    assert np.isfinite(losses).all()
