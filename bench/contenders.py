@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from workloads import Samples, Workload, initial_parameters, learning_rates, make_network
 
+import fastmlp
+
 Array = np.ndarray
 
 
@@ -17,8 +19,8 @@ class Contender(ABC):
     """A library that trains and predicts.
 
     A subclass builds its network in `prepare`. Then `restart` goes back to the initial parameters (and is not timed),
-    `train` trains the epochs of a turn and returns the last one's mean training loss, and `predict` takes and gives
-    NumPy arrays.
+    `train` trains the epochs of a turn and returns the last one's mean training loss, `learn` takes a single step on a
+    batch and returns its loss, and `predict` takes and gives NumPy arrays.
     """
 
     title = ""
@@ -47,6 +49,9 @@ class Contender(ABC):
     def train(self) -> float: ...
 
     @abstractmethod
+    def learn(self, X: Array, y: Array) -> float: ...
+
+    @abstractmethod
     def predict(self, X: Array) -> Array: ...
 
 
@@ -72,7 +77,7 @@ class EpochByEpoch(Contender):
 
 
 class FastMLP(Contender):
-    """`fastmlp.MLP.fit` and `predict`, as anyone calls them."""
+    """`fastmlp.MLP.fit` and `predict`, and `fastmlp.OnlineTrainer`, as anyone calls them."""
 
     title = "fastmlp"
     packages = ("numba", "numpy")
@@ -83,6 +88,10 @@ class FastMLP(Contender):
 
     def restart(self) -> None:
         self.net.set_parameters(self.weights, self.biases)
+        self.trainer = fastmlp.OnlineTrainer(self.net, self.work.optimizer)
+
+    def learn(self, X: Array, y: Array) -> float:
+        return self.trainer.step(X, y)
 
     def train(self) -> float:
         work, samples = self.work, self.samples
@@ -170,10 +179,18 @@ class NumPy(EpochByEpoch):
                 np.maximum(Z, 0, out=Z) if self.work.activation == "relu" else np.tanh(Z, out=Z)
 
     def step(self, rows: Array, rate: float) -> float:
-        n = len(rows)
-        A, D, masks, y, samples, column, ones = self.buffers_for(n)
+        A, _, _, y, *_ = self.buffers_for(len(rows))
         self.samples.X.take(rows, axis=0, out=A[0], mode="clip")  # "raise", the default, would gather into a copy.
         self.samples.y.take(rows, axis=0, out=y, mode="clip")
+        return self.learn_from(A, y, rate)
+
+    def learn(self, X: Array, y: Array) -> float:
+        A, *_ = self.buffers_for(len(X))
+        return self.learn_from([X, *A[1:]], y, self.work.optimizer.learning_rate) / len(X)
+
+    def learn_from(self, A: list[Array], y: Array, rate: float) -> float:
+        n = len(y)
+        _, D, masks, _, samples, column, ones = self.buffers_for(n)
         self.forward(A)
         Z, dZ = A[-1], D[-1]
         if self.work.loss == "softmax_cross_entropy":
@@ -287,6 +304,10 @@ class SklearnMLP(Contender):
         # It says the mean of a squared error over the outputs, though it follows the gradient of the sum.
         return loss if self.work.loss == "softmax_cross_entropy" else loss * self.work.layer_sizes[-1]
 
+    def learn(self, X: Array, y: Array) -> float:
+        loss = float(self.estimator.partial_fit(X, y).loss_)
+        return loss if self.work.loss == "softmax_cross_entropy" else loss * self.work.layer_sizes[-1]
+
     def predict(self, X: Array) -> Array:
         return self.estimator.predict(X)
 
@@ -343,6 +364,13 @@ class Torch(EpochByEpoch):
             total += loss.detach() * len(rows)
         return total.item() / self.n_samples
 
+    def learn(self, X: Array, y: Array) -> float:
+        loss = self.batch_loss(self.torch.from_numpy(X), self.torch.from_numpy(y))
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
     def predict(self, X: Array) -> Array:
         with self.torch.inference_mode():
             outputs = self.model(self.torch.from_numpy(X))
@@ -380,6 +408,7 @@ class Jax(EpochByEpoch):
         self.X, self.y = jax.device_put(self.samples.X), jax.device_put(self.samples.y)
         self.run = jax.jit(self.epochs, donate_argnums=0)
         self.classify = jax.jit(self.outputs)
+        self.learn_batch = jax.jit(self.step_on_batch, donate_argnums=0)
         self.restart()
 
     def restart(self) -> None:
@@ -404,11 +433,15 @@ class Jax(EpochByEpoch):
         return 0.5 * jax.numpy.square(Z - y).sum() / len(X)
 
     def step(self, X: Any, y: Any, state: Any, rows: Any, rate: Any) -> Any:
+        batch = X.at[rows].get(mode="promise_in_bounds"), y.at[rows].get(mode="promise_in_bounds")
+        state, loss = self.step_on_batch(state, *batch, rate)
+        return state, loss * len(rows)
+
+    def step_on_batch(self, state: Any, X: Any, y: Any, rate: Any) -> Any:
         jax, optimizer = self.jax, self.work.optimizer
         jnp, tree = jax.numpy, jax.tree.map
         w, m, v, t = state
-        batch = X.at[rows].get(mode="promise_in_bounds"), y.at[rows].get(mode="promise_in_bounds")
-        loss, g = jax.value_and_grad(self.batch_loss)(w, *batch)
+        loss, g = jax.value_and_grad(self.batch_loss)(w, X, y)
         t = t + 1
         if optimizer.weight_decay:
             g = tree(lambda g, w: g + optimizer.weight_decay * w, g, w)
@@ -423,7 +456,7 @@ class Jax(EpochByEpoch):
             w = tree(lambda w, m: w - rate * m, w, m)
         else:
             w = tree(lambda w, g: w - rate * g, w, g)
-        return (w, m, v, t), loss * len(rows)
+        return (w, m, v, t), loss
 
     def epochs(self, state: Any, X: Any, y: Any, orders: Any, rates: Any) -> Any:
         """Train on the samples in the given orders, one row an epoch; give the last epoch's mean loss."""
@@ -458,6 +491,10 @@ class Jax(EpochByEpoch):
 
     def train(self) -> float:
         return self.run_epochs(np.stack(self.rates))
+
+    def learn(self, X: Array, y: Array) -> float:
+        self.state, loss = self.learn_batch(self.state, X, y, self.work.optimizer.learning_rate)
+        return float(loss)
 
     def outputs(self, parameters: Any, X: Any) -> Any:
         Z = self.forward(parameters, X)

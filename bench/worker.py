@@ -37,7 +37,7 @@ def serve(name: str, quick: bool, answer: Callable[..., None]) -> None:
 
 
 def take_turn(contender: Contender) -> tuple[float, float]:
-    """Give the seconds of an epoch or a call, and the last epoch's loss."""
+    """Give the seconds of an epoch or a call, and the loss of the last epoch or step."""
     work = contender.work
     if work.kind == "predict":
         X = contender.samples.X_test[: work.rows]
@@ -46,6 +46,14 @@ def take_turn(contender: Contender) -> tuple[float, float]:
             contender.predict(X)
         return (time.perf_counter() - started) / work.calls, 0.0
     contender.restart()
+    if work.kind == "step":
+        samples, size = contender.samples, work.batch_size
+        firsts = range(0, len(samples.X) - size + 1, size)
+        batches = [(samples.X[first : first + size], samples.y[first : first + size]) for first in firsts]
+        started = time.perf_counter()
+        for i in range(work.calls):
+            loss = contender.learn(*batches[i % len(batches)])
+        return (time.perf_counter() - started) / work.calls, loss
     started = time.perf_counter()
     loss = contender.train()
     return (time.perf_counter() - started) / work.epochs, loss

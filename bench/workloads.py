@@ -25,9 +25,10 @@ class Workload:
     ----------
     name, title : str
         For the command line, and for people.
-    kind : {"train", "predict", "start"}
-        A turn is `epochs` epochs from the initial parameters; or `calls` calls of predict; or a whole process that
-        trains with the default recipe until the test accuracy is reached.
+    kind : {"train", "step", "predict", "start"}
+        A turn is `epochs` epochs from the initial parameters; or `calls` single steps from there, on batches that come
+        one by one; or `calls` calls of predict; or a whole process that trains with the default recipe until the test
+        accuracy is reached.
     data : str
         A name of `DATA`.
     layer_sizes, activation, loss, dtype
@@ -63,7 +64,7 @@ class Workload:
     @property
     def unit(self) -> str:
         """What one figure is the time of."""
-        return {"train": "epoch", "predict": "call", "start": "process"}[self.kind]
+        return {"train": "epoch", "step": "call", "predict": "call", "start": "process"}[self.kind]
 
 
 WORKLOADS = {
@@ -85,6 +86,10 @@ WORKLOADS = {
         Workload(
             "wide", "784-1024-1024-10, batch 128", layer_sizes=(784, 1024, 1024, 10), batch_size=128,
             rows=12_800, quick_rows=3_840,
+        ),
+        Workload(
+            "step16", "a step of 4-32-16-4 tanh, batch 16", kind="step", data="four values", layer_sizes=(4, 32, 16, 4),
+            activation="tanh", loss="squared_error", batch_size=16, calls=5000, quick_calls=1000,
         ),
         Workload("predict1", "predict, one row", kind="predict", rows=1, calls=5000),
         Workload("predict10k", "predict, 10,000 rows", kind="predict", rows=10_000, calls=10, quick_calls=5),
