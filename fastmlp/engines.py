@@ -19,7 +19,7 @@ Array = NDArray[Any]
 
 
 class SingleSteps(Protocol):
-    """What takes single steps on dense batches of one size; one call at a time."""
+    """What takes single steps on dense batches; one call at a time."""
 
     def take(self, X: Array, y: Array, learning_rate: float) -> float | None:
         """Take a step and give its loss; None, and no step, if X or y is not what the network takes as it is."""

@@ -270,7 +270,7 @@ class Engine:
     def single_steps(
         self, parameters: Array, state: TrainingState, recipe: Recipe, average: Array | None = None
     ) -> list[SingleSteps]:
-        """Make what takes single steps on dense batches of the recipe's size."""
+        """Make what takes single steps on dense batches."""
         return [SingleSteps(self, parameters, state, recipe, average)]
 
     def constants_of_steps(

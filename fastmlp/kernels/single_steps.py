@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,32 +30,24 @@ FINITE = -np.finfo(np.float64).max, np.finfo(np.float64).max
 
 
 class SingleSteps:
-    """Steps on dense batches of one size, without sample weights, by one thread: `Engine.single_steps` makes it.
+    """Steps on dense batches without sample weights, by one thread: `Engine.single_steps` makes it.
 
-    One call at a time: it has memory of its own, and the addresses of what it was made for.
+    One call at a time: it has memory of its own. What it sets up is for batches of one size; another size costs as much
+    as some steps.
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        parameters: Array,
-        state: TrainingState,
-        recipe: Recipe,
-        average: Array | None,
+        self, engine: Engine, parameters: Array, state: TrainingState, recipe: Recipe, average: Array | None
     ) -> None:
-        spec, dtype, n = engine.layout.spec, engine.dtype, recipe.batch_size
-        self._dtype, self._lets_go = dtype, n > engine.rows_of_short_steps
-        X, orders = np.empty((n, spec.layer_sizes[0]), dtype), np.arange(n)[None]
-        is_softmax = spec.loss == "softmax_cross_entropy"
-        self._y_dtype = INT64 if is_softmax else dtype
-        y = np.empty(n if is_softmax else (n, spec.layer_sizes[-1]), self._y_dtype)
+        self._engine, self._parameters, self._state, self._average = engine, parameters, state, average
+        self._recipe = recipe
+        spec, self._dtype = engine.layout.spec, engine.dtype
+        self._is_softmax = spec.loss == "softmax_cross_entropy"
+        self._y_dtype = INT64 if self._is_softmax else self._dtype
+        self._bounds = BOUNDS.get(spec.loss, FINITE)
         self._scratch = engine.allocate("dense", 1)
-        layers = engine.set_up_steps(self._scratch, parameters, state, X, y, orders, recipe, None, average)
         self._loss = np.empty(1)
-        self._memory = parameters, state.slots, average, orders, y, layers  # Whose addresses are kept.
-        self._arguments = address(y) if is_softmax else 0, *BOUNDS.get(spec.loss, FINITE), address(self._loss)
-        self._take_step, self._train_steps = TAKE_STEP.entry(dtype), TRAIN_STEPS.address(dtype)
-        self._engine, self._state, self._recipe = engine, state, recipe
+        self._set_up(recipe.batch_size)
         self._look_ahead(recipe.optimizer.learning_rate)
 
     def take(self, X: Array, y: Array, learning_rate: float) -> float | None:
@@ -63,24 +56,43 @@ class SingleSteps:
             return None
         if not (type(y) is np.ndarray and y.dtype is self._y_dtype and 0 < y.ndim <= 2):
             return None
-        ahead = self._state.step - self._first
+        n, ahead = len(X), self._state.step - self._first
+        if n != self._n_rows:
+            if n == 0:
+                return None
+            self._set_up(n)
+            ahead = -1
         if not 0 <= ahead < STEPS_AHEAD or learning_rate != self._learning_rate:
             self._look_ahead(learning_rate)
             ahead = 0
-        constants = self._constants_place + 8 * N_CONSTANTS * ahead
         is_taken = self._take_step(
-            self._lets_go, self._scratch.place, self._train_steps, constants, X, X.itemsize, y, y.ndim, *self._arguments
-        )
+            self._lets_go, self._scratch.place, self._train_steps, self._constants_place + 8 * N_CONSTANTS * ahead,
+            X, X.itemsize, y, y.ndim, *self._arguments,
+        )  # fmt: skip
         if not is_taken:
             return None
         self._state.step += 1
         return float(self._loss[0])
+
+    def _set_up(self, n: int) -> None:
+        """Write to the state all that does not change from step to step, for batches of `n` samples."""
+        engine, spec, dtype = self._engine, self._engine.layout.spec, self._dtype
+        recipe, orders = replace(self._recipe, batch_size=n), np.arange(n)[None]
+        X = np.empty((n, spec.layer_sizes[0]), dtype)
+        y = np.empty(n if self._is_softmax else (n, spec.layer_sizes[-1]), self._y_dtype)
+        layers = engine.set_up_steps(
+            self._scratch, self._parameters, self._state, X, y, orders, recipe, None, self._average
+        )
+        self._n_rows, self._lets_go = n, n > engine.rows_of_short_steps
+        self._arguments = address(y) if self._is_softmax else 0, *self._bounds, address(self._loss)
+        self._take_step, self._train_steps = TAKE_STEP.entry(dtype), TRAIN_STEPS.address(dtype)
+        self._memory = orders, y, layers  # Whose addresses are in the state.
 
     def _look_ahead(self, learning_rate: float) -> None:
         """Make the constants of the next steps."""
         self._first, self._learning_rate = self._state.step, learning_rate
         is_sum = self._engine.layout.spec.reduction == "sum"
         rates = np.full(STEPS_AHEAD, learning_rate)
-        scales = np.full(STEPS_AHEAD, 1.0 if is_sum else 1.0 / self._recipe.batch_size)
+        scales = np.full(STEPS_AHEAD, 1.0 if is_sum else 1.0 / self._n_rows)
         self._constants = self._engine.constants_of_steps(self._state, self._recipe, rates, scales)
         self._constants_place = address(self._constants)

@@ -207,7 +207,7 @@ class Engine:
     def single_steps(
         self, parameters: Array, state: TrainingState, recipe: Recipe, average: Array | None = None
     ) -> list[Any]:
-        """Prepare single steps on dense batches, of the recipe's size, by one thread.
+        """Prepare single steps on dense batches, without sample weights and by one thread.
 
         Parameters
         ----------
