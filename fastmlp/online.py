@@ -18,7 +18,7 @@ from fastmlp.optimizers import Optimizer
 from fastmlp.parameters import aligned_copy
 from fastmlp.recipe import make_recipe
 from fastmlp.sparse import Inputs, SparseRows
-from fastmlp.spec import check_number, shown
+from fastmlp.spec import check_count, check_number, shown
 
 Array = NDArray[Any]
 
@@ -38,8 +38,9 @@ class OnlineTrainer:
         As in `MLP.fit`. Default: SGD(0.1, momentum=0.9).
     l2, label_smoothing, clip_norm, average, dropout
         As in `MLP.fit`.
-    threads : int, optional
-        As in `MLP.fit`: None takes what is fastest for the size of the batch.
+    threads : int, default 1
+        Never more than the CPUs that the process may use. They are started anew for each step, so two are faster than
+        one only where a step takes more than a millisecond.
 
     Attributes
     ----------
@@ -75,7 +76,7 @@ class OnlineTrainer:
         clip_norm: float | None = None,
         average: float | None = None,
         dropout: float | Sequence[float] = 0.0,
-        threads: int | None = None,
+        threads: int = 1,
     ) -> None:
         if not isinstance(net, MLP):
             raise ValueError(f"net must be an MLP, got {shown(net)}")
@@ -83,8 +84,7 @@ class OnlineTrainer:
         self._recipe = make_recipe(
             net.spec, 1, 1, 1, optimizer, "constant", False, l2, label_smoothing, clip_norm, average, dropout
         )
-        net.threads(1, threads)  # Which checks it.
-        self._threads = threads
+        self._threads = net.threads(1, check_count("threads", threads))
         self._learning_rate = self._recipe.optimizer.learning_rate
         self._last_loss = np.nan
         self._state = net.training_state(self._recipe.optimizer)
@@ -160,8 +160,7 @@ class OnlineTrainer:
         given, weights = cast(tuple[Any, Any], check_targets_and_weights(net.spec, inputs, y, sample_weight))
         targets = cast(Array, smoothed(given, self._recipe.label_smoothing))
         recipe = replace(self._recipe, batch_size=len(inputs))
-        threads = net.threads(len(inputs), self._threads)
-        may_be_prepared = threads == 1 and weights is None and not isinstance(inputs, SparseRows)
+        may_be_prepared = self._threads == 1 and weights is None and not isinstance(inputs, SparseRows)
         loss = self._take_prepared(inputs, targets) if may_be_prepared else None
         if loss is None:
             engine.compile(inputs, recipe)
@@ -171,7 +170,7 @@ class OnlineTrainer:
         if loss is None:
             rates, orders = np.array([self._learning_rate]), np.arange(len(inputs))[None]
             losses = engine.train_steps(
-                self._trained, state, inputs, targets, orders, recipe, 0, rates, threads, weights, self._average
+                self._trained, state, inputs, targets, orders, recipe, 0, rates, self._threads, weights, self._average
             )
             state.step += 1
             loss = float(losses[0])
