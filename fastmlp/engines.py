@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -64,7 +63,7 @@ class Engine(Protocol):
 
     def single_steps(  # noqa: D102
         self, parameters: Array, state: TrainingState, recipe: Recipe, average: Array | None = None
-    ) -> Sequence[SingleSteps]: ...
+    ) -> SingleSteps | None: ...
 
 
 def make_engine(name: str, layout: ParameterLayout) -> Engine:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import isfinite
 from typing import Any, NoReturn, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp.checks import all_finite, check_targets_and_weights, not_finite_error, smoothed
+from fastmlp.checks import all_finite, check_targets, check_weight_values, not_finite_error, smoothed
 from fastmlp.chunks import is_mapped
 from fastmlp.divergence import DivergenceError
 from fastmlp.engines import SingleSteps
@@ -37,7 +38,8 @@ class OnlineTrainer:
     optimizer : Optimizer or str
         As in `MLP.fit`. Default: SGD(0.1, momentum=0.9).
     l2, label_smoothing, clip_norm, average, dropout
-        As in `MLP.fit`.
+        As in `MLP.fit`. With `average`, the weights that are trained stand apart from those of the network: what is
+        written into these between two steps is lost.
     threads : int, default 1
         Never more than the CPUs that the process may use. They are started anew for each step, so two are faster than
         one only where a step takes more than a millisecond.
@@ -45,7 +47,7 @@ class OnlineTrainer:
     Attributes
     ----------
     net : MLP
-        The network.
+        The network; it cannot be replaced.
     steps : int
         Steps taken.
     learning_rate : float
@@ -66,6 +68,11 @@ class OnlineTrainer:
     True
     """
 
+    __slots__ = (
+        "_average", "_last_loss", "_learning_rate", "_net", "_prepared", "_recipe", "_smooths_targets", "_state",
+        "_threads", "_trained",
+    )  # fmt: skip
+
     def __init__(
         self,
         net: MLP,
@@ -80,12 +87,14 @@ class OnlineTrainer:
     ) -> None:
         if not isinstance(net, MLP):
             raise ValueError(f"net must be an MLP, got {shown(net)}")
-        self.net = net
+        self._net = net
         self._recipe = make_recipe(
             net.spec, 1, 1, 1, optimizer, "constant", False, l2, label_smoothing, clip_norm, average, dropout
         )
         self._threads = net.threads(1, check_count("threads", threads))
         self._learning_rate = self._recipe.optimizer.learning_rate
+        # Of classes, the engines smooth what they stand for.
+        self._smooths_targets = self._recipe.label_smoothing > 0.0 and net.spec.loss == "sigmoid_cross_entropy"
         self._last_loss = np.nan
         self._state = net.training_state(self._recipe.optimizer)
         net._fits += 1
@@ -94,6 +103,14 @@ class OnlineTrainer:
         if self._recipe.average is not None:
             self._trained, self._average = aligned_copy(net._parameters), net._parameters
         self._prepared: list[SingleSteps] = []  # One at most, but where several threads take steps at once.
+
+    def __repr__(self) -> str:
+        return f"OnlineTrainer({self._net!r}, {self._recipe.optimizer!r}), {self.steps} steps taken"
+
+    @property
+    def net(self) -> MLP:
+        """The network."""
+        return self._net
 
     @property
     def steps(self) -> int:
@@ -134,10 +151,10 @@ class OnlineTrainer:
         DivergenceError
             If the loss is not finite; no step has been taken.
         """
-        loss = self._take_prepared(X, y) if sample_weight is None and not self._recipe.label_smoothing else None
+        loss = self._take_prepared(X, y) if sample_weight is None and not self._smooths_targets else None
         if loss is None:
             loss = self._take_checked(X, y, sample_weight)
-        if not -np.inf < loss < np.inf:
+        if not isfinite(loss):
             self._raise_divergence(X, loss)
         self._last_loss = loss
         return loss
@@ -149,7 +166,7 @@ class OnlineTrainer:
         except IndexError:
             return None
         loss = prepared.take(X, y, self._learning_rate)
-        if loss is None or -np.inf < loss < np.inf:  # Else NaN may be left in its memory.
+        if loss is None or isfinite(loss):  # Else NaN may be left in its memory.
             self._prepared.append(prepared)
         return loss
 
@@ -157,23 +174,27 @@ class OnlineTrainer:
         """Check what was given, and take a step with it, whatever it is."""
         net, state, engine = self.net, self._state, self.net._engine
         inputs = self._check_inputs(X)
-        given, weights = cast(tuple[Any, Any], check_targets_and_weights(net.spec, inputs, y, sample_weight))
-        targets = cast(Array, smoothed(given, self._recipe.label_smoothing))
+        n = inputs.shape[0]
+        weights = None if sample_weight is None else check_weight_values(sample_weight, n)
+        targets = check_targets(net.spec, y, n, "y").copy()  # Classes are indices, which nobody else must change.
+        targets = cast(Array, smoothed(targets, self._recipe.label_smoothing))
         recipe = replace(self._recipe, batch_size=len(inputs))
         may_be_prepared = self._threads == 1 and weights is None and not isinstance(inputs, SparseRows)
         loss = self._take_prepared(inputs, targets) if may_be_prepared else None
         if loss is None:
             engine.compile(inputs, recipe)
-            if may_be_prepared:
-                self._prepared = list(engine.single_steps(self._trained, state, recipe, self._average))
-                loss = self._take_prepared(inputs, targets)
+            if may_be_prepared and not self._prepared:
+                prepared = engine.single_steps(self._trained, state, recipe, self._average)
+                if prepared is not None:
+                    self._prepared = [prepared]
+                    loss = self._take_prepared(inputs, targets)
         if loss is None:
             rates, orders = np.array([self._learning_rate]), np.arange(len(inputs))[None]
             losses = engine.train_steps(
                 self._trained, state, inputs, targets, orders, recipe, 0, rates, self._threads, weights, self._average
             )
-            state.step += 1
             loss = float(losses[0])
+            state.step += isfinite(loss)
         return loss
 
     def _check_inputs(self, X: Any) -> Inputs:
@@ -181,8 +202,7 @@ class OnlineTrainer:
         return cast(Inputs, self.net._check_inputs(np.asarray(X) if is_mapped(X) else X))
 
     def _raise_divergence(self, X: Any, loss: float) -> NoReturn:
-        """Say why a loss is not finite; the step is not counted: nothing was changed."""
-        self._state.step -= 1
+        """Say why a loss is not finite."""
         inputs = self._check_inputs(X)
         if not all_finite(inputs, self.net.spec.input_scale):
             raise not_finite_error("X", inputs, scale=self.net.spec.input_scale)

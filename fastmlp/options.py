@@ -198,7 +198,12 @@ def make_parser() -> Parser:
     group.add_argument("--epochs", type=count("epochs", 1), metavar="N", help="passes over the data (default 10)")
     group.add_argument("-b", "--batch-size", type=count("batch_size", 1), metavar="N",
                        help="samples a step (default 100)")  # fmt: skip
-    group.add_argument("--seed", type=count("seed", 0), metavar="N", help="of weights and shuffling (default 0)")
+    group.add_argument(
+        "--seed",
+        type=count("seed", 0),
+        metavar="N",
+        help="of the weights, of the shuffling, and of the draw of a test part (default 0)",
+    )
 
     group = parser.add_argument_group("run")
     group.add_argument("--engine", type=name_of("engine", ENGINES), metavar="NAME",

@@ -198,12 +198,14 @@ def draw_curves(history: History, summary: dict[str, Any]) -> bytes:
         test.append(summary["test_loss"])
         accuracy.append(summary["test_accuracy"])
     classifies = summary["test_accuracy"] is not None
-    figure = new_figure(10.0 if classifies else 6.0, 4.2)
+    figure = new_figure(10.0 if classifies else 7.5, 4.2)
     figure.set_layout_engine("constrained", rect=(0.0, 0.0, 1.0, 1.0 - 0.62 / figure.get_figheight()))
     panels = figure.subplots(1, 2 if classifies else 1, squeeze=False)[0]
     sizes = "-".join(str(size) for size in summary["layer_sizes"])
     data = os.path.basename(os.path.normpath(summary["dataset"]))
     result = f"{percent(accuracy[-1])} test accuracy" if classifies else f"test loss {test[-1]:.4g}"
+    if summary["test_r2"] is not None:
+        result = f"test R\u00b2 {summary['test_r2']:.4f}"
     headline(figure, f"{data}, {sizes}: {result}", describe_end(summary))
 
     loss = panels[0]

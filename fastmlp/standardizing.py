@@ -22,11 +22,17 @@ if TYPE_CHECKING:
 
 SMALLEST_RANGE = 1e-30
 """Columns that vary by less count as constant: weights divided by that would leave the range of float32."""
+FAR_FROM_ZERO = 1e4
+"""Where a mean is so many deviations, what float32 keeps of a column's variation is three digits or less."""
 
 
 @dataclass(frozen=True)
 class Standardization:
-    """What was done to some columns: ``standardised = (raw - mean) / deviation``."""
+    """What was done to some columns: ``standardised = (raw - mean) / deviation``.
+
+    The deviation of a constant column is infinite. So it becomes zeros, whatever comes later, and its weights, of which
+    nothing was learnt, zeros, too.
+    """
 
     mean: NDArray[np.float64]
     deviation: NDArray[np.float64]
@@ -39,19 +45,25 @@ class Standardization:
 
     def fold_into_outputs(self, net: MLP) -> None:
         """Let a network that was trained on standardised values, without an output activation, give them raw."""
-        net.weights[-1] = net.weights[-1] * self.deviation
-        net.biases[-1] = net.biases[-1] * self.deviation + self.mean
+        scale = np.where(np.isinf(self.deviation), 0.0, self.deviation)
+        net.weights[-1] = net.weights[-1] * scale
+        net.biases[-1] = net.biases[-1] * scale + self.mean
+
+    def far_from_zero(self) -> NDArray[np.int64]:
+        """Give the numbers of the columns of which float32 keeps few digits, the first being 0."""
+        return np.flatnonzero(np.abs(self.mean) > FAR_FROM_ZERO * self.deviation)
 
 
 def standardize(train: NDArray[np.float32], test: NDArray[np.float32]) -> Standardization:
-    """Standardise the columns of both arrays in place, by the figures of `train`, whose constant columns become 0."""
+    """Standardise the columns of both arrays in place, by the figures of `train`."""
     lowest, highest = train.min(axis=0).astype(np.float64), train.max(axis=0).astype(np.float64)
     constant = highest - lowest < SMALLEST_RANGE
     mean = np.where(constant, lowest, train.mean(axis=0, dtype=np.float64))
     for X in (train, test):
         np.subtract(X, mean, out=X, casting="same_kind")
     variance = np.einsum("ij,ij->j", train, train, dtype=np.float64) / len(train)
-    deviation = np.where(constant, 1.0, np.sqrt(variance))
-    for X in (train, test):
-        np.divide(X, deviation, out=X, casting="same_kind")
+    deviation = np.where(constant, np.inf, np.sqrt(variance))
+    with np.errstate(over="ignore"):  # What is infinite then is refused, by name.
+        for X in (train, test):
+            np.divide(X, deviation, out=X, casting="same_kind")
     return Standardization(mean, deviation)

@@ -87,8 +87,8 @@ def run(options: Options) -> None:
     folder = None if options.out is None else RunFolder(options.out, options.resume, reporter)
     data = load_data(options)
     options = replace(options, loss=choose_loss(options.loss, data))
-    checksum, folds = checksum_of(data), standardize_columns(options, data)
-    may_standardize = not (options.standardize or options.resume or holds_images(data))
+    checksum = checksum_of(data)
+    make_raw = standardize_columns(options, data, reporter)
     net, state = begin_or_resume(options, data, checksum)
     net.notes = {
         "class_names": data.class_names,
@@ -135,23 +135,22 @@ def run(options: Options) -> None:
                     progress=on_progress, state=state, checkpoint=options.out,
                 )  # fmt: skip
         except DivergenceError as error:
-            advice = ", as --standardize does" if may_standardize else ""
+            advice = ", as --standardize does" if may_standardize(options, data) else ""
             left = "" if folder is None else f"; {folder.what_is_left(error)}"
             raise UsageError(f"{error}{advice}{left}") from None
         finally:
             reporter.end()
         train_loss = latest[0].loss if latest else state.history.train_loss[-1]
         summary = summarise(net, data, options, optimizer, state, train_loss)
-        for fold in folds:
-            fold(net)  # From here on it takes, and gives, the columns as they are in the table.
+        summary |= make_raw(net)
+        net.notes = {name: net.notes[name] for name in ("class_names", "image_shape")}  # The rest is for going on.
         files = [] if folder is None else folder.write_files(net, data, state.history, summary)
         reporter.table(summary, len(data.X_test), options.out, files)
         if not summary["stopped"] and has_learnt_nothing(summary, data):
             answer = "the mean" if data.class_names is None else "one class"
-            scaled = "--standardize, " if may_standardize else ""
             reporter.say(
                 f"it seems to have learnt nothing: to answer always with {answer} would be as good; "
-                f"try {scaled}--optimizer adam, a smaller --lr, or more --epochs"
+                f"try {what_to_try(options, data)}"
             )
         if summary["stopped"]:
             kept = f"; go on with --resume {options.out}" if folder is not None else ""
@@ -172,7 +171,7 @@ def choose_loss(loss: str | None, data: Dataset) -> str:
     """Take the loss that follows from the data, or check that the given one can be used with it."""
     if data.class_names is None:
         if loss == "softmax_cross_entropy":
-            raise UsageError(f"loss must be squared_error for {data.name}, whose target holds values, got {loss}")
+            raise UsageError(f"loss must be one of values for {data.name}, such as squared_error or huber, got {loss}")
         return loss or "squared_error"
     n_classes = len(data.class_names)
     if n_classes < 2:
@@ -190,18 +189,57 @@ def holds_images(data: Dataset) -> bool:
     return data.image_shape is not None or data.X_train.dtype == np.uint8
 
 
-def standardize_columns(options: Options, data: Dataset) -> Sequence[Callable[[MLP], None]]:
-    """Standardise the columns in place, if that is asked for; return what then is to be done to the trained network."""
+def may_standardize(options: Options, data: Dataset) -> bool:
+    """Whether the option would help, and be allowed."""
+    return not (options.standardize or options.resume or holds_images(data))
+
+
+def what_to_try(options: Options, data: Dataset) -> str:
+    """Advise after a run that learnt nothing."""
+    from fastmlp.datasets.source import is_number
+
+    names = () if holds_images(data) else data.class_names or ()
+    advice = ["--loss squared_error, if the labels are values"] if len(names) > 2 and all(map(is_number, names)) else []
+    if may_standardize(options, data):
+        advice.append("--standardize")
+    elif not options.standardize and data.input_scale == 1.0:
+        advice.append("inputs scaled to about [-1, 1]")
+    return ", ".join([*advice, "--optimizer adam", "a smaller --lr", "or more --epochs"])
+
+
+def standardize_columns(
+    options: Options, data: Dataset, reporter: Reporter
+) -> Callable[[MLP], dict[str, float | None]]:
+    """Standardise the columns in place, if that is asked for.
+
+    Return what makes the trained network take, and give, the columns as they were, and gives its scores on them.
+    """
     from fastmlp.standardizing import standardize
 
     if not options.standardize:
-        return []
+        return lambda net: {}
     if holds_images(data):
-        raise UsageError(f"standardize must not be asked for where the samples are images, got {data.name}")
-    folds = [standardize(data.X_train, data.X_test).fold_into_inputs]
+        what = "bytes (uint8), which count as pixels," if data.image_shape is None else "images"
+        raise UsageError(f"standardize must be for the columns of a table, got {what} in {data.name}")
+    X_test, y_test = data.X_test.copy(), data.y_test.copy()
+    inputs = standardize(data.X_train, data.X_test)
+    far = [str(column + 1) for column in inputs.far_from_zero()]
+    if far:
+        reporter.say(
+            f"feature {', '.join(far[:5])}{' ...' if len(far) > 5 else ''}: far from zero for how little it varies, so "
+            "that float32 keeps few of its digits; subtract a number from it first"
+        )
+    outputs = None
     if data.class_names is None and options.loss != "poisson":  # The outputs of which are exponentials.
-        folds.append(standardize(data.y_train[:, None], data.y_test[:, None]).fold_into_outputs)
-    return folds
+        outputs = standardize(data.y_train[:, None], data.y_test[:, None])
+
+    def make_raw(net: MLP) -> dict[str, float | None]:
+        inputs.fold_into_inputs(net)
+        if outputs is not None:
+            outputs.fold_into_outputs(net)
+        return scores(net, X_test, y_test)
+
+    return make_raw
 
 
 def begin_or_resume(options: Options, data: Dataset, checksum: int) -> tuple[MLP, TrainingState]:
@@ -260,8 +298,16 @@ def has_learnt_nothing(summary: dict[str, Any], data: Dataset) -> bool:
     """Whether the network is wrong at times, and one answer to all of the test part would be as good."""
     accuracy, r2 = summary["test_accuracy"], summary["test_r2"]
     if accuracy is None:
-        return r2 is not None and bool(r2 <= 0.0)
+        # Of the other losses, the mean is not the best answer.
+        return summary["loss"] in ("squared_error", "poisson") and r2 is not None and bool(r2 <= 0.0)
     return bool(accuracy < 1.0 and accuracy <= np.bincount(data.y_test).max() / len(data.y_test))
+
+
+def scores(net: MLP, X: Array, y: Array) -> dict[str, float | None]:
+    """Say how well the network predicts: the accuracy of classes, R² of values, and None for the other."""
+    if net.spec.is_classifier:
+        return {"test_accuracy": net.accuracy(X, y), "test_r2": None}
+    return {"test_accuracy": None, "test_r2": r2_score(net.predict(X)[:, 0], y)}
 
 
 def r2_score(predicted: Array, y: Array) -> float | None:
@@ -280,6 +326,7 @@ def summarise(
     train_seconds = sum(state.history.seconds) + state.seconds
     return {
         "dataset": data.name,
+        "standardize": options.standardize,
         "layer_sizes": list(net.spec.layer_sizes),
         "activations": list(net.spec.activations),
         "loss": net.spec.loss,
@@ -298,8 +345,7 @@ def summarise(
         "n_test": len(data.X_test),
         "train_loss": train_loss,
         "test_loss": net.loss(data.X_test, data.y_test),
-        "test_accuracy": net.accuracy(data.X_test, data.y_test) if net.spec.is_classifier else None,
-        "test_r2": None if net.spec.is_classifier else r2_score(net.predict(data.X_test)[:, 0], data.y_test),
+        **scores(net, data.X_test, data.y_test),
         "train_seconds": train_seconds,
         "compile_seconds": state.history.compile_seconds,
         "samples_per_second": done / train_seconds,

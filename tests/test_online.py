@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,10 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import fastmlp
-from fastmlp import MLP, SGD, Adam, OnlineTrainer, RMSprop
+from fastmlp import MLP, SGD, Adam, OnlineTrainer, RMSprop, chunks, network
+from fastmlp.kernels.engine import Engine
+from fastmlp.kernels.single_steps import SingleSteps
+from fastmlp.kernels.threads import Helper
 
 RNG = np.random.default_rng(0)
 N, BATCH = 40, 8
@@ -114,20 +118,57 @@ def test_sizes_may_change_and_weights_may_come_and_go(engine: str) -> None:
     assert_same(one, other)
 
 
-@pytest.mark.parametrize("kind", ["lists", "uint8", "strided", "unaligned", "int32", "one_hot", "read_only"])
+def inset(array: np.ndarray) -> np.ndarray:
+    """Give the same numbers with others around them, of each row and between the rows."""
+    around = np.full((3 * len(array), *[size + 3 for size in array.shape[1:]]), 99, array.dtype)
+    place = (slice(1, None, 3), *[slice(2, -1)] * (array.ndim - 1))
+    around[place] = array
+    return around[place]
+
+
+KINDS: dict[str, Any] = {
+    "lists": lambda array: array.tolist(),
+    "inset": inset,
+    "reversed": lambda array: array[::-1].copy()[::-1],
+    "turned": lambda array: np.flip(np.flip(array).copy()),
+    "fortran": lambda array: np.asfortranarray(array),
+    "every_other": lambda array: np.repeat(np.repeat(array, 2, axis=0), 2, axis=-1)[::2, ..., ::2],
+    "unaligned": lambda array: np.frombuffer(b"." + array.tobytes(), np.uint8)[1:].view(array.dtype),
+    "unpickled": lambda array: pickle.loads(pickle.dumps(array)),
+    "swapped": lambda array: array.astype(array.dtype.newbyteorder()),
+    "subclass": lambda array: array.view(type("Mine", (np.ndarray,), {})),
+}
+"""Arrays of the same numbers, of any layout and kind."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "squared_error", "absolute_error"])
+def test_arrays_of_any_kind(loss: str, kind: str, engine: str) -> None:
+    y = LOSSES[loss][1]
+    x, y = X.astype(np.float32), y if loss == "softmax_cross_entropy" else y.astype(np.float32)
+    one, other = make(loss, engine=engine), make(loss, engine=engine)
+    one.fit(x, y, 3, N, SGD(0.1, momentum=0.9))
+    trainer = OnlineTrainer(other, SGD(0.1, momentum=0.9))
+    for _ in range(3):
+        if kind == "every_other" and y.ndim == 1:
+            given = KINDS[kind](x), np.repeat(y, 2)[::2]
+        else:
+            given = KINDS[kind](x), KINDS[kind](y)
+        if kind == "unaligned":
+            given = given[0].reshape(x.shape), given[1].reshape(y.shape)
+            assert not given[0].flags.aligned
+        trainer.step(*given)
+    assert_same(one, other)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int32", "one_hot", "read_only", "column_of_a_table"])
 def test_whatever_fit_takes(kind: str, engine: str) -> None:
     x, y = np.abs(X * 40).astype(np.float32), LOSSES["softmax_cross_entropy"][1]
+    loss = "squared_error" if kind == "column_of_a_table" else "softmax_cross_entropy"
     given: Any = x.copy(), y.copy()
-    if kind == "lists":
-        given = x.tolist(), y.tolist()
-    elif kind == "uint8":
+    if kind == "uint8":
         x = np.floor(x)
         given = x.astype(np.uint8), y
-    elif kind == "strided":
-        given = np.repeat(x, 2, axis=0)[::2], np.repeat(y, 3)[::3]
-    elif kind == "unaligned":
-        given = tuple(np.frombuffer(b"." + a.tobytes(), np.uint8)[1:].view(a.dtype).reshape(a.shape) for a in (x, y))
-        assert not given[0].flags.aligned
     elif kind == "int32":
         given = x, y.astype(np.int32)
     elif kind == "one_hot":
@@ -135,12 +176,113 @@ def test_whatever_fit_takes(kind: str, engine: str) -> None:
     elif kind == "read_only":
         for array in given:
             array.flags.writeable = False
-    one, other = make(input_scale=0.02, engine=engine), make(input_scale=0.02, engine=engine)
+    elif kind == "column_of_a_table":
+        table = np.hstack([x, RNG.normal(size=(N, 2))]).astype(np.float32)
+        given, y = (table[:, :6], table[:, 7]), table[:, 7].copy()
+    one, other = (make(loss, input_scale=0.02, engine=engine) for _ in range(2))
     one.fit(x, y, 3, N, SGD(0.1, momentum=0.9))
     trainer = OnlineTrainer(other, SGD(0.1, momentum=0.9))
     for _ in range(3):
         trainer.step(*given)
     assert_same(one, other)
+
+
+@pytest.mark.parametrize("kind", ["plain", *KINDS, "float64", "int32", "smoothed"])
+def test_what_is_set_up_serves_all_batches(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_ups, general = [], []
+    set_up, train_steps = SingleSteps._set_up, Engine.train_steps
+    monkeypatch.setattr(SingleSteps, "_set_up", lambda self, n: (set_ups.append(n), set_up(self, n))[1])
+    monkeypatch.setattr(Engine, "train_steps", lambda *given: (general.append(1), train_steps(*given))[1])
+    trainer = OnlineTrainer(make(engine="numba"), label_smoothing=0.1 if kind == "smoothed" else 0.0)
+    x, y = X.astype(np.float32), LOSSES["softmax_cross_entropy"][1]
+    if kind == "float64":
+        x = X
+    elif kind == "int32":
+        y = y.astype(np.int32)
+    elif kind in KINDS and kind != "every_other":
+        x, y = (np.reshape(KINDS[kind](array), array.shape) for array in (x, y))
+    for _ in range(5):
+        trainer.step(x, y)
+    assert (set_ups, general) == ([N], [])
+
+
+def test_a_file_that_is_mapped_is_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 100)
+    np.save(tmp_path / "x.npy", X.astype(np.float32))
+    one, other = make(engine=engine), make(engine=engine)
+    OnlineTrainer(one).step(X, LOSSES["softmax_cross_entropy"][1])
+    OnlineTrainer(other).step(np.load(tmp_path / "x.npy", mmap_mode="r"), LOSSES["softmax_cross_entropy"][1])
+    assert_same(one, other)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_so_many_threads_work(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "available_cpus", lambda: 2)
+    started = []
+    start = Helper.start
+    monkeypatch.setattr(Helper, "start", lambda self: (started.append(1), start(self))[1])
+    OnlineTrainer(make(engine="numba"), threads=threads).step(X, LOSSES["softmax_cross_entropy"][1])
+    assert len(started) == threads - 1
+
+
+def test_a_step_that_ctrl_c_comes_after_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python raises it when the native call has come back."""
+    one, other = make(engine="numba"), make(engine="numba")
+    y = LOSSES["softmax_cross_entropy"][1]
+    trainers = [OnlineTrainer(net, Adam(0.01), dropout=0.3) for net in (one, other)]
+    for trainer in trainers:
+        trainer.step(X, y)
+    (prepared,) = trainers[0]._prepared
+    take_step = prepared._take_step
+
+    def interrupted(*given: Any) -> None:
+        take_step(*given)
+        raise KeyboardInterrupt
+
+    prepared._take_step = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        trainers[0].step(X, y)
+    trainers[1].step(X, y)
+    assert trainers[0].steps == trainers[1].steps == 2
+    for trainer in trainers:
+        trainer.step(X, y)
+    assert_same(one, other)
+
+
+def test_what_a_step_of_nan_leaves_reaches_no_other(engine: str) -> None:
+    """Its rows, more than the next batch has, may be left beside that batch in memory."""
+    one, other = make(hidden=33, engine=engine), make(hidden=33, engine=engine)
+    y, spoilt = LOSSES["softmax_cross_entropy"][1], np.full((N, 6), np.nan)
+    trainers = [OnlineTrainer(net, Adam(0.01)) for net in (one, other)]
+    for size in (N, 7, 1, 9):
+        with pytest.raises(ValueError, match="X must be finite"):
+            trainers[0].step(spoilt, y)
+        for trainer in trainers:
+            trainer.step(X[:size], y[:size])
+    assert_same(one, other)
+
+
+def test_what_comes_after_a_trainer_drops_other_units(engine: str) -> None:
+    """As after a fit: each run of a network has its own stream of random numbers."""
+    losses = []
+    net = make(hidden=50, engine=engine)
+    weights, biases = [W.copy() for W in net.weights], [b.copy() for b in net.biases]
+    for _ in range(3):
+        net.set_parameters(weights, biases)
+        losses.append(OnlineTrainer(net, SGD(0.1), dropout=0.5).step(X, LOSSES["softmax_cross_entropy"][1]))
+    assert len(set(losses)) == 3
+
+
+def test_a_batch_without_weight_changes_nothing_but_counts(engine: str) -> None:
+    one, other = make(engine=engine), make(engine=engine)
+    y, weights = LOSSES["softmax_cross_entropy"][1], np.ones(N)
+    weights[BATCH : 2 * BATCH] = 0.0
+    one.fit(X, y, 1, BATCH, Adam(0.01), shuffle=False, sample_weight=weights)
+    trainer = OnlineTrainer(other, Adam(0.01))
+    losses = [trainer.step(X[batch], y[batch], weights[batch]) for batch in batches()]
+    assert_same(one, other)
+    assert [loss == 0.0 for loss in losses] == [False, True, False, False, False]
+    assert trainer.steps == 5
 
 
 def test_sparse_batches(engine: str) -> None:
@@ -212,8 +354,8 @@ def test_wrong_batches_are_refused_and_change_nothing(is_first: bool, engine: st
     for x, targets, message in wrong:
         with pytest.raises(ValueError, match=message):
             trainer.step(x, targets)
-    with pytest.raises(ValueError, match="sample_weight must"):
-        trainer.step(X, y, sample_weight=np.zeros(N))
+    with pytest.raises(ValueError, match="sample_weight must be >= 0, got -1"):
+        trainer.step(X, y, sample_weight=np.full(N, -1.0))
     assert trainer.steps == steps
     assert_same(net, twin)
     assert np.isfinite(trainer.step(X, y))
@@ -266,6 +408,14 @@ def test_a_step_that_diverges_says_so_and_is_not_taken(engine: str) -> None:
         array[...] = was
     trainer.learning_rate = 1e-3
     assert trainer.step(X, y) == last
+
+
+def test_misspelt_attributes_are_refused() -> None:
+    trainer: Any = OnlineTrainer(make(engine="numpy"), SGD(0.5))
+    assert repr(trainer) == f"OnlineTrainer({trainer.net!r}, {SGD(0.5)!r}), 0 steps taken"
+    for name in ("lr", "net", "steps"):
+        with pytest.raises(AttributeError):
+            setattr(trainer, name, 1)
 
 
 def test_it_cannot_be_copied(engine: str) -> None:

@@ -59,8 +59,8 @@ def test_numba_comes_with_what_must_be_compiled_and_scipy_never(
 
 def test_public_names() -> None:
     assert set(fastmlp.__all__) == {
-        "MLP", "OnlineTrainer", "Gradients", "History", "Progress", "DivergenceError", "ModelFileError", "SGD", "Adam", "AdamW",
-        "RMSprop", "Schedule", "Constant", "Step", "Exponential", "Cosine", "OneCycle", "InverseScaling",
+        "MLP", "OnlineTrainer", "Gradients", "History", "Progress", "DivergenceError", "ModelFileError", "SGD", "Adam",
+        "AdamW", "RMSprop", "Schedule", "Constant", "Step", "Exponential", "Cosine", "OneCycle", "InverseScaling",
         "load_dataset", "Dataset", "kernels", "reference", "__version__",
     }  # fmt: skip
     for name in fastmlp.__all__:

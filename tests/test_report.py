@@ -195,7 +195,7 @@ def test_the_losses_at_the_end_are_not_written_over_each_other(monkeypatch: pyte
 
 def test_a_regression_has_one_panel() -> None:
     history = make_history(10, accuracy=False)
-    assert read_png(report.draw_curves(history, make_summary(history))).shape == (630, 900, 3)
+    assert read_png(report.draw_curves(history, make_summary(history))).shape == (630, 1125, 3)
 
 
 def test_the_curve_rises_where_the_accuracy_does() -> None:

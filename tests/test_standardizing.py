@@ -44,9 +44,30 @@ def test_figures_by_hand() -> None:
     test = np.array([[4.0, 1.1, 1.0]], np.float32)
     found = standardize(train, test)
     assert_array_equal(train[:, :2], [[-1, 0], [1, 0], [-1, 0], [1, 0]])
-    assert_allclose(test, [[0.5, 1.0, 1.0]], rtol=1e-6)
+    assert_array_equal(test, [[0.5, 0.0, 0.0]])
     assert_array_equal(found.mean, [3.0, np.float32(0.1), 0.0])
-    assert_array_equal(found.deviation, [2.0, 1.0, 1.0])
+    assert_array_equal(found.deviation, [2.0, np.inf, np.inf])
+    assert found.far_from_zero().tolist() == []
+
+
+def test_columns_of_which_float32_keeps_few_digits() -> None:
+    train = np.array([[0.0, 1e6, 1e9], [1.0, 1e6 + 1.0, 1e9]], np.float32)
+    found = standardize(train, train.copy())
+    assert found.far_from_zero().tolist() == [1]  # A constant has none to lose.
+
+
+def test_a_constant_column_has_no_weights(engine: str) -> None:
+    """Nothing was learnt of it, so no value of it may change an answer."""
+    X = np.stack([np.arange(20.0), np.full(20, -3.3e7)], axis=1).astype(np.float32)
+    y = np.full((20, 1), 7.0, np.float32)
+    net, raw = fastmlp.MLP([2, 5, 1], loss="squared_error", engine=engine), X.copy()
+    inputs, outputs = standardize(X, X.copy()), standardize(y, y.copy())
+    before = net.predict(X)
+    inputs.fold_into_inputs(net)
+    assert not net.weights[0][1].any()
+    assert_allclose(net.predict(raw), before, rtol=1e-4, atol=1e-5)
+    outputs.fold_into_outputs(net)
+    assert_array_equal(net.predict(raw * 2), 7.0)
 
 
 def test_a_constant_stays_exactly_zero_in_many_rows() -> None:
@@ -78,9 +99,27 @@ def test_a_regression_learns_and_gives_raw_values(houses: Path, tmp_path: Path, 
     summary = summary_of(out)
     assert summary["test_r2"] == pytest.approx(1 - residuals.var() / data.y_test.var(), abs=1e-3)
     assert summary["test_r2"] > 0.98
+    assert summary["standardize"] is True
+    assert net.notes == {"class_names": None, "image_shape": None}
     # The losses are of standardised values: ½ mean r² / s².
     loss = 0.5 * np.mean(residuals**2) / data.y_train.var()
     assert summary["test_loss"] == float(history_of(out)[-1]["test_loss"]) == pytest.approx(loss, rel=1e-3)
+
+
+def test_what_float32_loses_is_told_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The scores are those of the network that is saved, on the table's own rows."""
+    path, out = tmp_path / "late.csv", tmp_path / "run"
+    late = 1.7e9 + 3 * np.arange(200)  # Of which float32 tells six numbers apart.
+    path.write_text("a,t,y\n" + "".join(f"{k % 2},{t:.0f},{k % 2 / 4 + k / 20:.4f}\n" for k, t in enumerate(late)))
+    arguments = ("--dataset", path, "--target", "y", "--epochs", 50, "--batch-size", 10, "--standardize", "--out", out)
+    assert call(*arguments) == 0
+    assert "feature 2: far from zero for how little it varies, so that float32 keeps few" in capsys.readouterr().out
+    data = fastmlp.load_dataset(path, target="y")
+    y, predicted = data.y_test.astype(float), fastmlp.MLP.load(out / "model.safetensors").predict(data.X_test)[:, 0]
+    r2 = 1 - np.sum((y - predicted) ** 2) / np.sum((y - y.mean()) ** 2)
+    assert summary_of(out)["test_r2"] == pytest.approx(r2, abs=1e-9)
+    trained = 1 - 2 * summary_of(out)["test_loss"] * data.y_train.var() / y.var()
+    assert abs(r2 - trained) > 1e-3
 
 
 def test_the_run_is_that_of_the_library_on_standardised_columns(flats: Path, tmp_path: Path, engine: str) -> None:
@@ -139,11 +178,36 @@ def test_counts_stay_as_they_are(tmp_path: Path) -> None:
     assert predicted[0, 0] < 4 < 14 < predicted[1, 0] < 30
 
 
-@pytest.mark.parametrize("kind", ["pixels", "images"])
+@pytest.mark.parametrize("kind", ["pixels", "images", "bytes"])
 def test_images_are_refused(kind: str, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = digits
+    path, what = digits, "images"
     if kind == "images":
         path = tmp_path / "images.npz"
         np.savez(path, X=np.ones((20, 2, 2)), y=np.arange(20) % 2)
+    elif kind == "bytes":
+        path, what = tmp_path / "ages.npz", "bytes (uint8), which count as pixels,"
+        np.savez(path, X=np.ones((20, 2), np.uint8), y=np.arange(20) % 2)
     assert call("--dataset", path, "--standardize", "--engine", "numpy") == 2
-    assert one_error(capsys) == f"standardize must not be asked for where the samples are images, got {path}"
+    assert one_error(capsys) == f"standardize must be for the columns of a table, got {what} in {path}"
+
+
+def test_advice_is_to_do_what_can_be_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of samples that say nothing: as a table, as a table that is standardised, as images; with labels of any kind."""
+    labels = {"words": "ab", "numbers": "012", "values": ("0.5", "1.5")}
+    for name, each in labels.items():
+        rows = "".join(f"1,{each[i % len(each)]}\n" for i in range(60))
+        (tmp_path / f"{name}.csv").write_text("x,y\n" + rows)
+    np.savez(tmp_path / "images.npz", X=np.ones((60, 2, 2)), y=np.arange(60) % 2)
+    words, numbers, values = (("--dataset", tmp_path / f"{name}.csv", "--target", "y", *SMALL) for name in labels)
+    rest = "--optimizer adam, a smaller --lr, or more --epochs\n"
+    for arguments, advice in (
+        (words, "try --standardize, "),
+        ((*words, "--standardize"), "try "),
+        (("--dataset", tmp_path / "images.npz", *SMALL), "try inputs scaled to about [-1, 1], "),
+        (numbers, "try --loss squared_error, if the labels are values, --standardize, "),
+        (values, "try --standardize, "),
+    ):
+        assert call(*arguments, "--engine", "numpy") == 0
+        assert advice + rest in capsys.readouterr().out
+    assert call(*values, "--loss", "absolute_error", "--engine", "numpy") == 0
+    assert "it seems to have learnt nothing" not in capsys.readouterr().out

@@ -110,7 +110,7 @@ def test_a_damaged_data_set_is_one_line(kind: str, digits: Path, capsys: pytest.
         ("a,y\n1,b\n2,c\n3,b\n", "--target y --loss poisson", "labels 'y' must be numbers, got 'b' in row 1"),
         ("a,y\n1,4\n2,c\n3,5\n", "--target y --loss poisson", "labels 'y' must be numbers, got 'c' in row 2"),
         ("a,y\n1,0\n2,1\n3,2\n4,1\n5,2\n6,0\n", "--target y --loss sigmoid_cross_entropy", "3 classes"),
-        ("a,y\n1,0.5\n2,1.5\n3,0.5\n", "--target y --loss softmax_cross_entropy", "loss must be squared_error"),
+        ("a,y\n1,0.5\n2,1.5\n3,0.5\n", "--target y --loss softmax_cross_entropy", "loss must be one of values"),
         ("a,y\n1,0.5\n2,1.5\n3,2.5\n", "--target y --loss sigmoid_cross_entropy", "must be in [0, 1]"),
         ("a,y\n", "--target y", "table.csv"),
         ("", "--target y", "table.csv"),

@@ -269,9 +269,9 @@ class Engine:
 
     def single_steps(
         self, parameters: Array, state: TrainingState, recipe: Recipe, average: Array | None = None
-    ) -> list[SingleSteps]:
+    ) -> SingleSteps:
         """Make what takes single steps on dense batches."""
-        return [SingleSteps(self, parameters, state, recipe, average)]
+        return SingleSteps(self, parameters, state, recipe, average)
 
     def constants_of_steps(
         self, state: TrainingState, recipe: Recipe, learning_rates: NDArray[np.float64], scales: NDArray[np.float64]

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastmlp.kernels.constants import KEY, L2, LOSS_SCALE, N_CONSTANTS, SCALE
+from fastmlp.kernels.constants import KEY, L2, LOSS_SCALE, N_CONSTANTS, SCALE, SOFTMAX_CROSS_ENTROPY
 from fastmlp.kernels.dropout import drop_units, key_of_row
 from fastmlp.kernels.instructions import (
     address_of,
@@ -30,7 +30,6 @@ from fastmlp.kernels.instructions import (
     atomic_load,
     call,
     give_way,
-    itemsize_of,
     lanes,
     pointer,
 )
@@ -268,12 +267,13 @@ def l2_loss(net, l2):
 
 @kernel
 def take_step(
-    place, train_steps, constants, X_array, X_itemsize, y_array, y_ndim, classes_place, low, high, losses_place, like
+    place, train_steps, constants, X_array, X_itemsize, y_array, y_ndim, targets_place, low, high, losses_place, like
 ):  # fmt: skip
-    """Take one step on a batch that has just come; Python has written to the state all but where its samples are.
+    """Take one step on a batch that has just come; Python has written to the state all but where X is.
 
-    `train_steps` is the address of that kernel, `constants` that of the step's. y is of int64 where there is memory for
-    classes, else of the dtype, from `low` to `high`; it has `y_ndim` dimensions, one or two.
+    `train_steps` is the address of that kernel, `constants` that of the step's. y is of int64 if the loss takes
+    classes, else of the dtype, from `low` to `high`; it has `y_ndim` dimensions, one or two. It is copied to `targets`,
+    where nobody else can change it: classes are used as indices.
     Return whether X and y are what the network takes. If X is not finite, the loss is NaN.
     """
     net = state_at(place)
@@ -287,24 +287,25 @@ def take_step(
         return np.int64(0)
     samples[SAMPLE.X], samples[SAMPLE.X_is_uint8] = X.data, np.int64(X_itemsize == 1)
     samples[SAMPLE.X_stride] = strides[0]
-    if classes_place != 0:
+    if net.loss == SOFTMAX_CROSS_ENTROPY:
         if y_ndim != 1:
             return np.int64(0)
-        classes = pointer(classes_place, np.int64(0))
+        classes = pointer(targets_place, np.int64(0))
         for row in range(n_samples):
             label = pointer(y.data + row * y_strides[0], np.int64(0))[0]
             if label < 0 or label >= n_out:
                 return np.int64(0)
-            classes[row] = label  # Where nobody else can change it: it is an index.
+            classes[row] = label
     else:
-        if (1 if y_ndim == 1 else y_shape[1]) != n_out or (n_out > 1 and y_strides[1] != itemsize_of(like)):
+        if (1 if y_ndim == 1 else y_shape[1]) != n_out:
             return np.int64(0)
+        values = pointer(targets_place, like)
         for row in range(n_samples):
-            values = pointer(y.data + row * y_strides[0], like)
             for j in range(n_out):
-                if not low <= values[j] <= high:
+                value = pointer(y.data + row * y_strides[0] + (j * y_strides[1] if j > 0 else 0), like)[0]
+                if not low <= value <= high:
                     return np.int64(0)
-        samples[SAMPLE.y], samples[SAMPLE.y_stride] = y.data, y_strides[0]
+                values[row * n_out + j] = value
     return call(
         train_steps, (place, constants, n_samples, ZERO, losses_place, np.int64(1), ZERO, np.int64(1), like)
     )  # fmt: skip

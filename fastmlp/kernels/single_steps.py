@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,9 +53,10 @@ class SingleSteps:
 
     def take(self, X: Array, y: Array, learning_rate: float) -> float | None:
         """Take a step and give its loss; None, and no step, if X or y is not what the network takes as it is."""
-        if not (type(X) is np.ndarray and (X.dtype is self._dtype or X.dtype is UINT8) and X.ndim == 2):
+        # Arrays that were unpickled have dtypes of their own, which are equal; and to compare takes longer.
+        if not (type(X) is np.ndarray and X.ndim == 2 and (X.dtype is self._dtype or X.dtype in (self._dtype, UINT8))):
             return None
-        if not (type(y) is np.ndarray and y.dtype is self._y_dtype and 0 < y.ndim <= 2):
+        if not (type(y) is np.ndarray and y.ndim in (1, 2) and (y.dtype is self._y_dtype or y.dtype == self._y_dtype)):
             return None
         n, ahead = len(X), self._state.step - self._first
         if n != self._n_rows:
@@ -65,26 +67,28 @@ class SingleSteps:
         if not 0 <= ahead < STEPS_AHEAD or learning_rate != self._learning_rate:
             self._look_ahead(learning_rate)
             ahead = 0
-        is_taken = self._take_step(
-            self._lets_go, self._scratch.place, self._train_steps, self._constants_place + 8 * N_CONSTANTS * ahead,
-            X, X.itemsize, y, y.ndim, *self._arguments,
-        )  # fmt: skip
-        if not is_taken:
-            return None
-        self._state.step += 1
-        return float(self._loss[0])
+        self._loss[0] = np.nan
+        try:
+            fits = self._take_step(
+                self._lets_go, self._scratch.place, self._train_steps, self._constants_place + 8 * N_CONSTANTS * ahead,
+                X, X.itemsize, y, y.ndim, *self._arguments,
+            )  # fmt: skip
+        finally:  # A Ctrl-C comes when the step has been taken.
+            loss = float(self._loss[0])
+            self._state.step += isfinite(loss)
+        return loss if fits else None
 
     def _set_up(self, n: int) -> None:
         """Write to the state all that does not change from step to step, for batches of `n` samples."""
         engine, spec, dtype = self._engine, self._engine.layout.spec, self._dtype
         recipe, orders = replace(self._recipe, batch_size=n), np.arange(n)[None]
-        X = np.empty((n, spec.layer_sizes[0]), dtype)
+        X = np.broadcast_to(np.zeros((), dtype), (n, spec.layer_sizes[0]))  # The kernel writes where X is.
         y = np.empty(n if self._is_softmax else (n, spec.layer_sizes[-1]), self._y_dtype)
         layers = engine.set_up_steps(
             self._scratch, self._parameters, self._state, X, y, orders, recipe, None, self._average
         )
         self._n_rows, self._lets_go = n, n > engine.rows_of_short_steps
-        self._arguments = address(y) if self._is_softmax else 0, *self._bounds, address(self._loss)
+        self._arguments = address(y), *self._bounds, address(self._loss)
         self._take_step, self._train_steps = TAKE_STEP.entry(dtype), TRAIN_STEPS.address(dtype)
         self._memory = orders, y, layers  # Whose addresses are in the state.
 

@@ -206,7 +206,7 @@ class Engine:
 
     def single_steps(
         self, parameters: Array, state: TrainingState, recipe: Recipe, average: Array | None = None
-    ) -> list[Any]:
+    ) -> None:
         """Prepare single steps on dense batches, without sample weights and by one thread.
 
         Parameters
@@ -216,10 +216,9 @@ class Engine:
 
         Returns
         -------
-        list of fastmlp.engines.SingleSteps
-            One, which takes them in less time than `train_steps`; or none, as here, where nothing is to be gained.
+        fastmlp.engines.SingleSteps or None
+            What takes them in less time than `train_steps`; None, as here, where nothing is to be gained.
         """
-        return []
 
     def train_steps(
         self,
