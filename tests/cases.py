@@ -7,11 +7,13 @@ a batch of 17; ``LAYOUTS`` puts an array into memory in the ways in which users 
 from __future__ import annotations
 
 import importlib
+import platform
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 
 Array = np.ndarray
 Sizes = tuple[int, int, int]
@@ -25,9 +27,14 @@ LOSSES = (
 )  # fmt: skip
 OUTPUT_IS_PART_OF_LOSS = ("softmax_cross_entropy", "sigmoid_cross_entropy", "poisson")
 
-# Environments in which kernels are compiled for other vectors than this machine's.
-NARROW = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
-NARROWER = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2,+popcnt,+sse4.2"}
+ON_X86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="needs an x86-64 compiler")
+AVX2 = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2,+popcnt,+sse4.2"}
+VECTORS = [
+    pytest.param({}, id="this machine's"),
+    pytest.param(AVX2, id="AVX2", marks=ON_X86),
+    pytest.param({"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}, id="SSE2"),
+]
+"""Environments in which kernels are compiled for other vectors than this machine's."""
 
 SIZES: dict[str, Sizes] = {
     # name: (n_samples, n_in, n_out). Neighbours of powers of two catch what a vector loop does with its remainder.

@@ -95,6 +95,6 @@ for dtype in (np.dtype("float32"), np.dtype("float64")):
 """
 
 
-@pytest.mark.parametrize("environment", [{}, cases.NARROWER, cases.NARROW], ids=["this machine's", "AVX2", "SSE2"])
+@pytest.mark.parametrize("environment", cases.VECTORS)
 def test_it_reads_and_writes_its_own_rows_alone(environment: dict[str, str]) -> None:
     subprocess.run([sys.executable, "-c", WITHIN], env={**os.environ, **environment}, check=True, timeout=300)

@@ -74,7 +74,7 @@ for dtype in ("float32", "float64"):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect")
-@pytest.mark.parametrize("environment", [{}, cases.NARROWER, cases.NARROW], ids=["this machine's", "AVX2", "SSE2"])
+@pytest.mark.parametrize("environment", cases.VECTORS)
 def test_nothing_is_touched_beyond_a_buffer(environment: dict[str, str]) -> None:
     subprocess.run([sys.executable, "-c", CODE], env={**os.environ, **environment}, check=True, timeout=300)
 

@@ -261,7 +261,7 @@ def test_predict_of_threads_that_find_no_memory(two_cpus, monkeypatch):
     net = fastmlp.MLP([50, 61, 5])
     many_X = rng.normal(size=(20_000, 50)).astype(np.float32)
     with monkeypatch.context() as without_memory:
-        without_memory.setattr(Engine, "_allocate", fail)
+        without_memory.setattr(Engine, "allocate", fail)
         with pytest.raises(MemoryError, match="no room"):
             net.predict(many_X)
     np.testing.assert_array_equal(net.predict(many_X), [net.predict(x[None])[0] for x in many_X])

@@ -1,11 +1,11 @@
 """Machine code: on every kind of machine the loop of a tile holds its sums in registers; nothing is stored by masks."""
 
 import os
-import platform
 import re
 import subprocess
 import sys
 
+import cases
 import llvmlite.binding as llvm
 import pytest
 from llvmlite import ir
@@ -88,13 +88,12 @@ for name in ("relu", "leaky_relu", "elu"):
 """
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="needs an x86-64 compiler")
+@cases.ON_X86
 def test_activations_make_no_masked_stores() -> None:
     """With AVX2 they take ten times as long; LLVM makes them of numbers that are left as they are."""
-    features = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2,+popcnt,+sse4.2"}
     done = subprocess.run(
         [sys.executable, "-c", MASKED_STORES],
-        env={**os.environ, **features},
+        env={**os.environ, **cases.AVX2},
         capture_output=True,
         text=True,
         timeout=120,
