@@ -222,16 +222,16 @@ def standardize_columns(
         what = "bytes (uint8), which count as pixels," if data.image_shape is None else "images"
         raise UsageError(f"standardize must be for the columns of a table, got {what} in {data.name}")
     X_test, y_test = data.X_test.copy(), data.y_test.copy()
-    inputs = standardize(data.X_train, data.X_test)
-    far = [str(column + 1) for column in inputs.far_from_zero()]
-    if far:
-        reporter.say(
-            f"feature {', '.join(far[:5])}{' ...' if len(far) > 5 else ''}: far from zero for how little it varies, so "
-            "that float32 keeps few of its digits; subtract a number from it first"
-        )
-    outputs = None
+    inputs, outputs = standardize(data.X_train, data.X_test), None
+    far = [f"feature {column + 1}" for column in inputs.far_from_zero()]
     if data.class_names is None and options.loss != "poisson":  # The outputs of which are exponentials.
         outputs = standardize(data.y_train[:, None], data.y_test[:, None])
+        far += ["target" for _ in outputs.far_from_zero()]
+    if far:
+        reporter.say(
+            f"{', '.join(far[:5])}{' ...' if len(far) > 5 else ''}: so far from zero, for how little it varies, that "
+            "float32 keeps few of its digits; subtract a number from it first"
+        )
 
     def make_raw(net: MLP) -> dict[str, float | None]:
         inputs.fold_into_inputs(net)

@@ -113,7 +113,8 @@ def test_what_float32_loses_is_told_and_counted(tmp_path: Path, capsys: pytest.C
     path.write_text("a,t,y\n" + "".join(f"{k % 2},{t:.0f},{k % 2 / 4 + k / 20:.4f}\n" for k, t in enumerate(late)))
     arguments = ("--dataset", path, "--target", "y", "--epochs", 50, "--batch-size", 10, "--standardize", "--out", out)
     assert call(*arguments) == 0
-    assert "feature 2: far from zero for how little it varies, so that float32 keeps few" in capsys.readouterr().out
+    told = "feature 2: so far from zero, for how little it varies, that float32 keeps few of its digits; "
+    assert told in capsys.readouterr().out
     data = fastmlp.load_dataset(path, target="y")
     y, predicted = data.y_test.astype(float), fastmlp.MLP.load(out / "model.safetensors").predict(data.X_test)[:, 0]
     r2 = 1 - np.sum((y - predicted) ** 2) / np.sum((y - y.mean()) ** 2)
