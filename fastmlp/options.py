@@ -137,7 +137,7 @@ def stored_options(stored: dict[str, Any]) -> Options:
     if stored.get("hidden") == ():  # A network without hidden layers, and so without activations.
         stored |= {"hidden": "none", "activation": None}
     kept = [field.name for field in fields(Options) if field.name not in ("out", "resume", "quiet")]
-    values = {name: stored[name] for name in kept if stored.get(name) not in (None, False)}
+    values = {name: stored[name] for name in kept if stored.get(name) is not None and stored[name] is not False}
     arguments = [
         f"--{name.replace('_', '-')}" + ("" if value is True else f"={spell(value)}") for name, value in values.items()
     ]

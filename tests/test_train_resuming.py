@@ -207,6 +207,19 @@ def test_what_cannot_change_when_a_run_goes_on(
     assert (out / "model.safetensors").read_bytes() == before
 
 
+def test_options_of_zero_are_kept(digits: Path, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    arguments = ("--dataset", digits, *SMALL, "--engine", "numpy", "--quiet", "--schedule", "constant")
+    zeros = ("--momentum", 0, "--weight-decay", 0, "--seed", 0)
+    assert call(*arguments, *zeros, "--out", whole) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(25, patch)
+        assert call(*arguments, *zeros, "--out", parts) == 0
+    assert call("--resume", parts, "--quiet") == 0
+    assert summary_of(parts)["weight_decay"] == summary_of(parts)["momentum"] == 0.0
+    assert (parts / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
 def test_the_data_may_have_moved_but_not_their_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, table, moved = tmp_path / "run", tmp_path / "t.csv", tmp_path / "elsewhere" / "t.csv"
     rows = "".join(f"{i},{'abc'[i % 3]}\n" for i in range(30))
