@@ -179,18 +179,19 @@ class NumPy(EpochByEpoch):
                 np.maximum(Z, 0, out=Z) if self.work.activation == "relu" else np.tanh(Z, out=Z)
 
     def step(self, rows: Array, rate: float) -> float:
-        A, _, _, y, *_ = self.buffers_for(len(rows))
+        buffers = self.buffers_for(len(rows))
+        A, _, _, y, *_ = buffers
         self.samples.X.take(rows, axis=0, out=A[0], mode="clip")  # "raise", the default, would gather into a copy.
         self.samples.y.take(rows, axis=0, out=y, mode="clip")
-        return self.learn_from(A, y, rate)
+        return self.learn_from(A, y, buffers, rate)
 
     def learn(self, X: Array, y: Array) -> float:
-        A, *_ = self.buffers_for(len(X))
-        return self.learn_from([X, *A[1:]], y, self.work.optimizer.learning_rate) / len(X)
+        buffers = self.buffers_for(len(X))
+        return self.learn_from([X, *buffers[0][1:]], y, buffers, self.work.optimizer.learning_rate) / len(X)
 
-    def learn_from(self, A: list[Array], y: Array, rate: float) -> float:
+    def learn_from(self, A: list[Array], y: Array, buffers: Any, rate: float) -> float:
         n = len(y)
-        _, D, masks, _, samples, column, ones = self.buffers_for(n)
+        _, D, masks, _, samples, column, ones = buffers
         self.forward(A)
         Z, dZ = A[-1], D[-1]
         if self.work.loss == "softmax_cross_entropy":
@@ -408,7 +409,8 @@ class Jax(EpochByEpoch):
         self.X, self.y = jax.device_put(self.samples.X), jax.device_put(self.samples.y)
         self.run = jax.jit(self.epochs, donate_argnums=0)
         self.classify = jax.jit(self.outputs)
-        self.learn_batch = jax.jit(self.step_on_batch, donate_argnums=0)
+        rate = self.work.optimizer.learning_rate  # A constant of the code: to pass a number takes time.
+        self.learn_batch = jax.jit(lambda state, X, y: self.step_on_batch(state, X, y, rate), donate_argnums=0)
         self.restart()
 
     def restart(self) -> None:
@@ -493,7 +495,7 @@ class Jax(EpochByEpoch):
         return self.run_epochs(np.stack(self.rates))
 
     def learn(self, X: Array, y: Array) -> float:
-        self.state, loss = self.learn_batch(self.state, X, y, self.work.optimizer.learning_rate)
+        self.state, loss = self.learn_batch(self.state, X, y)
         return float(loss)
 
     def outputs(self, parameters: Any, X: Any) -> Any:

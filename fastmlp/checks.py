@@ -17,7 +17,7 @@ from fastmlp.chunks import MappedRows, is_mapped
 from fastmlp.recipe import Callback
 from fastmlp.shapes import InvalidInputsError, check_class_targets
 from fastmlp.sparse import Inputs, SparseRows, is_sparse, sparse_rows
-from fastmlp.spec import NetworkSpec, shown
+from fastmlp.spec import LOSSES, NetworkSpec, shown
 
 Array = NDArray[Any]
 Samples = Inputs | MappedRows
@@ -133,11 +133,11 @@ def check_targets(spec: NetworkSpec, y: ArrayLike, n_samples: int, what: str) ->
         Y = Y[:, None]
     if Y.shape != (n_samples, n_outputs):
         raise ValueError(f"{what} must be ({n_samples}, {n_outputs}), got {y.shape}")
-    if spec.loss == "sigmoid_cross_entropy" and (Y.min() < 0 or Y.max() > 1):
-        wrong = Y[(Y < 0) | (Y > 1)][0]
-        raise ValueError(f"{what} must be in [0, 1] for sigmoid_cross_entropy, got {wrong:g}")
-    if spec.loss == "poisson" and Y.min() < 0:
-        raise ValueError(f"{what} must be >= 0 for poisson, got {Y.min():g}")
+    low, high = LOSSES[spec.loss].targets
+    if low > -np.inf and (Y.min() < low or Y.max() > high):
+        rule = f"in [{low:g}, {high:g}]" if high < np.inf else f">= {low:g}"
+        wrong = Y[np.clip(Y, low, high) != Y][0]
+        raise ValueError(f"{what} must be {rule} for {spec.loss}, got {wrong:g}")
     return Y
 
 

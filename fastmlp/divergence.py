@@ -107,17 +107,21 @@ def copy_to(arrays: list[Array], others: list[Array]) -> None:
         array[:] = other
 
 
+def what_is_wrong(loss: float, last_loss: float) -> str:
+    """Say what is not finite after a step with this loss, and the last one that was, if there is one."""
+    what = "a weight is not finite" if np.isfinite(loss) else f"the loss is {loss:g}"
+    return what + (f", the last finite loss was {last_loss:g}" if np.isfinite(last_loss) else "")
+
+
 def divergence_error(
     losses: NDArray[np.float64], last_loss: float, first_step: int, n_batches: int, kept: BestSoFar,
     optimizer: Optimizer,
 ) -> DivergenceError:  # fmt: skip
     """Say where a run diverged, in the last of these steps, and what to try."""
     epoch, batch = divmod(first_step + len(losses) - 1, n_batches)
-    what = "a weight is not finite" if np.isfinite(losses[-1]) else f"the loss is {losses[-1]:g}"
-    if np.isfinite(last_loss):
-        what += f", the last finite loss was {last_loss:g}"
     error = DivergenceError(
-        f"training diverged in epoch {epoch + 1}, batch {batch + 1} of {n_batches}: {what}; "
+        f"training diverged in epoch {epoch + 1}, batch {batch + 1} of {n_batches}: "
+        f"{what_is_wrong(losses[-1], last_loss)}; "
         f"the network keeps {kept}; try a learning_rate below {optimizer.learning_rate:g}, a warm-up, "
         f"or inputs scaled to about [-1, 1]"
     )

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmlp.checks import all_finite, check_targets, check_weight_values, not_finite_error, smoothed
 from fastmlp.chunks import is_mapped
-from fastmlp.divergence import DivergenceError
+from fastmlp.divergence import DivergenceError, what_is_wrong
 from fastmlp.engines import SingleSteps
 from fastmlp.network import DEFAULT_OPTIMIZER, MLP
 from fastmlp.optimizers import Optimizer
@@ -41,8 +41,8 @@ class OnlineTrainer:
         As in `MLP.fit`. With `average`, the weights that are trained stand apart from those of the network: what is
         written into these between two steps is lost.
     threads : int, default 1
-        Never more than the CPUs that the process may use. They are started anew for each step, so two are faster than
-        one only where a step takes more than a millisecond.
+        Never more than the CPUs that the process may use. They are started anew for each step: two were faster than one
+        where a step takes 2 ms, and slower where it takes 0.7.
 
     Attributes
     ----------
@@ -178,7 +178,7 @@ class OnlineTrainer:
         weights = None if sample_weight is None else check_weight_values(sample_weight, n)
         targets = check_targets(net.spec, y, n, "y").copy()  # Classes are indices, which nobody else must change.
         targets = cast(Array, smoothed(targets, self._recipe.label_smoothing))
-        recipe = replace(self._recipe, batch_size=len(inputs))
+        recipe = replace(self._recipe, batch_size=n)
         may_be_prepared = self._threads == 1 and weights is None and not isinstance(inputs, SparseRows)
         loss = self._take_prepared(inputs, targets) if may_be_prepared else None
         if loss is None:
@@ -189,7 +189,7 @@ class OnlineTrainer:
                     self._prepared = [prepared]
                     loss = self._take_prepared(inputs, targets)
         if loss is None:
-            rates, orders = np.array([self._learning_rate]), np.arange(len(inputs))[None]
+            rates, orders = np.array([self._learning_rate]), np.arange(n)[None]
             losses = engine.train_steps(
                 self._trained, state, inputs, targets, orders, recipe, 0, rates, self._threads, weights, self._average
             )
@@ -206,10 +206,8 @@ class OnlineTrainer:
         inputs = self._check_inputs(X)
         if not all_finite(inputs, self.net.spec.input_scale):
             raise not_finite_error("X", inputs, scale=self.net.spec.input_scale)
-        is_finite = all(np.isfinite(array).all() for array in self.net.weights + self.net.biases)
-        what = f"the loss is {loss:g}" if is_finite else "a weight is not finite"
         raise DivergenceError(
-            f"training diverged in step {self.steps + 1}: {what}, the last finite loss was {self._last_loss:g}; "
+            f"training diverged in step {self.steps + 1}: {what_is_wrong(loss, self._last_loss)}; "
             f"try a learning_rate below {self._learning_rate:g}, or inputs scaled to about [-1, 1]"
         )
 

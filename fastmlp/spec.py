@@ -36,6 +36,8 @@ class LossRule:
         The default of its parameter, if it has one, which is above 0.
     parameter_below : float, optional
         What its parameter must be below.
+    targets : (float, float)
+        What its targets must lie between, if they are no class indices.
     """
 
     output_activation: str = "identity"
@@ -43,13 +45,14 @@ class LossRule:
     is_classifier: bool = False
     parameter: float | None = None
     parameter_below: float | None = None
+    targets: tuple[float, float] = (-np.inf, np.inf)
 
 
 LOSSES = {
     "softmax_cross_entropy": LossRule("softmax", takes_logits=True, is_classifier=True),
-    "sigmoid_cross_entropy": LossRule("sigmoid", takes_logits=True, is_classifier=True),
+    "sigmoid_cross_entropy": LossRule("sigmoid", takes_logits=True, is_classifier=True, targets=(0.0, 1.0)),
     "squared_error": LossRule(),
-    "poisson": LossRule("exp", takes_logits=True),
+    "poisson": LossRule("exp", takes_logits=True, targets=(0.0, np.inf)),
     "absolute_error": LossRule(),
     "huber": LossRule(parameter=1.0),
     "quantile": LossRule(parameter=0.5, parameter_below=1.0),

@@ -410,6 +410,14 @@ def test_a_step_that_diverges_says_so_and_is_not_taken(engine: str) -> None:
     assert trainer.step(X, y) == last
 
 
+def test_a_first_step_that_diverges_has_no_loss_before_it(engine: str) -> None:
+    net = make("squared_error", dtype="float64", engine=engine)
+    for W in net.weights:
+        W *= 1e200
+    with pytest.raises(fastmlp.DivergenceError, match=r"^training diverged in step 1: the loss is \w+; try a learning"):
+        OnlineTrainer(net).step(X, LOSSES["squared_error"][1])
+
+
 def test_misspelt_attributes_are_refused() -> None:
     trainer: Any = OnlineTrainer(make(engine="numpy"), SGD(0.5))
     assert repr(trainer) == f"OnlineTrainer({trainer.net!r}, {SGD(0.5)!r}), 0 steps taken"
