@@ -257,6 +257,7 @@ def test_what_a_step_of_nan_leaves_reaches_no_other(engine: str) -> None:
     for size in (N, 7, 1, 9):
         with pytest.raises(ValueError, match="X must be finite"):
             trainers[0].step(spoilt, y)
+        assert not trainers[0]._prepared  # It is not used again.
         for trainer in trainers:
             trainer.step(X[:size], y[:size])
     assert_same(one, other)
