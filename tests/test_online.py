@@ -252,7 +252,7 @@ def test_a_step_that_ctrl_c_comes_after_counts(monkeypatch: pytest.MonkeyPatch) 
 def test_what_a_step_of_nan_leaves_reaches_no_other(engine: str) -> None:
     """Its rows, more than the next batch has, may be left beside that batch in memory."""
     one, other = make(hidden=33, engine=engine), make(hidden=33, engine=engine)
-    y, spoilt = LOSSES["softmax_cross_entropy"][1], np.full((N, 6), np.nan)
+    y, spoilt = LOSSES["softmax_cross_entropy"][1], np.full((N, 6), np.nan, np.float32)
     trainers = [OnlineTrainer(net, Adam(0.01)) for net in (one, other)]
     for size in (N, 7, 1, 9):
         with pytest.raises(ValueError, match="X must be finite"):
