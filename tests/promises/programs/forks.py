@@ -6,12 +6,15 @@ a fork: the library must not care.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
+import signal
 import sys
 import threading
 import time
 import warnings
+from pathlib import Path
 
 import host
 import numba
@@ -37,12 +40,14 @@ def fork_and_work() -> bool:
         if done:
             return status == 0
         time.sleep(0.002)
-    os.kill(child, 9)
+    for task in Path(f"/proc/{child}/task").iterdir():  # State, time on the CPU, and what the system waits for.
+        print("a child hangs:", (task / "stat").read_text(), (task / "wchan").read_text(), file=sys.stderr, flush=True)
+    os.kill(child, signal.SIGABRT)  # It says where it stands.
     os.waitpid(child, 0)
-    print("a child hangs", file=sys.stderr)
     return False
 
 
+faulthandler.enable()
 n, parallel = int(sys.argv[1]), sys.argv[2] == "parallel"
 known = host.learn()
 if parallel:
