@@ -459,8 +459,17 @@ def test_partial_fit_and_its_classes() -> None:
     clf.partial_fit(X_iris[50:100], NAMES[y_iris[50:100]])
     assert set(clf.predict(X_iris)) <= set(NAMES)
     assert clf.predict_proba(X_iris).shape == (150, 3)
-    with pytest.raises(ValueError, match="y must have no classes but"):
-        clf.partial_fit(X_iris[:2], ["rosa", "setosa"])
+    for unknown in (["rosa", "setosa"], ["virginia", "setosa"], ["zoysia", "setosa"]):
+        with pytest.raises(ValueError, match="y must have no classes but"):
+            clf.partial_fit(X_iris[:2], unknown)
+    numbered = MLPClassifier((8,), random_state=0).partial_fit(X_iris, y_iris + 1.0, classes=[1.0, 2.0, 3.0])
+    for unknown, words in (
+        ([0.0, 1.0], "no classes but"),
+        ([3.0, 4.0], "no classes but"),
+        ([1.5, 2.0], "Unknown label"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            numbered.partial_fit(X_iris[:2], unknown)
     with pytest.raises(ValueError, match="is not the same as on last call"):
         clf.partial_fit(X_iris[:2], ["setosa"] * 2, classes=["setosa", "rosa"])
     with pytest.raises(AttributeError, match="partial_fit"):

@@ -286,15 +286,29 @@ def test_predictions(task: str) -> None:
     np.testing.assert_allclose(ours.predict_log_proba(X), other.predict_log_proba(X), rtol=1e-6, atol=1e-12)
 
 
-def test_a_random_state_object_is_drawn_from_alike() -> None:
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize("batch_size", [50, len(y_digits)])
+def test_a_random_state_object_is_drawn_from_alike(batch_size: int, method: str) -> None:
     states = [np.random.RandomState(5), np.random.RandomState(5)]
     pair = []
     for library, state in zip((fastmlp, theirs), states, strict=True):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            pair.append(library.MLPClassifier(random_state=state, **COMMON).fit(X_digits, y_digits))
+            clf = library.MLPClassifier(random_state=state, **{**COMMON, "batch_size": batch_size})
+            classes = {"classes": np.unique(y_digits)} if method == "partial_fit" else {}
+            pair.append(getattr(clf, method)(X_digits, y_digits, **classes))
     assert_equal(*pair)
     assert states[0].randint(1 << 30) == states[1].randint(1 << 30)
+
+
+def test_one_batch_needs_no_order() -> None:
+    pair = []
+    for library in (fastmlp, theirs):
+        clf = library.MLPClassifier(random_state=5, **{**COMMON, "batch_size": len(y_digits)})
+        for _ in range(3):
+            clf.partial_fit(X_digits, y_digits, classes=np.unique(y_digits))
+        pair.append(clf)
+    assert_equal(*pair)
 
 
 @pytest.mark.parametrize("task", ["classes", "two classes", "labels"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable
 from numbers import Integral, Real
@@ -223,9 +224,10 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         X, y = self._validated(X, y, is_first)
         Y = self._encode(y, learn=not incremental and not self.warm_start)
         weights = self._sample_weights(sample_weight, X, y, incremental)
-        random_state = check_random_state(self.random_state)
+        # To seed one takes longer than a small step, which may need none.
+        random_state = functools.cache(lambda: check_random_state(self.random_state))
         if is_first:
-            self._initialise((X.shape[1], *hidden, self._count_outputs(Y)), X.dtype.name, random_state)
+            self._initialise((X.shape[1], *hidden, self._count_outputs(Y)), X.dtype.name, random_state())
         fitted_loss = self._loss_of_network()
         self._fitted_loss = self._loss()
         try:
@@ -246,13 +248,18 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         return self
 
     def _fit_stochastic(
-        self, net: MLP, samples: EncodedSamples, held_out: EncodedSamples | None, random_state: Any, incremental: bool
+        self,
+        net: MLP,
+        samples: EncodedSamples,
+        held_out: EncodedSamples | None,
+        random_state: Callable[[], np.random.RandomState],
+        incremental: bool,
     ) -> None:
         is_users = held_out is not None
         if self.early_stopping and held_out is None:
             if incremental:
                 raise ValueError("partial_fit does not support early_stopping=True without X_val and y_val")
-            samples, held_out = self._split(samples, random_state)
+            samples, held_out = self._split(samples, random_state())
         callbacks = check_callbacks(self.callbacks or ())
         if not hasattr(self, "loss_curve_"):  # It goes on from what lbfgs has found.
             self._begin_curves()

@@ -315,7 +315,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             self._label_binarizer = LabelBinarizer().fit(y)
             self.classes_ = self._label_binarizer.classes_
         else:
-            self._check_classes(unique_labels(y), what)
+            self._check_classes(y, what)
         kind = self._label_binarizer.y_type_
         if kind == "multilabel-indicator":
             return np.asarray(self._label_binarizer.transform(y), dtype=np.float64)
@@ -324,8 +324,19 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         indices: Array = np.searchsorted(self._label_binarizer.classes_, y)
         return indices if kind == "multiclass" else indices.astype(np.float64)[:, None]
 
-    def _check_classes(self, classes: Array, what: str) -> None:
+    def _check_classes(self, y: Array, what: str) -> None:
         known = self._label_binarizer.classes_  # Those of the fit, whatever has been assigned to `classes_` since.
+        # What scikit-learn does takes longer than a step with a small batch. If y is plain, and all of it is known, it
+        # would find nothing.
+        if (
+            not self.warm_start
+            and y.ndim == 1
+            and y.dtype.kind == known.dtype.kind
+            and y.dtype.kind in "biufU"
+            and (known.take(known.searchsorted(y), mode="clip") == y).all()
+        ):
+            return
+        classes = unique_labels(y)
         if self.warm_start and what == "y":
             if set(classes) != set(known):
                 raise ValueError(

@@ -8,8 +8,9 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from types import SimpleNamespace
 from typing import Any
 from zlib import crc32
@@ -154,7 +155,7 @@ class SampleOrders:
     epoch again; here nobody goes on with one, so `state` is nothing.
     """
 
-    def __init__(self, random_state: np.random.RandomState, n_samples: int) -> None:
+    def __init__(self, random_state: Callable[[], np.random.RandomState], n_samples: int) -> None:
         self.random_state = random_state
         self.order = np.arange(n_samples)
         self.bit_generator = SimpleNamespace(state=None)
@@ -163,7 +164,7 @@ class SampleOrders:
         """Draw one order after the other into the rows of `out`."""
         for row in out:
             shuffled = np.arange(len(row))
-            self.random_state.shuffle(shuffled)
+            self.random_state().shuffle(shuffled)
             self.order = row[:] = self.order[shuffled]
         return out
 
@@ -194,7 +195,7 @@ class Run:
         solver: SolverState,
         samples: EncodedSamples,
         held_out: EncodedSamples | None,
-        random_state: np.random.RandomState,
+        random_state: Callable[[], np.random.RandomState],
         callbacks: Sequence[Callback],
         incremental: bool,
     ) -> None:
@@ -227,7 +228,8 @@ class Run:
             batch_size=batch_size,
             optimizer=solver.optimizer,
             schedule=RunSchedule(solver=solver, chosen=chosen_schedule(solver.schedule), epochs=int(e.max_iter)),
-            shuffle=bool(e.shuffle),
+            # One batch has no order; but a generator that others share must stand where scikit-learn leaves it.
+            shuffle=bool(e.shuffle) and (len(samples) > batch_size or not isinstance(e.random_state, Integral)),
             l2=0.0 if solver.decays_by_alpha else float(e.alpha),
             loss_factor=loss_factor(net),
             loss_cap=-float(np.log(np.finfo(net.spec.dtype).eps)),  # As scikit-learn reports it.
@@ -239,7 +241,7 @@ class Run:
         targets: Any = smoothed(as_targets(samples.Y, net.spec.dtype), e.label_smoothing)
         orders: Any = SampleOrders(self.random_state, len(samples))
         # Drawn only where it is needed: the stream of a run without dropout is scikit-learn's.
-        dropout_seed = int(self.random_state.randint(1 << 31)) if recipe.dropout else 0
+        dropout_seed = int(self.random_state().randint(1 << 31)) if recipe.dropout else 0
         state = TrainingState(orders, solver.slots, step=solver.step, dropout_seed=dropout_seed)
         if e.average is not None:
             is_own = solver.unaveraged is not None and solver.average == checksum(net._parameters)
