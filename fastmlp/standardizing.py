@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 SMALLEST_RANGE = 1e-30
 """Columns that vary by less count as constant: weights divided by that would leave the range of float32."""
-FAR_FROM_ZERO = 1e4
-"""Where a mean is so many deviations, what float32 keeps of a column's variation is three digits or less."""
+FEW_DIGITS = 1e-3
+"""Of a column whose deviation is smaller than its mean's last digit over this, the dtype keeps three digits or less."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class Standardization:
         net.weights[-1] = net.weights[-1] * scale
         net.biases[-1] = net.biases[-1] * scale + self.mean
 
-    def far_from_zero(self) -> NDArray[np.int64]:
-        """Give the numbers of the columns of which float32 keeps few digits, the first being 0."""
-        return np.flatnonzero(np.abs(self.mean) > FAR_FROM_ZERO * self.deviation)
+    def far_from_zero(self, dtype: str) -> NDArray[np.int64]:
+        """Give the numbers of the columns of which a dtype keeps few digits, the first being 0."""
+        return np.flatnonzero(np.finfo(dtype).eps * np.abs(self.mean) > FEW_DIGITS * self.deviation)
 
 
-def standardize(train: NDArray[np.float32], test: NDArray[np.float32]) -> Standardization:
+def standardize(train: NDArray[np.floating], test: NDArray[np.floating]) -> Standardization:
     """Standardise the columns of both arrays in place, by the figures of `train`."""
     lowest, highest = train.min(axis=0).astype(np.float64), train.max(axis=0).astype(np.float64)
     constant = highest - lowest < SMALLEST_RANGE

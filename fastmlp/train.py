@@ -163,7 +163,7 @@ def load_data(options: Options) -> Dataset:
 
     return load_dataset(
         options.dataset, raw=True, target=options.target, seed=options.seed, data_dir=options.data_dir,
-        as_values=options.loss is not None and not LOSSES[options.loss].is_classifier,
+        as_values=options.loss is not None and not LOSSES[options.loss].is_classifier, dtype=options.dtype,
     )  # fmt: skip
 
 
@@ -223,14 +223,15 @@ def standardize_columns(
         raise UsageError(f"standardize must be for the columns of a table, got {what} in {data.name}")
     X_test, y_test = data.X_test.copy(), data.y_test.copy()
     inputs, outputs = standardize(data.X_train, data.X_test), None
-    far = [f"feature {column + 1}" for column in inputs.far_from_zero()]
+    far = [f"feature {column + 1}" for column in inputs.far_from_zero(options.dtype)]
     if data.class_names is None and options.loss != "poisson":  # The outputs of which are exponentials.
         outputs = standardize(data.y_train[:, None], data.y_test[:, None])
-        far += ["target" for _ in outputs.far_from_zero()]
+        far += ["target" for _ in outputs.far_from_zero(options.dtype)]
     if far:
+        way_out = "use --dtype float64" if options.dtype == "float32" else "subtract a number from it first"
         reporter.say(
             f"{', '.join(far[:5])}{' ...' if len(far) > 5 else ''}: so far from zero, for how little it varies, that "
-            "float32 keeps few of its digits; subtract a number from it first"
+            f"{options.dtype} keeps few of its digits; {way_out}"
         )
 
     def make_raw(net: MLP) -> dict[str, float | None]:

@@ -213,6 +213,38 @@ def test_integers_may_be_values(tmp_path, suffix):
     assert sorted(np.concatenate([data.y_train, data.y_test])) == sorted(counts)
 
 
+@pytest.mark.parametrize("suffix", ["csv", "npz", "parquet"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_numbers_keep_the_digits_of_the_dtype(tmp_path, suffix, dtype):
+    path, times = tmp_path / f"late.{suffix}", 1.7e9 + np.arange(10) / 8
+    if suffix == "npz":
+        np.savez(path, X=times[:, None], y=-times)
+    elif suffix == "csv":
+        write(path, "a,y\n" + "".join(f"{t},{-t}\n" for t in times))
+    else:
+        pytest.importorskip("pandas").DataFrame({"a": times, "y": -times}).to_parquet(path)
+    data = load_dataset(path, target="y", dtype=dtype)
+    assert {part.dtype for part in (data.X_train, data.y_train, data.X_test, data.y_test)} == {np.dtype(dtype)}
+    X, y = (np.concatenate(parts).ravel() for parts in ((data.X_train, data.X_test), (data.y_train, data.y_test)))
+    np.testing.assert_array_equal(X, -y)
+    np.testing.assert_array_equal(np.sort(X), times.astype(dtype))
+
+
+def test_pixels_in_float64(tmp_path):
+    """They are the numbers that a network of float64 makes of the bytes."""
+    np.savez(tmp_path / "a.npz", X=IMAGES, y=LABELS)
+    data, raw = (load_dataset(tmp_path / "a.npz", raw=raw, dtype=np.float64) for raw in (False, True))
+    assert (data.X_train.dtype, raw.X_train.dtype) == (np.float64, np.uint8)
+    np.testing.assert_array_equal(data.X_train, raw.X_train * raw.input_scale)
+
+
+def test_what_float32_cannot_hold(tmp_path):
+    path = write(tmp_path / "a.csv", "a,y\n1e300,0\n1,1\n1,0\n")
+    load_fails(ValueError, "column 'a' of .* must be finite in float32, got inf in row 1", path, target="y")
+    assert load_dataset(path, target="y", dtype="float64").X_train.max() <= 1e300
+    load_fails(ValueError, "dtype must be one of float32, float64, got 'float16'", path, target="y", dtype="float16")
+
+
 def test_classes_with_names_are_no_values(tmp_path):
     data = load_dataset("mnist", raw=True, as_values=True)
     assert data.class_names is not None

@@ -47,13 +47,13 @@ def test_figures_by_hand() -> None:
     assert_array_equal(test, [[0.5, 0.0, 0.0]])
     assert_array_equal(found.mean, [3.0, np.float32(0.1), 0.0])
     assert_array_equal(found.deviation, [2.0, np.inf, np.inf])
-    assert found.far_from_zero().tolist() == []
+    assert found.far_from_zero("float32").tolist() == []
 
 
 def test_columns_of_which_float32_keeps_few_digits() -> None:
     train = np.array([[0.0, 1e6, 1e9], [1.0, 1e6 + 1.0, 1e9]], np.float32)
     found = standardize(train, train.copy())
-    assert found.far_from_zero().tolist() == [1]  # A constant has none to lose.
+    assert found.far_from_zero("float32").tolist() == [1]  # A constant has none to lose.
 
 
 def test_a_constant_column_has_no_weights(engine: str) -> None:
@@ -114,13 +114,22 @@ def test_what_float32_loses_is_told_and_counted(tmp_path: Path, capsys: pytest.C
     arguments = ("--dataset", path, "--target", "y", "--epochs", 50, "--batch-size", 10, "--standardize", "--out", out)
     assert call(*arguments) == 0
     told = "feature 2: so far from zero, for how little it varies, that float32 keeps few of its digits; "
-    assert told in capsys.readouterr().out
+    assert told + "use --dtype float64\n" in capsys.readouterr().out
     data = fastmlp.load_dataset(path, target="y")
     y, predicted = data.y_test.astype(float), fastmlp.MLP.load(out / "model.safetensors").predict(data.X_test)[:, 0]
     r2 = 1 - np.sum((y - predicted) ** 2) / np.sum((y - y.mean()) ** 2)
     assert summary_of(out)["test_r2"] == pytest.approx(r2, abs=1e-9)
     trained = 1 - 2 * summary_of(out)["test_loss"] * data.y_train.var() / y.var()
     assert abs(r2 - trained) > 1e-3
+
+    assert call(*arguments[:-1], tmp_path / "exact", "--dtype", "float64") == 0
+    assert "so far from zero" not in capsys.readouterr().out
+    exact, data = summary_of(tmp_path / "exact"), fastmlp.load_dataset(path, target="y", dtype="float64")
+    net = fastmlp.MLP.load(tmp_path / "exact" / "model.safetensors")
+    assert net.spec.dtype == "float64"
+    residuals = net.predict(data.X_test)[:, 0] - data.y_test
+    assert np.mean(residuals**2) / data.y_train.var() == pytest.approx(2 * exact["test_loss"], rel=1e-6)
+    assert exact["test_r2"] > r2
 
 
 def test_the_run_is_that_of_the_library_on_standardised_columns(flats: Path, tmp_path: Path, engine: str) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastmlp.datasets.source import Source, is_number
-from fastmlp.spec import check_count, check_flag, check_number, did_you_mean, shown
+from fastmlp.spec import DTYPES, check_count, check_flag, check_name, check_number, did_you_mean, dtype_name, shown
 
 if TYPE_CHECKING:
     from fastmlp.datasets.source import Array
@@ -31,9 +31,9 @@ class Dataset:
 
     Attributes
     ----------
-    X_train, X_test : ndarray of float32, or uint8 with ``raw=True``, (n_samples, n_features)
+    X_train, X_test : ndarray of float32 or float64, or uint8 with ``raw=True``, (n_samples, n_features)
         The samples, one a row.
-    y_train, y_test : ndarray of int64, or float32 for regression, (n_samples,)
+    y_train, y_test : ndarray of int64, or for regression of float32 or float64, (n_samples,)
         Class indices, or values.
     class_names : tuple of str, or None
         What each class index stands for; None for regression.
@@ -64,6 +64,7 @@ def load_dataset(
     seed: int = 0,
     data_dir: str | os.PathLike[str] | None = None,
     as_values: bool = False,
+    dtype: str = "float32",
 ) -> Dataset:
     """Load a data set by its name or path.
 
@@ -80,8 +81,8 @@ def load_dataset(
         - a ``.csv`` (first line: column names) or ``.parquet`` file, with `target` naming the column of labels;
         - ``"tfds:NAME"``, ``"tfds:NAME/CONFIG:VERSION"``: a data set of tensorflow-datasets (extra ``[tfds]``).
     raw : bool, default False
-        Keep uint8 pixels as they are. By default they become float32 in [0, 1]. Only what is stored as uint8 counts as
-        pixels; any other number becomes float32, unscaled, with or without `raw`.
+        Keep uint8 pixels as they are. By default they become numbers in [0, 1]. Only what is stored as uint8 counts as
+        pixels; any other number stays unscaled, with or without `raw`.
     target : str, optional
         The column of labels in a table, the array of labels in a ``.npz`` file with ``X`` (``"y"`` by default), or the
         label feature of a ``tfds:`` set where it is not the declared one.
@@ -94,6 +95,9 @@ def load_dataset(
     as_values : bool, default False
         Take labels for the values of a regression even where they are integers, as counts are; not those of a set that
         names its classes.
+    dtype : {"float32", "float64"}
+        Of the samples, and of the values of a regression. float32 has seven digits, too few for columns such as
+        timestamps, which a network of float64 can tell apart.
 
     Returns
     -------
@@ -128,15 +132,16 @@ def load_dataset(
         raise ValueError(f"dataset must be a name or a path, got {shown(name)}")
     if not isinstance(target, str | None):
         raise ValueError(f"target must be a name, got {shown(target)}")
+    real = np.dtype(check_name("dtype", dtype_name(dtype), DTYPES))
     name = os.fsdecode(name)
-    source = _read(name, target, data_dir)
+    source = _read(name, target, data_dir, real)
     if as_values and source.class_names is None:
         source.y_train = _values(source.y_train, source)
         source.y_test = None if source.y_test is None else _values(source.y_test, source)
-    return _finish(source, name, raw, test_fraction, seed)
+    return _finish(source, name, raw, test_fraction, seed, real)
 
 
-def _read(name: str, target: str | None, data_dir: str | os.PathLike[str] | None) -> Source:
+def _read(name: str, target: str | None, data_dir: str | os.PathLike[str] | None, dtype: np.dtype[Any]) -> Source:
     """Choose the reader; each is imported only when it is needed."""
     if name.startswith("tfds:"):
         from fastmlp.datasets.tfds import load_tfds
@@ -156,8 +161,9 @@ def _read(name: str, target: str | None, data_dir: str | os.PathLike[str] | None
 
         if not path.is_file():
             raise FileNotFoundError(f"dataset must be an existing file, got {name!r}")
-        readers = {".npz": tables.load_npz, ".csv": tables.load_csv, ".parquet": tables.load_parquet}
-        return readers[path.suffix.lower()](path, target)
+        if path.suffix.lower() == ".npz":
+            return tables.load_npz(path, target)
+        return (tables.load_csv if path.suffix.lower() == ".csv" else tables.load_parquet)(path, target, dtype)
 
     if path.exists():
         raise ValueError(f"dataset file must be .npz, .csv or .parquet, got {name!r}")
@@ -169,7 +175,7 @@ def _read(name: str, target: str | None, data_dir: str | os.PathLike[str] | None
     )
 
 
-def _finish(source: Source, name: str, raw: bool, test_fraction: float, seed: int) -> Dataset:
+def _finish(source: Source, name: str, raw: bool, test_fraction: float, seed: int, dtype: np.dtype[Any]) -> Dataset:
     """Check what was read, encode the labels, flatten and scale the samples, split off a test set if there is none."""
     if source.X_test is None or source.y_test is None:
         parts = [("", source.X_train, source.y_train)]
@@ -187,9 +193,9 @@ def _finish(source: Source, name: str, raw: bool, test_fraction: float, seed: in
     rows = [_flat_labels(y, source) for _, _, y in parts]
     if rows[0].dtype.kind != rows[-1].dtype.kind:
         raise ValueError(f"labels of {name} must be of one kind, got {rows[0].dtype} and {rows[-1].dtype}")
-    labels, class_names = _encode_labels(np.concatenate(rows), source)
+    labels, class_names = _encode_labels(np.concatenate(rows), source, dtype)
     pixels = all(X.dtype == np.uint8 for _, X, _ in parts)
-    samples = [_flatten(X, part, source, name, pixels, raw) for part, X, _ in parts]
+    samples = [_flatten(X, part, source, name, pixels, raw, dtype) for part, X, _ in parts]
     n_train = len(source.X_train)
     if len(parts) == 2:
         (X_train, X_test), y_train, y_test = samples, labels[:n_train], labels[n_train:]
@@ -216,20 +222,20 @@ def _finish(source: Source, name: str, raw: bool, test_fraction: float, seed: in
     )
 
 
-def _flatten(X: Array, part: str, source: Source, name: str, pixels: bool, raw: bool) -> Array:
-    """Return the samples as rows: raw pixels, pixels from 0 to 1, or any other numbers as float32."""
+def _flatten(X: Array, part: str, source: Source, name: str, pixels: bool, raw: bool, dtype: np.dtype[Any]) -> Array:
+    """Return the samples as rows: raw pixels, pixels from 0 to 1, or any other numbers."""
     X = np.ascontiguousarray(X.reshape(len(X), -1))
     if pixels:
         # The product that the kernels form with input_scale, so that both ways train the same bits.
-        return X if raw else np.multiply(X, np.float32(PIXEL_SCALE), dtype=np.float32)
+        return X if raw else np.multiply(X, dtype.type(PIXEL_SCALE), dtype=dtype)
     if X.dtype.kind not in "buif":
         raise ValueError(f"samples of {name} must be numeric, got dtype {X.dtype}")
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, which is said below
-        X = X.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # what is beyond the dtype is infinite, which is said below
+        X = X.astype(dtype, copy=False)
     if not np.isfinite(X).all():
         row, k = np.argwhere(~np.isfinite(X))[0]
         column = f"column {source.columns[k][:40]!r}" if source.columns else f"feature {k}"
-        raise ValueError(f"{column} of {name} must be finite in float32, got {X[row, k]} in {part}row {row + 1}")
+        raise ValueError(f"{column} of {name} must be finite in {dtype}, got {X[row, k]} in {part}row {row + 1}")
     return X
 
 
@@ -263,7 +269,7 @@ def _values(y: Array, source: Source) -> Array:
     return y.astype(np.float64)
 
 
-def _encode_labels(y: Array, source: Source) -> tuple[Array, tuple[str, ...] | None]:
+def _encode_labels(y: Array, source: Source, dtype: np.dtype[Any]) -> tuple[Array, tuple[str, ...] | None]:
     """Return class indices and class names, or values and None for a regression."""
     if source.class_names is not None:
         if y.min() < 0 or y.max() >= len(source.class_names):
@@ -274,7 +280,7 @@ def _encode_labels(y: Array, source: Source) -> tuple[Array, tuple[str, ...] | N
         if not np.isfinite(y).all():
             row = int(np.argmin(np.isfinite(y)))
             raise ValueError(f"labels {source.target!r} must be finite, got {y[row]} in row {row + 1}")
-        return y.astype(np.float32), None
+        return y.astype(dtype), None
     if y.dtype.kind == "O":
         classes = sorted(set(y))
         codes = np.fromiter(map({name: k for k, name in enumerate(classes)}.__getitem__, y), np.int64, len(y))

@@ -84,11 +84,11 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) ->
     return data.view(dtype).reshape(shape, order="F" if is_fortran else "C")
 
 
-def load_csv(path: Path, target: str | None) -> Source:
+def load_csv(path: Path, target: str | None, dtype: np.dtype[Any]) -> Source:
     """Read a table whose first line names its columns; comma, semicolon or tab between them."""
     import csv
 
-    values = array("f")
+    values: array[float] = array(dtype.char)
     labels: list[str] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -123,7 +123,7 @@ def load_csv(path: Path, target: str | None) -> Source:
         raise ValueError(f"{path} must be a CSV file in UTF-8, got: {one_line(error)}") from None
     if not labels:
         raise ValueError(f"{path} must have rows below its header, got none")
-    X = np.frombuffer(values, np.float32).reshape(len(labels), -1)
+    X = np.frombuffer(values, dtype).reshape(len(labels), -1)
     return Source(X, _parse_labels(labels), columns=features, target=columns[position])
 
 
@@ -144,7 +144,7 @@ def _parse_labels(labels: list[str]) -> Array:
     return np.array(labels, object)  # NumPy's own strings would all take the memory of the longest
 
 
-def load_parquet(path: Path, target: str | None) -> Source:
+def load_parquet(path: Path, target: str | None, dtype: np.dtype[Any]) -> Source:
     """Read a table through pyarrow, or else through pandas with whatever engine it has."""
     table = _read_parquet(path)
     position = _target_position(list(table), target, path)
@@ -158,9 +158,7 @@ def load_parquet(path: Path, target: str | None) -> Source:
             raise ValueError(f"column {name[:40]!r} of {path} must be numeric, got {str(value)[:40]!r}")
     pixels = all(table[name].dtype == np.uint8 for name in columns)
     with np.errstate(over="ignore"):  # found by the check for infinite values
-        X = np.stack(
-            [table[name] for name in columns], axis=1, dtype=np.uint8 if pixels else np.float32, casting="unsafe"
-        )
+        X = np.stack([table[name] for name in columns], axis=1, dtype=np.uint8 if pixels else dtype, casting="unsafe")
     return Source(X, y, columns=columns, target=str(target))
 
 
