@@ -448,14 +448,43 @@ def test_misspelt_attributes_are_refused() -> None:
             setattr(trainer, name, 1)
 
 
-def test_it_cannot_be_copied(engine: str) -> None:
-    trainer = OnlineTrainer(make(engine=engine))
-    trainer.step(X, LOSSES["softmax_cross_entropy"][1])
-    for make_copy in (copy.copy, copy.deepcopy, pickle.dumps):
-        with pytest.raises(TypeError, match="an OnlineTrainer cannot be copied or pickled; its network can"):
-            make_copy(trainer)  # type: ignore[operator]
-    twin = copy.deepcopy(trainer.net)
-    assert_same(twin, trainer.net)
+@pytest.mark.parametrize("make_copy", [copy.deepcopy, lambda trainer: pickle.loads(pickle.dumps(trainer))])
+@pytest.mark.parametrize("options", [{}, {"average": 0.7, "dropout": 0.3}, {"optimizer": SGD(0.1, momentum=0.9)}])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_copies_go_on_by_themselves(make_copy: Any, options: dict[str, Any], dtype: str, engine: str) -> None:
+    x, y = X.astype(dtype), LOSSES["softmax_cross_entropy"][1]
+    trainer = OnlineTrainer(make(engine=engine, dtype=dtype), **{"optimizer": Adam(0.01), **options})
+    for batch in batches():
+        trainer.step(x[batch], y[batch])
+    trainer.learning_rate = 0.003
+    twin, before = make_copy(trainer), copy.deepcopy(trainer.net)
+    assert (twin.steps, twin.learning_rate, repr(twin)) == (5, 0.003, repr(trainer))
+    assert_same(twin.net, before)
+    losses = [trainer.step(x[batch], y[batch]) for batch in batches()]
+    assert_same(twin.net, before)
+    assert losses == [twin.step(x[batch], y[batch]) for batch in batches()]
+    assert_same(twin.net, trainer.net)
+
+
+def test_a_shallow_copy_has_the_network_and_a_state_of_its_own(engine: str) -> None:
+    """Two trainers of one network: neither has memory of the other, which may be gone."""
+    y = LOSSES["softmax_cross_entropy"][1]
+    trainer = OnlineTrainer(make(engine=engine), Adam(0.01))
+    trainer.step(X, y)
+    twin = copy.copy(trainer)
+    assert twin.net is trainer.net
+    loss = twin.step(X, y)
+    assert (trainer.steps, twin.steps) == (1, 2)
+    del twin
+    assert trainer.step(X, y) < loss
+
+
+def test_a_copy_has_no_more_threads_than_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "available_cpus", lambda: 2)
+    trainer = OnlineTrainer(make(), threads=2)
+    assert trainer._threads == 2
+    monkeypatch.setattr(network, "available_cpus", lambda: 1)
+    assert copy.deepcopy(trainer)._threads == 1
 
 
 def test_two_trainers_of_one_network_have_a_state_each(engine: str) -> None:
