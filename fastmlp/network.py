@@ -102,7 +102,7 @@ class MLP:
     ----------
     notes : dict
         What JSON can hold, under names that are strings; empty at first. `save` writes it with the network, and `load`
-        gives it back. A run of ``python -m fastmlp.train`` leaves its ``class_names`` there.
+        gives it back. A run of ``python -m fastmlp.train`` leaves ``class_names``, ``feature_names`` there.
 
     Raises
     ------

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
+MOST_LETTERS = 50_000
+"""Of the names of features in a model file, whose header has twenty bytes for each."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
@@ -90,9 +93,8 @@ def run(options: Options) -> None:
     checksum = checksum_of(data)
     make_raw = standardize_columns(options, data, reporter)
     net, state = begin_or_resume(options, data, checksum)
-    net.notes = {
-        "class_names": data.class_names,
-        "image_shape": data.image_shape,
+    about = {"class_names": data.class_names, "image_shape": data.image_shape, "feature_names": names_to_save(data)}
+    net.notes = about | {
         "n_train": len(data.X_train),
         "checksum": checksum,
         "options": asdict(options) | {"dataset": located(options.dataset), "out": None, "resume": None},
@@ -143,7 +145,7 @@ def run(options: Options) -> None:
         train_loss = latest[0].loss if latest else state.history.train_loss[-1]
         summary = summarise(net, data, options, optimizer, state, train_loss)
         summary |= make_raw(net)
-        net.notes = {name: net.notes[name] for name in ("class_names", "image_shape")}  # The rest is for going on.
+        net.notes = about  # The rest was for going on.
         files = [] if folder is None else folder.write_files(net, data, state.history, summary)
         reporter.table(summary, len(data.X_test), options.out, files)
         if not summary["stopped"] and has_learnt_nothing(summary, data):
@@ -182,6 +184,12 @@ def choose_loss(loss: str | None, data: Dataset) -> str:
             f"loss must be softmax_cross_entropy for {data.name}, which has {n_classes} classes, got {loss}"
         )
     return loss
+
+
+def names_to_save(data: Dataset) -> Sequence[str] | None:
+    """Give the names of the features for the model's notes, which have little room; None if they would fill it."""
+    names = data.feature_names
+    return None if names is None or sum(map(len, names)) > MOST_LETTERS else names
 
 
 def holds_images(data: Dataset) -> bool:
@@ -223,7 +231,8 @@ def standardize_columns(
         raise UsageError(f"standardize must be for the columns of a table, got {what} in {data.name}")
     X_test, y_test = data.X_test.copy(), data.y_test.copy()
     inputs, outputs = standardize(data.X_train, data.X_test), None
-    far = [f"feature {column + 1}" for column in inputs.far_from_zero(options.dtype)]
+    names = data.feature_names or [f"feature {column + 1}" for column in range(data.X_train.shape[1])]
+    far = [shown(names[column]) for column in inputs.far_from_zero(options.dtype)]
     if data.class_names is None and options.loss != "poisson":  # The outputs of which are exponentials.
         outputs = standardize(data.y_train[:, None], data.y_test[:, None])
         far += ["target" for _ in outputs.far_from_zero(options.dtype)]

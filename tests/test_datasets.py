@@ -162,6 +162,7 @@ def test_csv(tmp_path, text):
     X, y = together(data)
     np.testing.assert_array_equal(X, np.float32([[1, 0.1], [2, -0.5], [3, 7], [4, 1000]]))
     assert data.class_names == ("cat", "dog", "eel")
+    assert data.feature_names == ("size", "weight, kg" if '"weight, kg"' in text else "weight")
     assert y.tolist() == [0, 1, 0, 2]
     assert (len(data.X_train), len(data.X_test)) == (3, 1)
 
@@ -328,6 +329,7 @@ def test_parquet(tmp_path, frame):
     assert X.dtype == np.float32
     assert X.tolist() == [[1, 0.5, 1], [2, -1, 0], [3, 2, 1], [4, 1000, 0]]
     assert data.class_names == ("cat", "dog", "eel")
+    assert data.feature_names == ("n", "v", "b")
     assert y.tolist() == [0, 1, 0, 2]
 
 

@@ -100,7 +100,7 @@ def test_a_regression_learns_and_gives_raw_values(houses: Path, tmp_path: Path, 
     assert summary["test_r2"] == pytest.approx(1 - residuals.var() / data.y_test.var(), abs=1e-3)
     assert summary["test_r2"] > 0.98
     assert summary["standardize"] is True
-    assert net.notes == {"class_names": None, "image_shape": None}
+    assert net.notes == {"class_names": None, "image_shape": None, "feature_names": ["year", "rate", "area"]}
     # The losses are of standardised values: ½ mean r² / s².
     loss = 0.5 * np.mean(residuals**2) / data.y_train.var()
     assert summary["test_loss"] == float(history_of(out)[-1]["test_loss"]) == pytest.approx(loss, rel=1e-3)
@@ -113,7 +113,7 @@ def test_what_float32_loses_is_told_and_counted(tmp_path: Path, capsys: pytest.C
     path.write_text("a,t,y\n" + "".join(f"{k % 2},{t:.0f},{k % 2 / 4 + k / 20:.4f}\n" for k, t in enumerate(late)))
     arguments = ("--dataset", path, "--target", "y", "--epochs", 50, "--batch-size", 10, "--standardize", "--out", out)
     assert call(*arguments) == 0
-    told = "feature 2: so far from zero, for how little it varies, that float32 keeps few of its digits; "
+    told = "'t': so far from zero, for how little it varies, that float32 keeps few of its digits; "
     assert told + "use --dtype float64\n" in capsys.readouterr().out
     data = fastmlp.load_dataset(path, target="y")
     y, predicted = data.y_test.astype(float), fastmlp.MLP.load(out / "model.safetensors").predict(data.X_test)[:, 0]

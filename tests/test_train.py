@@ -57,7 +57,7 @@ def test_a_run_leaves_its_files(digits: Path, tmp_path: Path, engine: str, capsy
     net = fastmlp.MLP.load(out / "model.safetensors", engine=engine)
     assert net.accuracy(fastmlp.load_dataset(digits, raw=True).X_test, data.y_test) == summary["test_accuracy"] > 0.5
     notes = fastmlp.MLP.load(out / "model.safetensors").notes
-    assert (notes["class_names"], notes["image_shape"]) == (["0", "1", "2", "3"], [4, 4])
+    assert notes == {"class_names": ["0", "1", "2", "3"], "image_shape": [4, 4], "feature_names": None}
 
     lines = capsys.readouterr()
     assert lines.err == ""
@@ -246,3 +246,14 @@ def test_help_and_errors_do_not_wait_for_numba() -> None:
         "assert not {'numba', 'matplotlib', 'tqdm'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_names_of_features_never_fill_the_models_header(tmp_path: Path, engine: str) -> None:
+    """It has room for a million bytes, and a letter may take fourteen."""
+    for n, are_saved in ((200, True), (1000, False)):
+        names = [f"{k:03}" + "𝒳" * 245 for k in range(n)]
+        row = ",".join("1" if k % 2 else "0" for k in range(n))
+        path, out = tmp_path / f"{n}.csv", tmp_path / f"run{n}"
+        path.write_text(",".join(names) + ",y\n" + f"{row},a\n{row},b\n" * 20, encoding="utf-8")
+        assert call("--dataset", path, "--target", "y", *SMALL, "--engine", engine, "--out", out, "--quiet") == 0
+        assert fastmlp.MLP.load(out / "model.safetensors").notes["feature_names"] == (names if are_saved else None)

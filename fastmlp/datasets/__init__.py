@@ -43,6 +43,8 @@ class Dataset:
         What to multiply X by: 1/255 where X holds raw pixels, else 1.
     image_shape : tuple of int, or None
         The shape of one sample if it is an image, as ``(28, 28)`` or ``(32, 32, 3)``.
+    feature_names : tuple of str, or None
+        The columns of X in a table, in their order.
     """
 
     X_train: Array = field(repr=False)
@@ -53,6 +55,7 @@ class Dataset:
     name: str
     input_scale: float = 1.0
     image_shape: tuple[int, ...] | None = None
+    feature_names: tuple[str, ...] | None = None
 
 
 def load_dataset(
@@ -219,6 +222,7 @@ def _finish(source: Source, name: str, raw: bool, test_fraction: float, seed: in
         name,
         input_scale=PIXEL_SCALE if pixels and raw else 1.0,
         image_shape=image_shape if len(shape) in (2, 3) else None,
+        feature_names=None if source.columns is None else tuple(source.columns),
     )
 
 
