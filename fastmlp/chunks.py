@@ -132,12 +132,12 @@ class ChunkReader:
         """
         self.current = None
         self.seed = int(rng.integers(1 << 63)) if n_epochs else None
-        self.starts = np.arange(0, self.n_samples, self.chunk_rows)
+        self.starts = np.arange(0, self.n_samples, self.chunk_rows, dtype=np.int64)
         if self.seed is not None:
             shuffler = np.random.default_rng(self.seed)
             rest = self.n_samples - self.starts[-1]
             place = shuffler.integers(len(self.starts))  # Of the chunk of the rest, which is the last of the epoch.
-            others = np.delete(np.arange(len(self.starts)), place) * self.chunk_rows
+            others = np.delete(np.arange(len(self.starts), dtype=np.int64), place) * self.chunk_rows
             others[place:] -= self.chunk_rows - rest
             self.starts = np.append(shuffler.permutation(others), place * self.chunk_rows)
         return self.starts
@@ -152,7 +152,7 @@ class ChunkReader:
             n_rows = self.n_samples - number * self.chunk_rows if is_last else self.chunk_rows
             first = int(self.starts[number])
             X, y, *weights = (rows.read(first, first + n_rows) for rows in self.columns)
-            order = np.arange(n_rows)
+            order = np.arange(n_rows, dtype=np.int64)
             if self.seed is not None:
                 order = np.random.default_rng([self.seed, number]).permutation(order)
             end = first_batch + -(-n_rows // self.batch_size)

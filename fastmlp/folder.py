@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastmlp.checkpoint import SavedNetwork, remove_leftovers, write_atomically
+from fastmlp.checkpoint import SavedNetwork
 from fastmlp.divergence import DivergenceError
+from fastmlp.files import remove_leftovers, rename, write_atomically
 from fastmlp.report import Reporter, draw_curves, draw_misclassified
 from fastmlp.resuming import CHECKPOINT, prepare_folder, writing_to
 
@@ -73,7 +74,7 @@ class RunFolder:
                     os.unlink(os.path.join(previous, name))
                     replaced = ", in place of those that were there"
                 with suppress(FileNotFoundError):
-                    os.replace(os.path.join(self.out, name), os.path.join(previous, name))
+                    rename(os.path.join(self.out, name), os.path.join(previous, name))
         self.reporter.say(f"the files of the earlier run in {self.out} are now in {previous}{replaced}")
 
     def what_is_left(self, error: DivergenceError) -> str:

@@ -218,7 +218,7 @@ class OnlineTrainer:
                     self._prepared = [prepared]
                     loss = self._take_prepared(inputs, targets)
         if loss is None:
-            rates, orders = np.array([self._learning_rate]), np.arange(n)[None]
+            rates, orders = np.array([self._learning_rate]), np.arange(n, dtype=np.int64)[None]
             losses = engine.train_steps(
                 self._trained, state, inputs, targets, orders, recipe, 0, rates, self._threads, weights, self._average
             )

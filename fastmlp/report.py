@@ -6,11 +6,13 @@ without pyplot and its global state, and come back as the bytes of a PNG; Matplo
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,7 +64,8 @@ class Reporter:
             print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
         except OSError as error:
             drop_stdout()
-            if not isinstance(error, BrokenPipeError):
+            # How Windows says that nobody reads any more.
+            if not isinstance(error, BrokenPipeError) and not (sys.platform == "win32" and error.errno == errno.EINVAL):
                 raise
             self.closed = True
         if self._bar is not None:
@@ -321,10 +324,17 @@ def new_figure(width: float, height: float) -> Figure:
 def to_png(figure: Figure) -> bytes:
     """Render a figure."""
     file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a class name in a script that the font lacks is drawn as a box
+    with drawing_boxes():
         figure.savefig(file, format="png", dpi=DPI)
     return file.getvalue()
+
+
+@contextmanager
+def drawing_boxes() -> Iterator[None]:
+    """Let a name in a script that the font lacks be drawn as boxes, without a warning for each letter."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def headline(figure: Figure, title: str, subtitle: str) -> None:
@@ -368,7 +378,8 @@ def label_ends(axes: Axes, x: float, ends: Sequence[tuple[float, str, str]]) -> 
     to_points = 72.0 / DPI
     if len(ends) > 1:
         # Only when it has been drawn is it settled how high a value stands.
-        axes.figure.draw_without_rendering()  # type: ignore[union-attr]
+        with drawing_boxes():
+            axes.figure.draw_without_rendering()  # type: ignore[union-attr]
     heights = [axes.transData.transform((x, value))[1] * to_points for value, _, _ in ends]
     middle, gap = float(np.mean(heights)), 13.0
     for (value, colour, text), height in zip(ends, heights, strict=True):

@@ -18,7 +18,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from fastmlp.checkpoint import SavedNetwork, remove_leftovers
+from fastmlp.checkpoint import SavedNetwork
+from fastmlp.files import remove_leftovers, rename
 from fastmlp.recipe import Recipe, TrainingState, check_state
 from fastmlp.spec import NetworkSpec, check_flag, shown
 from fastmlp.stopping import StopRequest
@@ -109,7 +110,7 @@ class Checkpoints:
         if os.path.lexists(self._path):
             previous = os.path.join(os.path.dirname(self._path), "previous")
             os.makedirs(previous, exist_ok=True)
-            os.replace(self._path, os.path.join(previous, CHECKPOINT))
+            rename(self._path, os.path.join(previous, CHECKPOINT))
         self._is_first = False
 
 

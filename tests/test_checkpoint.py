@@ -19,7 +19,7 @@ from numpy.testing import assert_array_equal
 from safetensors.numpy import load_file, save_file
 
 import fastmlp
-from fastmlp import MLP, SGD, Adam, ModelFileError, checkpoint
+from fastmlp import MLP, SGD, Adam, ModelFileError, files
 from fastmlp.checkpoint import SavedNetwork
 
 
@@ -149,13 +149,38 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.os, "fsync", full)
+        patch.setattr(files.os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
             net.save(path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["net.safetensors"]
     net.save(path)
     assert path.read_bytes() != before
+
+
+@pytest.mark.parametrize("refusals", [2, 9])
+def test_a_renaming_that_is_refused_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusals: int
+) -> None:
+    """On Windows: who scans a new file for viruses may hold it for a moment."""
+    path, tries, rename = tmp_path / "net.safetensors", [0], os.replace
+
+    def refuse(source: Any, target: Any) -> None:
+        tries[0] += 1
+        if tries[0] <= refusals:
+            raise PermissionError(errno.EACCES, "Access is denied", os.fspath(source))
+        rename(source, target)
+
+    monkeypatch.setattr(files, "PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(files.os, "replace", refuse)
+    if refusals < 4:
+        trained("numpy").save(path)
+        assert MLP.load(path, engine="numpy").spec.layer_sizes == (4, 6, 3)
+    else:
+        with pytest.raises(PermissionError):
+            trained("numpy").save(path)
+        assert tries == [4]
+        assert os.listdir(tmp_path) == []
 
 
 def test_a_write_reaches_the_disk_before_and_after_the_renaming(
@@ -200,10 +225,10 @@ def test_a_file_system_without_locks_will_do(tmp_path: Path, monkeypatch: pytest
     def failing(file: Any) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(checkpoint, "lock", failing)
+    monkeypatch.setattr(files, "lock", failing)
     trained("numpy").save(tmp_path / "net.safetensors")
     (tmp_path / ".net.safetensors.left").write_bytes(b"half")
-    checkpoint.remove_leftovers(tmp_path / "net.safetensors")  # Somebody may be writing it.
+    files.remove_leftovers(tmp_path / "net.safetensors")  # Somebody may be writing it.
     assert sorted(os.listdir(tmp_path)) == [".net.safetensors.left", "net.safetensors"]
 
 

@@ -95,3 +95,41 @@ def test_examples_in_docstrings(name: str) -> None:
 @pytest.mark.parametrize("name", modules())
 def test_every_module_says_what_it_is_for(name: str) -> None:
     assert importlib.import_module(name).__doc__
+
+
+INT32_BY_DEFAULT = """
+import numpy as np
+import fastmlp
+from fastmlp import chunks
+
+of_64_bits = np.arange
+
+def arange(*arguments, dtype=None):
+    numbers = of_64_bits(*arguments, dtype=dtype)
+    return numbers.astype(np.int32) if dtype is None and numbers.dtype == np.int64 else numbers
+
+rng, chunks.CHUNK_BYTES = np.random.default_rng(0), 1 << 12
+X, y = rng.normal(size=(300, 6)), rng.integers(0, 3, 300)
+mapped = np.memmap(PATH, X.dtype, "w+", shape=X.shape)
+mapped[:] = X
+
+def results():
+    net = fastmlp.MLP([6, 8, 3], seed=0, dtype="float64")
+    yield net.fit(X, y, 2, 32, validation_data=(X, y)).validation_loss
+    yield net.fit(mapped, y, 2, 16).train_loss
+    yield net.loss(X, y), net.gradients(X, y).weights[0].sum()
+    trainer = fastmlp.OnlineTrainer(net)
+    yield [trainer.step(X[:20], y[:20], weights) for weights in (None, None, np.ones(20))]
+    yield fastmlp.kernels.softmax_cross_entropy(X, y)[0], fastmlp.kernels.squared_error(X, X[::-1])[0]
+
+expected = list(results())
+np.arange = arange
+assert list(results()) == expected
+print("equal")
+"""
+
+
+def test_integers_of_32_bits_by_default(tmp_path: Path) -> None:
+    """As NumPy 1 has them on Windows: kernels must not be given any, which they would read beyond the end."""
+    code = INT32_BY_DEFAULT.replace("PATH", repr(str(tmp_path / "X")))
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True).stdout == "equal\n"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import re
 import struct
 import sys
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib.image
@@ -221,6 +223,28 @@ def test_losses_of_zero_and_equal_ends_are_drawn() -> None:
     history.validation_accuracy = [1.0, 1.0, 1.0]
     picture = read_png(report.draw_curves(history, make_summary(history)))
     assert ink(picture[:, :750], report.TRAIN).any()  # its label is not under the other's
+
+
+def test_a_name_that_the_font_lacks_is_drawn_without_a_warning() -> None:
+    history = make_history(3)
+    assert read_png(report.draw_curves(history, make_summary(history, dataset="猫.csv"))).any()
+
+
+def test_a_closed_pipe_of_windows_ends_the_printing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which says EINVAL."""
+
+    def refuse(text: str) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    reporter = report.Reporter(quiet=False)
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(encoding="utf-8", write=refuse))
+    monkeypatch.setattr(report, "drop_stdout", lambda: None)
+    with pytest.raises(OSError, match="Invalid argument"):
+        reporter.say("text")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "win32")
+        reporter.say("text")
+    assert reporter.closed
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (32, 32, 3), (8, 8, 2)])

@@ -32,7 +32,8 @@ from fastmlp import (
     resuming,
     training,
 )
-from fastmlp.checkpoint import SavedNetwork, lock, remove_leftovers
+from fastmlp.checkpoint import SavedNetwork
+from fastmlp.files import lock, remove_leftovers
 from fastmlp.optimizers import Schedule
 from fastmlp.recipe import TrainingState
 from fastmlp.resuming import CHECKPOINT, Checkpoints

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -381,6 +380,7 @@ def test_without_files_a_reader_that_leaves_ends_the_run(digits: Path) -> None:
 
 
 def test_a_terminal_gets_a_bar(digits: Path) -> None:
+    pty = pytest.importorskip("pty", reason="needs a terminal of POSIX")
     ours, theirs = pty.openpty()
     command = [*COMMAND, "--dataset", digits, *SMALL, "--engine", "numpy"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True) as run:

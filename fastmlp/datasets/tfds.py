@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastmlp.datasets.source import Source, one_line
+from fastmlp.files import rename
 from fastmlp.spec import did_you_mean
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _cache_file(builder: Any, target: str | None) -> tuple[Path, str] | None:
         files = sorted((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in os.scandir(builder.data_dir))
         place = repr((os.path.realpath(builder.data_dir), target)).encode()
         label = f"{builder.info.full_name.replace('/', '-')}-{hashlib.sha256(place).hexdigest()[:12]}.npz"
-        return user_cache_path("fastmlp") / "tfds" / label, hashlib.sha256(repr(files).encode()).hexdigest()
+        return user_cache_path("fastmlp", False) / "tfds" / label, hashlib.sha256(repr(files).encode()).hexdigest()
     except (OSError, RuntimeError):  # The second: there is no home folder.
         return None
 
@@ -178,7 +179,7 @@ def _write_cache(cache: tuple[Path, str] | None, source: Source) -> None:
         try:
             with os.fdopen(handle, "wb") as file:
                 np.savez(file, identity=np.array(identity), **arrays)
-            os.replace(temporary, path)
+            rename(temporary, path)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)

@@ -26,6 +26,7 @@ import llvmlite.binding as llvm
 import numpy as np
 import platformdirs
 
+from fastmlp.files import rename
 from fastmlp.kernels.machine import MACHINE, numba_setting
 
 if sys.platform != "win32":
@@ -171,7 +172,7 @@ def save(name: str, body: bytes) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             beside.write_bytes(hash_of(name, body) + body)
-            beside.replace(path)
+            rename(beside, path)
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:

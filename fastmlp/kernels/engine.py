@@ -224,7 +224,8 @@ class Engine:
         self, parameters: Array, X: Inputs, y: Array, sample_weight: NDArray[np.float64] | None = None
     ) -> tuple[float, Array]:
         """Loss and its derivative by every parameter."""
-        gradient, orders, constants = self.layout.allocate(), np.arange(len(X)), np.zeros((1, c.N_CONSTANTS))
+        gradient, orders = self.layout.allocate(), np.arange(len(X), dtype=INT64)
+        constants = np.zeros((1, c.N_CONSTANTS))
         scales = batch_scales(self.layout.spec, sample_weight, orders[None], len(X), 0, 1)
         constants[:, c.SCALE] = constants[:, c.LOSS_SCALE] = scales[0]
         key = kind_of(X), 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import struct
 import types
 from collections.abc import Callable
 from operator import attrgetter
@@ -16,6 +15,7 @@ from llvmlite import ir
 
 from fastmlp.kernels.cache import ENTRY, SETTINGS, Compiled, keep_nothing
 from fastmlp.kernels.machine import NO_COMPILER, numba_setting
+from fastmlp.kernels.objects import calls_of
 
 if numba.config.DISABLE_JIT or not numba.config.OPT:
     raise ImportError(NO_COMPILER)
@@ -70,25 +70,6 @@ def compile_kernel(key: str, dtype: np.dtype) -> Compiled:
     *_, (object_file, _) = machine_code.serialize_using_object_code()
     symbol = result.fndesc.llvm_func_name
     return Compiled(symbol, calls_of(object_file), object_file, emit_entry(symbol, names, dtype))
-
-
-def calls_of(object_file: bytes) -> list[str] | None:
-    """What an object file needs and does not define, if it is one of 64-bit Linux (ELF); None else."""
-    if object_file[:6] != b"\x7fELF\x02\x01":
-        return None
-    (sections_at,) = struct.unpack_from("<Q", object_file, 40)
-    size, count = struct.unpack_from("<HH", object_file, 58)
-    sections = [struct.unpack_from("<IIQQQQIIQQ", object_file, sections_at + size * k) for k in range(count)]
-    calls = set()
-    for _, kind, _, _, begin, length, names, *_ in sections:
-        if kind != 2:  # A table of symbols.
-            continue
-        for symbol in range(begin, begin + length, 24):
-            name, _, _, section = struct.unpack_from("<IBBH", object_file, symbol)
-            if name and section == 0:
-                start = sections[names][4] + name
-                calls.add(object_file[start : object_file.index(b"\0", start)].decode())
-    return sorted(calls)
 
 
 def has_settings_of_cache() -> bool:

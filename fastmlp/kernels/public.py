@@ -290,7 +290,8 @@ def losses_of_rows(
     is_softmax = name == "softmax_cross_entropy"
     (n_rows, n), dtype = Z.shape, Z.dtype
     Z, y = in_whole_tiles(Z, dtype), y.flatten().astype(np.int64 if is_softmax else dtype, copy=False)
-    D, losses, order, memory = np.empty_like(Z), np.zeros(n_rows), np.arange(n_rows), np.empty(LOSS_MEMORY)
+    D, losses, order = np.empty_like(Z), np.zeros(n_rows), np.arange(n_rows, dtype=np.int64)
+    memory = np.empty(LOSS_MEMORY)
     kernel("losses.softmax_cross_entropy" if is_softmax else "losses.loss_rows").run(
         dtype, address(Z), n, address(y), address(order), scale, address(D), Z.shape[1], address(losses), 0, n_rows,
         address(memory), *(() if is_softmax else loss_constants(name, parameter)),

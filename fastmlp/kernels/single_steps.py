@@ -81,7 +81,7 @@ class SingleSteps:
     def _set_up(self, n: int) -> None:
         """Write to the state all that does not change from step to step, for batches of `n` samples."""
         engine, spec, dtype = self._engine, self._engine.layout.spec, self._dtype
-        recipe, orders = replace(self._recipe, batch_size=n), np.arange(n)[None]
+        recipe, orders = replace(self._recipe, batch_size=n), np.arange(n, dtype=np.int64)[None]
         X = np.broadcast_to(np.zeros((), dtype), (n, spec.layer_sizes[0]))  # The kernel writes where X is.
         y = np.empty(n if self._is_softmax else (n, spec.layer_sizes[-1]), self._y_dtype)
         layers = engine.set_up_steps(

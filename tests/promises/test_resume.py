@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kill -9 and fork are of POSIX")
 
 
-def plans(engine: str, threads: int, stops: int, how: int = signal.SIGKILL) -> list[Plan]:
+def plans(engine: str, threads: int, stops: int, how: int = Plan.signal) -> list[Plan]:
     """Every optimizer in both dtypes, each with another of the recipes on another number of threads."""
     cases = [(name, dtype) for name in OPTIMIZERS for dtype in DTYPES]
     return [
