@@ -61,11 +61,6 @@ class Workload:
     quick_calls: int | None = None
     quick_rows: int | None = None
 
-    @property
-    def unit(self) -> str:
-        """What one figure is the time of."""
-        return {"train": "epoch", "step": "call", "predict": "call", "start": "process"}[self.kind]
-
 
 WORKLOADS = {
     work.name: work

@@ -37,7 +37,7 @@ from fastmlp.spec import DTYPES, NetworkSpec, check_count, check_name, check_num
 from fastmlp.tensorfile import MAX_HEADER, Entry, TensorFile, parse_json
 
 Array = NDArray[Any]
-Path_ = str | os.PathLike[str]
+FilePath = str | os.PathLike[str]
 
 FORMAT_VERSION = 2
 MAX_COUNT = 1 << 53
@@ -49,7 +49,7 @@ class ModelFileError(ValueError):
 
 
 def save_network(
-    path: Path_, spec: NetworkSpec, weights: list[Array], biases: list[Array], seed: int, fits: int,
+    path: FilePath, spec: NetworkSpec, weights: list[Array], biases: list[Array], seed: int, fits: int,
     notes: dict[str, Any], state: TrainingState | None = None,
 ) -> None:  # fmt: skip
     """Write a network, and the state of its training if given, to `path`.
@@ -130,9 +130,10 @@ def check_path(path: Any) -> str:
 def check_notes(notes: Any) -> dict[str, Any]:
     """Return notes as they will be read again, or raise ValueError."""
     try:
-        return parse_json("notes", json.dumps(notes))
-    except (TypeError, RecursionError) as error:
+        text = json.dumps(notes)
+    except (TypeError, ValueError, RecursionError) as error:  # The second: of what holds itself.
         raise ValueError(f"notes must be what JSON can hold, got: {error}") from None
+    return parse_json("notes", text)
 
 
 class SavedNetwork:
@@ -142,7 +143,7 @@ class SavedNetwork:
     the whole of the file's header has been checked; the arrays are then read into the memory that they stay in.
     """
 
-    def __init__(self, path: Path_) -> None:
+    def __init__(self, path: FilePath) -> None:
         path = check_path(path)
         if not os.path.exists(path):
             raise FileNotFoundError(f"no model file at {path}")

@@ -84,8 +84,7 @@ def check_targets_and_weights(
     if sample_weight is None:
         return targets, None
     mapped_weights = mapped_rows("sample_weight", sample_weight, n_samples, check_weight_values)
-    if not any(rows.any() for _, rows in mapped_weights.blocks()):
-        raise ValueError(NO_WEIGHT.format("sample_weight"))
+    check_some_weight("sample_weight", any(rows.any() for _, rows in mapped_weights.blocks()))
     return targets, mapped_weights
 
 
@@ -169,13 +168,13 @@ def check_callbacks(callbacks: Any) -> tuple[Callback, ...]:
     return checked
 
 
-def check_pair(what: str, pair: Any) -> tuple[Any, Any]:
+def check_validation_data(pair: Any) -> tuple[Any, Any]:
     """Return the two members of ``(X, y)``, or raise ValueError."""
     try:
         X, y = pair
     except (TypeError, ValueError):
         got = f"{len(pair)} entries" if hasattr(pair, "__len__") else shown(pair)
-        raise ValueError(f"{what} must be a pair (X, y), got {got}") from None
+        raise ValueError(f"validation_data must be a pair (X, y), got {got}") from None
     return X, y
 
 
@@ -304,10 +303,15 @@ class ParameterViews(list[Array]):
 
 def check_sample_weight(sample_weight: ArrayLike, n_samples: int) -> NDArray[np.float64]:
     """Return the samples' weights as float64 ``(n_samples,)``, or raise ValueError."""
-    return divisible("sample_weight", check_weight_values(sample_weight, n_samples))
+    weights = check_weight_values(sample_weight, n_samples)
+    check_some_weight("sample_weight", weights.any())
+    return weights
 
 
-NO_WEIGHT = "{} must be > 0 for at least one sample, got zeros"
+def check_some_weight(what: str, has_some: bool | np.bool_) -> None:
+    """Raise ValueError if all weights are zero."""
+    if not has_some:
+        raise ValueError(f"{what} must be > 0 for at least one sample, got zeros")
 
 
 def check_weight_values(sample_weight: ArrayLike, n_samples: int) -> NDArray[np.float64]:
@@ -324,8 +328,7 @@ def check_weight_values(sample_weight: ArrayLike, n_samples: int) -> NDArray[np.
 def divisible(what: str, weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Give finite weights >= 0 by whose sum losses can be divided, or raise ValueError."""
     weights = with_normal_sums(what, weights)
-    if not weights.any():
-        raise ValueError(NO_WEIGHT.format(what))
+    check_some_weight(what, weights.any())
     return weights
 
 

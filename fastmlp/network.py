@@ -19,9 +19,9 @@ from fastmlp.checks import (
     all_finite,
     check_callbacks,
     check_inputs,
-    check_pair,
     check_targets,
     check_targets_and_weights,
+    check_validation_data,
     compute_by_blocks,
     copy_checked,
     explaining_lack_of_memory,
@@ -57,7 +57,15 @@ DEFAULT_OPTIMIZER = SGD(learning_rate=0.1, momentum=0.9)
 
 @dataclass(frozen=True)
 class Gradients:
-    """Derivatives of the loss, shaped like the parameters: `weights` and `biases` are lists, layer by layer."""
+    """Derivatives of the loss by the parameters, layer by layer.
+
+    Attributes
+    ----------
+    weights : list of ndarray (n_in, n_out)
+        By the weights, of the network's dtype.
+    biases : list of ndarray (n_out,)
+        By the biases; empty without biases.
+    """
 
     weights: list[Array]
     biases: list[Array]
@@ -178,7 +186,7 @@ class MLP:
         return np.dtype(self.spec.dtype) if self._engine.finds_not_finite else None
 
     def __repr__(self) -> str:
-        return self.spec.as_call("MLP", self._engine.name)
+        return self.spec.as_call(self._engine.name)
 
     # --- Parameters ---------------------------------------------------------------------------------------------------
 
@@ -259,6 +267,11 @@ class MLP:
         ndarray
             softmax_cross_entropy: class indices ``(n_samples,)``. sigmoid_cross_entropy: 0 or 1, ``(n_samples,)``
             with one output, else ``(n_samples, n_outputs)``. Other losses: values ``(n_samples, n_outputs)``.
+
+        Raises
+        ------
+        ValueError
+            As `forward`.
         """
         if self.spec.loss == "softmax_cross_entropy":
             return self._of_samples(X, self._engine.classes)
@@ -282,7 +295,7 @@ class MLP:
         Raises
         ------
         ValueError
-            If the loss is not a cross-entropy: its outputs are not probabilities.
+            If the loss is not a cross-entropy, whose outputs are no probabilities; and as `forward`.
         """
         self._require_classifier("predict_proba")
         return self.forward(X)
@@ -296,6 +309,16 @@ class MLP:
             As in `forward`.
         y : array_like
             As in `fit`.
+
+        Returns
+        -------
+        float
+            Of the parameters as they are, without a term of L2.
+
+        Raises
+        ------
+        ValueError
+            If X or y does not fit, or is not finite.
         """
         inputs = self._check_inputs(X)
         return self._loss(self._raw_outputs(inputs), self._check_targets(y, len(inputs)))
@@ -310,10 +333,15 @@ class MLP:
         y : array_like
             As in `fit`.
 
+        Returns
+        -------
+        float
+            Of the samples, each of which counts alike.
+
         Raises
         ------
         ValueError
-            If the loss is not a cross-entropy.
+            If the loss is not a cross-entropy, or X or y does not fit, or is not finite.
         """
         self._require_classifier("accuracy")
         inputs = self._check_inputs(X)
@@ -333,6 +361,23 @@ class MLP:
         -------
         Gradients
             ``.weights`` and ``.biases``, shaped like the network's.
+
+        Raises
+        ------
+        ValueError
+            If X or y does not fit, or is not finite.
+
+        Examples
+        --------
+        A step of gradient descent, by hand:
+
+        >>> net = MLP([2, 1], loss="squared_error", dtype="float64")
+        >>> net.set_parameters([[[1.0], [2.0]]], [[0.5]])
+        >>> gradients = net.gradients([[1.0, 1.0]], [3.0])  # The output is 3.5, so dY = 0.5 and dW = Xᵀ dY.
+        >>> gradients.weights[0].tolist(), gradients.biases[0].tolist()
+        ([[0.5], [0.5]], [0.5])
+        >>> for W, dW in zip(net.weights, gradients.weights):
+        ...     W -= 0.1 * dW
         """
         inputs = self._check_inputs(np.asarray(X) if isinstance(X, np.memmap) else X)
         assert not isinstance(inputs, MappedRows)
@@ -494,7 +539,7 @@ class MLP:
         """Give what evaluates the network on validation data: their loss, and the accuracy if there is one."""
         if data is None:
             return None
-        X, y = check_pair("validation_data", data)
+        X, y = check_validation_data(data)
         inputs = with_private_indices(self._check_inputs(X, "validation X"))
         if not all_finite(inputs, self.spec.input_scale):
             raise not_finite_error("validation X", inputs, scale=self.spec.input_scale)
@@ -545,7 +590,28 @@ class MLP:
         return state, Checkpoints(folder, every, save, state.step == 0 and saved is None, saved_step)
 
     def training_state(self, optimizer: Optimizer) -> TrainingState:
-        """Make the state in which a run of `fit` with this optimizer begins."""
+        """Make the state in which a run of `fit` begins: given to it, it holds all that a run must remember.
+
+        Parameters
+        ----------
+        optimizer : Optimizer
+            The one that `fit` will be given.
+
+        Returns
+        -------
+        TrainingState
+            ``fit(state=)`` goes on from it, up to `epochs` in all, and leaves it where it has come to.
+
+        Examples
+        --------
+        >>> net = MLP([2, 8, 2], seed=0)
+        >>> state = net.training_state(SGD(0.1))
+        >>> X, y = [[0, 0], [0, 1], [1, 0], [1, 1]], [0, 1, 1, 0]
+        >>> for epochs in (50, 100):
+        ...     history = net.fit(X, y, epochs, optimizer=SGD(0.1), state=state)
+        >>> state.epoch, len(history.train_loss)
+        (100, 100)
+        """
         slots = [self._layout.allocate() for _ in range(optimizer.n_slots)]
         # Each fit of a network draws orders of its own: a second fit must not repeat the first one's.
         orders = np.random.default_rng(stream(self.seed, "orders", self._fits))
@@ -553,7 +619,25 @@ class MLP:
         return TrainingState(orders, slots, dropout_seed=int(dropout_seed))
 
     def threads(self, batch_size: int, threads: int | None = None) -> int:
-        """Say how many threads `fit` uses for these arguments."""
+        """Say how many threads `fit` uses.
+
+        Parameters
+        ----------
+        batch_size : int
+            As in `fit`.
+        threads : int, optional
+            As in `fit`.
+
+        Returns
+        -------
+        int
+            At least one, and never more than the CPUs that the process may use.
+
+        Raises
+        ------
+        ValueError
+            If `threads` is not a whole number >= 1.
+        """
         limit = available_cpus()
         if threads is None:
             return self._engine.choose_threads(batch_size, limit)
@@ -609,15 +693,25 @@ class MLP:
             If it is not a model, whatever it is: the message names the file and what is wrong with it.
         MemoryError
             If there is too little memory for it.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> net = MLP([2, 8, 2], seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     net.save(f"{folder}/net.safetensors")
+        ...     same = MLP.load(f"{folder}/net.safetensors")
+        >>> bool((same.weights[0] == net.weights[0]).all())
+        True
         """
         return cls._from_saved(SavedNetwork(path), engine)
 
     @classmethod
-    def _from_spec(cls, spec: NetworkSpec, engine: str) -> MLP:
+    def _from_spec(cls, spec: NetworkSpec) -> MLP:
         """Make a network whose parameters are all zero."""
         net = cls.__new__(cls)
         net.seed = 0
-        net._build(spec, engine)
+        net._build(spec, "numba")
         return net
 
     @classmethod

@@ -16,6 +16,11 @@ from numpy.typing import NDArray
 from fastmlp.spec import check_flag, check_name, check_number, shown
 
 
+def keep_number(owner: Any, name: str, **bounds: float) -> None:
+    """Check a field, a number, and keep it as a float: so 0.5 is the same whatever type it came in."""
+    object.__setattr__(owner, name, check_number(name, getattr(owner, name), **bounds))
+
+
 @dataclass(frozen=True)
 class Optimizer:
     """What all optimizers share. Use one of `SGD`, `Adam`, `AdamW`, `RMSprop`.
@@ -36,7 +41,7 @@ class Optimizer:
     name: ClassVar[str]
 
     def __post_init__(self) -> None:
-        check_number("learning_rate", self.learning_rate, above=0.0)
+        keep_number(self, "learning_rate", above=0.0)
 
     @property
     def n_slots(self) -> int:
@@ -94,9 +99,10 @@ class SGD(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("momentum", self.momentum, minimum=0.0, below=1.0)
-        check_number("weight_decay", self.weight_decay, minimum=0.0)
-        if check_flag("nesterov", self.nesterov) and self.momentum == 0.0:
+        keep_number(self, "momentum", minimum=0.0, below=1.0)
+        keep_number(self, "weight_decay", minimum=0.0)
+        object.__setattr__(self, "nesterov", check_flag("nesterov", self.nesterov))
+        if self.nesterov and self.momentum == 0.0:
             raise ValueError("nesterov must come with momentum > 0, got momentum 0")
 
     @property
@@ -154,11 +160,11 @@ class Adam(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("beta1", self.beta1, minimum=0.0, below=1.0)
-        check_number("beta2", self.beta2, minimum=0.0, below=1.0)
-        check_number("epsilon", self.epsilon, above=0.0)
-        check_number("weight_decay", self.weight_decay, minimum=0.0)
-        check_flag("epsilon_hat", self.epsilon_hat)
+        keep_number(self, "beta1", minimum=0.0, below=1.0)
+        keep_number(self, "beta2", minimum=0.0, below=1.0)
+        keep_number(self, "epsilon", above=0.0)
+        keep_number(self, "weight_decay", minimum=0.0)
+        object.__setattr__(self, "epsilon_hat", check_flag("epsilon_hat", self.epsilon_hat))
 
     @property
     def n_slots(self) -> int:
@@ -243,9 +249,9 @@ class RMSprop(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("rho", self.rho, minimum=0.0, below=1.0)
-        check_number("epsilon", self.epsilon, above=0.0)
-        check_number("weight_decay", self.weight_decay, minimum=0.0)
+        keep_number(self, "rho", minimum=0.0, below=1.0)
+        keep_number(self, "epsilon", above=0.0)
+        keep_number(self, "weight_decay", minimum=0.0)
 
     @property
     def n_slots(self) -> int:
@@ -254,7 +260,7 @@ class RMSprop(Optimizer):
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {kind.name: kind for kind in (SGD, Adam, AdamW, RMSprop)}
-"""The optimizers by name, for the command line and for checkpoints."""
+"""The optimizers by name."""
 
 
 @dataclass(frozen=True)
@@ -292,7 +298,7 @@ class Schedule:
     name: ClassVar[str]
 
     def __post_init__(self) -> None:
-        check_number("warmup", self.warmup, minimum=0.0)
+        keep_number(self, "warmup", minimum=0.0)
 
     def curve(self, t: NDArray[np.float64], epochs: int) -> NDArray[np.float64]:
         """Give the factor at time `t` (in epochs, from 0 to `epochs`), before the warm-up.
@@ -317,9 +323,23 @@ class Schedule:
         raise TypeError(f"schedule must be one of {', '.join(SCHEDULES)}, got {type(self).__name__}")
 
     def factors(self, first_step: int, n_steps: int, steps_per_epoch: int, epochs: int) -> NDArray[np.float64]:
-        """Give the factors of the steps ``first_step ... first_step + n_steps - 1`` as an array ``(n_steps,)``.
+        """Give what the learning rate is multiplied by in some steps.
 
         Step ``s`` is at time ``s / steps_per_epoch``; the warm-up counts steps from 1, so that no step is lost.
+
+        Parameters
+        ----------
+        first_step : int
+            The number of the first of them, from 0 on.
+        n_steps : int
+            How many there are.
+        steps_per_epoch, epochs : int
+            Of the whole run.
+
+        Returns
+        -------
+        ndarray (n_steps,)
+            Factors >= 0, in float64.
         """
         steps = np.arange(first_step, first_step + n_steps, dtype=np.float64)
         factors = self.curve(steps / steps_per_epoch, epochs)
@@ -396,8 +416,8 @@ class Step(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("step_size", self.step_size, above=0.0)
-        check_number("gamma", self.gamma, above=0.0)
+        keep_number(self, "step_size", above=0.0)
+        keep_number(self, "gamma", above=0.0)
 
     def curve(self, t: NDArray[np.float64], epochs: int) -> NDArray[np.float64]:
         """Give ``gamma ** floor(t / step_size)``, ``(n_steps,)`` as in `Schedule.curve`."""
@@ -438,7 +458,7 @@ class Exponential(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("gamma", self.gamma, above=0.0)
+        keep_number(self, "gamma", above=0.0)
 
     def curve(self, t: NDArray[np.float64], epochs: int) -> NDArray[np.float64]:
         """Give ``gamma ** t``, ``(n_steps,)`` as in `Schedule.curve`."""
@@ -479,7 +499,7 @@ class Cosine(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("final", self.final, minimum=0.0, below=1.0)
+        keep_number(self, "final", minimum=0.0, below=1.0)
 
     def curve(self, t: NDArray[np.float64], epochs: int) -> NDArray[np.float64]:
         """Give ``final + (1 - final) (1 + cos(π t / epochs)) / 2``, ``(n_steps,)`` as in `Schedule.curve`."""
@@ -529,9 +549,9 @@ class OneCycle(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("rise", self.rise, above=0.0, below=1.0)
-        check_number("start", self.start, minimum=0.0, below=1.0)
-        check_number("final", self.final, minimum=0.0, below=1.0)
+        keep_number(self, "rise", above=0.0, below=1.0)
+        keep_number(self, "start", minimum=0.0, below=1.0)
+        keep_number(self, "final", minimum=0.0, below=1.0)
 
     def curve(self, t: NDArray[np.float64], epochs: int) -> NDArray[np.float64]:
         """Give the rise up to ``rise * epochs``, then the fall, ``(n_steps,)`` as in `Schedule.curve`."""
@@ -574,7 +594,7 @@ class InverseScaling(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("power", self.power, above=0.0)
+        keep_number(self, "power", above=0.0)
 
     def curve(self, t: NDArray[np.float64], epochs: int) -> NDArray[np.float64]:
         """Give ``(1 + t) ** -power``, ``(n_steps,)`` as in `Schedule.curve`."""

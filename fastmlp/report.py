@@ -306,9 +306,9 @@ def displayed(image: Array) -> Array:
     return stretched
 
 
-def shorten(name: str, length: int = 10) -> str:
-    """Cut a class name to `length` characters."""
-    return name if len(name) <= length else name[: length - 1] + "\u2026"
+def shorten(name: str) -> str:
+    """Cut a class name to ten characters."""
+    return name if len(name) <= 10 else name[:9] + "\u2026"
 
 
 def new_figure(width: float, height: float) -> Figure:

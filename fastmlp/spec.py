@@ -114,8 +114,8 @@ class NetworkSpec:
         """Whether the output activation is a part of the loss, so that an engine's outputs come without it."""
         return LOSSES[self.loss].takes_logits
 
-    def as_call(self, name: str, engine: str) -> str:
-        """Write the call of `name` that makes such a network; most arguments only where they are not the default."""
+    def as_call(self, engine: str) -> str:
+        """Write the call that makes such a network; most arguments only where they are not the default."""
         rule, names = LOSSES[self.loss], self.activations
         arguments: dict[str, Any] = {"activation": names[0] if len(set(names)) == 1 else list(names)}
         if self.output_activation != rule.output_activation:
@@ -128,7 +128,7 @@ class NetworkSpec:
                 arguments[argument] = getattr(self, argument)
         arguments |= {"dtype": self.dtype, "engine": engine}
         shown_arguments = ", ".join(f"{argument}={value!r}" for argument, value in arguments.items())
-        return f"{name}({list(self.layer_sizes)}, {shown_arguments})"
+        return f"MLP({list(self.layer_sizes)}, {shown_arguments})"
 
 
 def make_spec(
@@ -168,6 +168,9 @@ def make_spec(
     with np.errstate(over="ignore", under="ignore"):
         if not 0.0 < np.dtype(dtype).type(input_scale) < np.inf:
             raise ValueError(f"input_scale must be > 0 and finite in {dtype}, got {input_scale:g}")
+        loss_parameter = check_loss_parameter(loss, loss_parameter)
+        if loss_parameter is not None and not np.dtype(dtype).type(loss_parameter) > 0.0:
+            raise ValueError(f"loss_parameter must be > 0 in {dtype}, got {loss_parameter:g}")
     return NetworkSpec(
         layer_sizes=sizes,
         activations=activations,
@@ -177,18 +180,19 @@ def make_spec(
         bias=check_flag("bias", bias),
         input_scale=input_scale,
         dtype=dtype,
-        loss_parameter=check_loss_parameter("loss_parameter", loss, loss_parameter),
+        loss_parameter=loss_parameter,
     )
 
 
-def check_loss_parameter(what: str, loss: str, value: float | None) -> float | None:
+def check_loss_parameter(loss: str, value: float | None) -> float | None:
     """Return the loss's parameter, its default if None is given; raise ValueError if it is not one of this loss."""
     rule = LOSSES[loss]
     if rule.parameter is None:
         if value is not None:
-            raise ValueError(f"{what} must be None for loss {loss!r}, got {shown(value)}")
+            raise ValueError(f"loss_parameter must be None for loss {loss!r}, got {shown(value)}")
         return None
-    return check_number(what, rule.parameter if value is None else value, above=0.0, below=rule.parameter_below)
+    value = rule.parameter if value is None else value
+    return check_number("loss_parameter", value, above=0.0, below=rule.parameter_below)
 
 
 def shown(value: Any) -> str:
@@ -199,6 +203,8 @@ def shown(value: Any) -> str:
 
 def dtype_name(dtype: Any) -> str:
     """Give the name of a dtype written as a string, a NumPy type or a NumPy dtype."""
+    if dtype is None:  # NumPy would take it for float64.
+        return "None"
     try:
         return str(np.dtype(dtype).name)
     except TypeError:

@@ -28,7 +28,7 @@ Array = NDArray[Any]
 MAX_HEADER = 1 << 20
 """Bytes of the longest header that is read. Parsed JSON was seen to take 40 times the memory of its text."""
 
-DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+DTYPE_OF_CODE: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 PIECE = 1 << 18
 """Elements that are read, converted and looked at in one go."""
 
@@ -157,16 +157,16 @@ def check_entry(name: str, fields: Any, data_start: int) -> Entry:
     if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{where} must have dtype, shape and data_offsets, got {shown(fields)}")
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ValueError(f"{where} must have a dtype of {', '.join(DTYPES)}, got {shown(dtype)}")
+    if not isinstance(dtype, str) or dtype not in DTYPE_OF_CODE:
+        raise ValueError(f"{where} must have a dtype of {', '.join(DTYPE_OF_CODE)}, got {shown(dtype)}")
     for what, numbers in (("shape", shape), ("data_offsets", offsets)):
         if not isinstance(numbers, list) or not all(type(n) is int and n >= 0 for n in numbers):
             raise ValueError(f"{where} must have a {what} of whole numbers >= 0, got {shown(numbers)}")
     if len(shape) > 2 or len(offsets) != 2:
         raise ValueError(f"{where} must have at most 2 dimensions and 2 data_offsets, got {shown(shape + offsets)}")
-    n_bytes = math.prod(shape) * DTYPES[dtype].itemsize
+    n_bytes = math.prod(shape) * DTYPE_OF_CODE[dtype].itemsize
     if offsets[1] - offsets[0] != n_bytes:
         raise ValueError(
             f"{where} must have the {shown(n_bytes)} bytes of its shape {shown(shape)}, got {shown(offsets)}"
         )
-    return Entry(DTYPES[dtype], tuple(shape), data_start + offsets[0])
+    return Entry(DTYPE_OF_CODE[dtype], tuple(shape), data_start + offsets[0])

@@ -104,12 +104,17 @@ def test_state_and_notes_come_back(tmp_path: Path) -> None:
     assert (saved.state, saved.notes) == (None, net.notes)
 
 
+ENDLESS: dict[str, Any] = {}
+ENDLESS["itself"] = ENDLESS
+
+
 @pytest.mark.parametrize(
     ("notes", "message"),
     [
         ([1, 2], "notes must be a JSON object, got [1, 2]"),
         ({"a": {1, 2}}, "notes must be what JSON can hold, got: Object of type set is not JSON serializable"),
         ({1: "a", "1": "b"}, "notes must be JSON, got: the name '1' more than once"),
+        (ENDLESS, "notes must be what JSON can hold, got: Circular reference detected"),
     ],
 )
 def test_notes_that_could_not_be_read_again_are_refused(notes: Any, message: str, tmp_path: Path) -> None:

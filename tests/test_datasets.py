@@ -347,21 +347,9 @@ def test_parquet_of_bytes_is_pixels(tmp_path, frame):
     assert load_dataset(tmp_path / "t.parquet", target="y").X_train.max() == 1
 
 
-def test_parquet_through_pandas_where_pyarrow_is_missing(tmp_path, frame, monkeypatch):
-    import pandas
-
-    frame.to_parquet(tmp_path / "t.parquet")
-    monkeypatch.setattr(pandas, "read_parquet", lambda path: frame if path == tmp_path / "t.parquet" else None)
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    X, y = together(load_dataset(tmp_path / "t.parquet", target="kind"))
-    assert X.tolist() == [[1, 0.5, 1], [2, -1, 0], [3, 2, 1], [4, 1000, 0]]
-    assert y.tolist() == [0, 1, 0, 2]
-
-
-def test_parquet_without_pyarrow_and_pandas(tmp_path, monkeypatch):
+def test_parquet_without_pyarrow(tmp_path, monkeypatch):
     write(tmp_path / "t.parquet", "PAR1")
-    for name in ("pyarrow", "pandas"):
-        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     load_fails(ModuleNotFoundError, "needs pyarrow to be read: pip install pyarrow", tmp_path / "t.parquet", target="y")
 
 

@@ -19,7 +19,7 @@ from scipy.sparse import csr_array
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import r2_score
+from sklearn.metrics import log_loss, r2_score
 
 from fastmlp import MLPClassifier, MLPRegressor
 
@@ -283,3 +283,55 @@ def test_labels_are_those_of_the_fit() -> None:
     expected = clf.predict(X_iris)
     clf.classes_ = np.array(["no", "yes"])
     np.testing.assert_array_equal(clf.predict(X_iris), expected)
+
+
+@pytest.mark.parametrize("parameters", [{}, {"average": 0.9}, {"early_stopping": True}])
+@pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
+def test_another_network_in_coefs_begins_its_state_anew(kind: Any, parameters: dict[str, Any]) -> None:
+    """The kernels would write beyond the buffers of the one before."""
+    reg = kind(hidden_layer_sizes=(8,), random_state=0, **parameters)
+    more = {"classes": [0, 1, 2]} if kind is MLPClassifier else {}
+    own = {"X_val": X_val, "y_val": y_val} if "early_stopping" in parameters else {}
+    reg.partial_fit(X_iris, y_iris, **more, **own)
+    rng, n = np.random.default_rng(0), 4000
+    n_out = reg.n_outputs_
+    reg.coefs_ = [rng.normal(size=(4, n)) * 0.1, rng.normal(size=(n, n_out)) * 0.01]
+    reg.intercepts_ = [np.zeros(n), np.zeros(n_out)]
+    for _ in range(5):
+        reg.partial_fit(X_iris, y_iris, **own)
+    assert {slot.size for slot in reg._optimizer.slots} == {reg._network()._parameters.size}
+    assert np.isfinite(reg.loss_)
+
+
+def test_a_network_of_another_dtype_begins_its_state_anew() -> None:
+    """Of 4080 units, float32 and float64 have equally many elements, padding included."""
+    X, y = np.random.default_rng(0).normal(size=(40, 5)), np.arange(40) % 16
+    clf = MLPClassifier((4080,), random_state=0, dtype="float32", warm_start=True, max_iter=2).fit(X, y)
+    clf.coefs_, clf.intercepts_ = (
+        [array.astype(float) for array in arrays] for arrays in (clf.coefs_, clf.intercepts_)
+    )
+    clf.set_params(activation="tanh").fit(X, y)
+    assert {slot.dtype.name for slot in clf._optimizer.slots} == {"float64"}
+    assert np.isfinite(clf.partial_fit(X, y).loss_)
+
+
+@pytest.mark.parametrize("before", ["partial_fit", "a callback that raises"])
+def test_a_fit_without_early_stopping_is_kept_whatever_was_best_before(before: str) -> None:
+    def fail(history: Any) -> None:
+        if len(history.train_loss) > 2:
+            raise RuntimeError
+
+    clf = make(early_stopping=True, warm_start=True, max_iter=10)
+    if before == "partial_fit":
+        clf.partial_fit(X_train, y_train, classes=[0, 1, 2], X_val=X_val, y_val=y_val)
+    else:
+        with pytest.raises(RuntimeError):
+            clf.set_params(callbacks=[fail]).fit(X_iris, y_iris)
+    first = [array.copy() for array in clf.coefs_]
+    clf.set_params(early_stopping=False, callbacks=None).fit(X_iris, y_iris)
+    assert not any(np.array_equal(a, b) for a, b in zip(first, clf.coefs_, strict=True))
+    clf.set_params(learning_rate_init=1e-12, max_iter=1).fit(
+        X_iris, y_iris
+    )  # Whose loss is of the weights that it has.
+    of_weights = 0.5 * clf.alpha / len(X_iris) * sum(np.sum(W**2) for W in clf.coefs_)
+    assert clf.loss_ == pytest.approx(log_loss(y_iris, clf.predict_proba(X_iris)) + of_weights, rel=1e-6)

@@ -96,7 +96,7 @@ def parts_with(rule: Any) -> dict[Kernel, Kernel]:
     for function in (gathering.gather, gathering.multiply_inputs, weights.backward_to_weights):
         key = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
         made = f"{key} {rule.__name__}"
-        jit.SOURCES[made] = with_globals(function, lists_pay=rule, takes_lists=takes_lists)
+        jit.KERNELS[made] = with_globals(function, lists_pay=rule, takes_lists=takes_lists)
         parts[kernel(key)] = kernel(made)
     return parts
 

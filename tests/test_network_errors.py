@@ -72,6 +72,8 @@ KNOWN = "identity, relu, leaky_relu, elu, sigmoid, tanh, gelu, silu, softplus"
         ({"input_scale": 0}, "input_scale must be > 0, got 0"),
         ({"input_scale": 1e300}, "input_scale must be > 0 and finite in float32, got 1e+300"),
         ({"input_scale": 1e-300}, "input_scale must be > 0 and finite in float32, got 1e-300"),
+        ({"loss": "huber", "loss_parameter": 1e-50}, "loss_parameter must be > 0 in float32, got 1e-50"),
+        ({"dtype": None}, "dtype must be one of float32, float64, got 'None'"),
         ({"input_scale": math.nan}, "input_scale must be finite, got nan"),
         ({"input_scale": "big"}, "input_scale must be a number, got 'big'"),
         ({"dtype": "float16"}, "dtype must be one of float32, float64, got 'float16' (did you mean 'float64'?)"),

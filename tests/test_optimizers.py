@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
+from decimal import Decimal
+from fractions import Fraction
 from types import ModuleType
 from typing import Any
 
@@ -289,6 +292,20 @@ def test_learning_rate_comes_first_and_they_are_frozen() -> None:
         assert optimizer.learning_rate == 0.5
         with pytest.raises(AttributeError):
             optimizer.learning_rate = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("kind", [float, np.float32, Decimal, Fraction])
+def test_numbers_of_any_type_are_kept_as_floats(kind: Any, engine: str) -> None:
+    """So a run goes on with 0.5 that has begun with ``np.float32(0.5)``."""
+    half = kind(0.5)
+    optimizers = SGD(half, half, nesterov=np.True_), Adam(half, half, half), AdamW(half), RMSprop(half, half)
+    assert optimizers == (SGD(0.5, 0.5, nesterov=True), Adam(0.5, 0.5, 0.5), AdamW(0.5), RMSprop(0.5, 0.5))
+    for constants in map(asdict, (*optimizers, Step(half, half), Cosine(half), OneCycle(half), InverseScaling(half))):
+        assert {type(value) for value in constants.values()} <= {float, bool}
+    schedule, net = Cosine(warmup=half), MLP([2, 2], seed=0, engine=engine)
+    history = net.fit(np.eye(2), [0, 1], epochs=2, optimizer=optimizers[0], schedule=schedule)
+    twin = MLP([2, 2], seed=0, engine=engine)
+    assert history.train_loss == twin.fit(np.eye(2), [0, 1], 2, 100, SGD(0.5, 0.5, True), Cosine(warmup=0.5)).train_loss
 
 
 # --- Bad arguments ----------------------------------------------------------------------------------------------------

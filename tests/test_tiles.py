@@ -80,7 +80,7 @@ from fastmlp.kernels import native
 
 jit = native.compiler()
 for name in ("relu", "leaky_relu", "elu"):
-    dispatcher = jit.inline(jit.SOURCES[f"activations.{name}"])
+    dispatcher = jit.inline(jit.KERNELS[f"activations.{name}"])
     dispatcher.compile((int64, int64, float32))
     (assembly,) = dispatcher.inspect_asm().values()
     assert "ymm" in assembly, f"{name} is no vector code"

@@ -426,6 +426,16 @@ def test_a_foreign_state_is_refused(engine: str) -> None:
             call()
     with pytest.raises(ValueError, match=r"^state must come from a run of this network with this optimizer$"):
         net.fit(X, y, optimizer=Adam(), state=net.training_state(SGD()))
+    # With 4080 units, networks of both dtypes have equally many numbers, padding included.
+    single, double = (MLP([2, 4080, 16], dtype=dtype, engine=engine) for dtype in ("float32", "float64"))
+    small = MLP([2, 8, 16], engine=engine).training_state(SGD(0.1))
+    small.unaveraged = np.zeros(100, np.float32)
+    for foreign, options in (
+        (single.training_state(Adam(0.01)), {"optimizer": Adam(0.01)}),
+        (small, {"optimizer": SGD(0.1), "average": 0.9}),
+    ):
+        with pytest.raises(ValueError, match=r"^state must come from a run of this network with this optimizer$"):
+            double.fit(X, y, state=foreign, **options)
     state = net.training_state(SGD(0.1))
     state.batch = 5
     with pytest.raises(ValueError, match=r"^state must come from a run on these 23 samples with this batch_size, got"):

@@ -30,10 +30,10 @@ class Source:
     target: str = "y"
 
 
-def one_line(error: BaseException | str, limit: int = 200) -> str:
-    """Return another library's message, or text of a file, on one line of at most `limit` characters."""
+def one_line(error: BaseException | str) -> str:
+    """Return another library's message, or text of a file, on one line of at most 200 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def is_number(cell: str) -> bool:

@@ -145,7 +145,7 @@ def _parse_labels(labels: list[str]) -> Array:
 
 
 def load_parquet(path: Path, target: str | None, dtype: np.dtype[Any]) -> Source:
-    """Read a table through pyarrow, or else through pandas with whatever engine it has."""
+    """Read a table through pyarrow."""
     table = _read_parquet(path)
     position = _target_position(list(table), target, path)
     columns = list(table)
@@ -167,23 +167,13 @@ def _read_parquet(path: Path) -> dict[str, Array]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
-        pass
-    else:
-        try:
-            table = parquet.read_table(path)
-        except (ArrowException, OSError) as error:
-            raise ValueError(f"{path} must be a sound .parquet file, got: {one_line(error)}") from None
-        stored_index = (table.schema.pandas_metadata or {}).get("index_columns", [])
-        return {name: _to_numpy(table[name]) for name in table.column_names if name not in stored_index}
-    try:
-        import pandas
-
-        frame = pandas.read_parquet(path)
-    except ImportError:
         raise ModuleNotFoundError(f"{path} needs pyarrow to be read: pip install pyarrow") from None
-    except (ValueError, OSError) as error:
+    try:
+        table = parquet.read_table(path)
+    except (ArrowException, OSError) as error:
         raise ValueError(f"{path} must be a sound .parquet file, got: {one_line(error)}") from None
-    return {str(name): frame[name].to_numpy() for name in frame.columns}
+    stored_index = (table.schema.pandas_metadata or {}).get("index_columns", [])
+    return {name: _to_numpy(table[name]) for name in table.column_names if name not in stored_index}
 
 
 def _to_numpy(column: Any) -> Array:

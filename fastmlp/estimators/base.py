@@ -37,7 +37,7 @@ STOCHASTIC_SOLVERS = "sgd", "adam", "adamw", "rmsprop"
 OUTPUT_NAMES = {"softmax_cross_entropy": "softmax", "sigmoid_cross_entropy": "logistic", "poisson": "exp"}
 """What ``out_activation_`` is after a fit, by the loss; with all others, it is ``"identity"``."""
 
-OUTPUT_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+SETTABLE_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "identity": reference.identity,
     "logistic": reference.sigmoid,
     "softmax": reference.softmax,
@@ -273,9 +273,11 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             if self.early_stopping:
                 self._no_improvement_count = 0
         solver = self.__dict__.get("_optimizer")
+        if solver is not None and not solver.fits(net):
+            solver = None
         if solver is None or not incremental:
             optimizer = make_optimizer(self)
-            if solver is None or not self.warm_start or not solver.goes_on_with(optimizer, net):
+            if solver is None or not self.warm_start or not solver.goes_on_with(optimizer):
                 slots, rate = net.training_state(optimizer).slots, optimizer.learning_rate
                 solver = SolverState(optimizer, slots, rate, self.learning_rate, float(self.power_t))
             else:  # The moments stay, and the learning rate begins anew.
@@ -480,7 +482,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         names = [self.activation] * (len(layer_sizes) - 2) if isinstance(self.activation, str) else self.activation
         names = ["sigmoid" if name == "logistic" else name for name in names]
         spec = make_spec(layer_sizes, names, None, loss[0], "mean", True, 1.0, dtype, loss[1])
-        return MLP._from_spec(spec, "numba")
+        return MLP._from_spec(spec)
 
     def _network(self) -> MLP:
         """Give the network with the parameters that ``coefs_`` and ``intercepts_`` hold.
@@ -580,7 +582,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         name = self.__dict__.get("out_activation_")
         if name is None or name == self._output_name():
             return self._forward(X, "outputs")
-        return OUTPUT_ACTIVATIONS[check_name("out_activation_", name, OUTPUT_ACTIVATIONS)](self._forward(X))
+        return SETTABLE_ACTIVATIONS[check_name("out_activation_", name, SETTABLE_ACTIVATIONS)](self._forward(X))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -83,7 +83,7 @@ class Objective:
     """Loss and gradient of a network as a function of its flat buffer, in float64."""
 
     def __init__(self, net: MLP, samples: EncodedSamples, alpha: float) -> None:
-        self.net = net if net.spec.dtype == "float64" else MLP._from_spec(replace(net.spec, dtype="float64"), "numba")
+        self.net = net if net.spec.dtype == "float64" else MLP._from_spec(replace(net.spec, dtype="float64"))
         self.origin = net
         self.X = samples.X
         if isinstance(self.X, SparseRows):

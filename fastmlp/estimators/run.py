@@ -126,10 +126,15 @@ class SolverState:
             self.slots[0] *= self.learning_rate / rate
         self.learning_rate = rate
 
-    def goes_on_with(self, optimizer: Optimizer, net: MLP) -> bool:
-        """Whether its buffers are those that this optimizer needs for this network."""
-        sizes = [slot.size for slot in self.slots]
-        return type(self.optimizer) is type(optimizer) and sizes == [net._parameters.size] * optimizer.n_slots
+    def fits(self, net: MLP) -> bool:
+        """Whether its buffers are like the network's: a user may have put another network into ``coefs_``."""
+        buffers = [*self.slots, *(each for each in (self.best, self.unaveraged) if each is not None)]
+        parameters = net._parameters
+        return all(buffer.shape == parameters.shape and buffer.dtype == parameters.dtype for buffer in buffers)
+
+    def goes_on_with(self, optimizer: Optimizer) -> bool:
+        """Whether its buffers are those that this optimizer needs."""
+        return type(self.optimizer) is type(optimizer) and len(self.slots) == optimizer.n_slots
 
 
 @dataclass(frozen=True)
@@ -247,7 +252,9 @@ class Run:
             is_own = solver.unaveraged is not None and solver.average == checksum(net._parameters)
             state.unaveraged = aligned_copy(solver.unaveraged if is_own else net._parameters)  # type: ignore[arg-type]
         e.n_iter_ = 0
-        if e.early_stopping and (solver.best is None or not self.incremental):
+        if not e.early_stopping:
+            solver.best = None  # Of earlier calls that had it, or were broken off.
+        elif solver.best is None or not self.incremental:
             solver.best = net._parameters.copy()
         if e.progress:
             self.bar = progress_bar(recipe.epochs, "epochs")

@@ -1,7 +1,8 @@
 """Compiled kernels: every line that needs Numba, which is imported where one has to be compiled.
 
 The public functions are those of `fastmlp.reference`, compiled; `Engine` puts the same code together into the
-minibatch loop. Read `tiles` first: it is where the time goes; then `loop`, which reads like the algorithm.
+minibatch loop. Read `records` first (what a kernel is told), then `loop`, which reads like the algorithm, then `tiles`,
+where the time goes.
 """
 
 from fastmlp.kernels.engine import Engine

@@ -93,7 +93,8 @@ TAIL_DOUBLE = (
     0.12964515870275939, -0.047562294353449198, -0.13562110612458117, 1.2530080582697296,
 )  # fmt: skip
 tail_polynomial = polynomial(TAIL_FLOAT, TAIL_DOUBLE)
-"""The polynomial of `normal_tail`, in both dtypes; its error is below 5e-9, and 1e-17."""
+"""The polynomial of `normal_tail`: a Chebyshev series over [-1, 1], of degree 11 in float32 and 24 in float64, written
+out in powers. Its error is below 9e-9, and 6e-17: mostly the rounding of the coefficients."""
 TAIL_END = 40.0
 """Beyond, the tail and the density count as zero in both dtypes."""
 
@@ -108,8 +109,9 @@ def bell(z):
 def normal_tail(z):
     """``Φ(-z)`` for z >= 0 with a small relative error, by ``½ exp(-½ z²) erfcx(x)`` with ``x = z / √2``.
 
-    ``(1 + 2 x) erfcx(x)`` is nearly a constant over the half-axis: a polynomial in ``(x - 3) / (x + 3)`` [Shepherd,
-    Laframboise 1981]. The rounding of ``½ z²``, which the exponential would make large, is made up for where the
+    ``(1 + 2 x) erfcx(x)`` is nearly a constant over the half-axis: a polynomial in ``(x - 3) / (x + 3)`` (M. M.
+    Shepherd, J. G. Laframboise, "Chebyshev approximation of (1 + 2x) exp(x²) erfc x in 0 ≤ x < ∞", Mathematics of
+    Computation 36, 1981). The rounding of ``½ z²``, which the exponential would make large, is made up for where the
     multiply-add is fused; where it is not, up to 300 units in the last place are left, far out.
     """
     x = z * real(math.sqrt(0.5), z)

@@ -42,7 +42,7 @@ def hash_of_sources() -> bytes | None:
     return digest.digest() if sources else None
 
 
-SOURCES = hash_of_sources()
+SOURCES_HASH = hash_of_sources()
 """Read with the modules themselves: an upgrade on the disk must not give a running program's kernels its name."""
 
 SETTINGS = {"CPU_NAME": None, "CPU_FEATURES": None, "OPT": 3, "LOOP_VECTORIZE": 1, "SLP_VECTORIZE": 0}
@@ -68,7 +68,7 @@ def numba_version() -> str | bytes:
 def cache_key() -> str:
     """Hash all that the machine code depends on."""
     environment = (
-        SOURCES, numba_version(), llvmlite.__version__, np.__version__, sys.implementation.cache_tag,
+        SOURCES_HASH, numba_version(), llvmlite.__version__, np.__version__, sys.implementation.cache_tag,
         object.__basicsize__, llvm.get_default_triple(), llvm.get_host_cpu_name(),
         sorted(llvm.get_host_cpu_features().items()), MACHINE, *map(numba_setting, (*SETTINGS, *MORE_SETTINGS)),
     )  # fmt: skip
@@ -79,7 +79,7 @@ def cache_key() -> str:
 def cache_folder() -> Path | None:
     """The folder of this key's machine code, which need not be there yet; None if there is no place for it."""
     root = cache_root()
-    if SOURCES is None:
+    if SOURCES_HASH is None:
         warn_once(f"{AT_EACH_START}, because its sources are not there, which tell old machine code from new")
     elif root is None:
         warn_once(f"{AT_EACH_START}, because it knows no home folder; set NUMBA_CACHE_DIR to a folder")
@@ -102,7 +102,7 @@ def cache_root() -> str | None:
 AT_EACH_START = "fastmlp compiles its kernels at each start"
 
 
-@functools.cache  # Thirty kernels have one trouble, and one warning.
+@functools.cache  # Dozens of kernels have one trouble, and one warning.
 def warn_once(message: str) -> None:
     """Warn that something is compiled which could have been loaded, or will have to be at the next start."""
     warnings.warn(message, RuntimeWarning, stacklevel=2)

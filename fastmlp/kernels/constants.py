@@ -9,7 +9,7 @@ from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
 from fastmlp.recipe import batch_totals
 from fastmlp.spec import NetworkSpec
 
-OUTPUT_ACTIVATIONS = "softmax", "sigmoid"
+FUSED_ACTIVATIONS = "softmax", "sigmoid"
 """The activations that are a part of the loss in training, and kernels of their own in prediction. Not exp: that is
 NumPy's there, for ours ends where 2 ** n is no exponent any more."""
 

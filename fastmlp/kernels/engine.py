@@ -141,7 +141,7 @@ class Engine:
     def outputs(self, parameters: Array, X: Inputs, threads: int | None = None) -> Array:
         """Compute the outputs, with their activation."""
         name = self.layout.spec.output_activation
-        if not self.layout.spec.loss_takes_logits or name not in c.OUTPUT_ACTIVATIONS:
+        if not self.layout.spec.loss_takes_logits or name not in c.FUSED_ACTIVATIONS:
             outputs = self.raw_outputs(parameters, X, threads)
             if name == "exp":
                 with np.errstate(over="ignore"):
@@ -164,7 +164,7 @@ class Engine:
         X: Inputs,
         outputs: Array,
         classes: NDArray[np.int64],
-        threads: int | None = 1,
+        threads: int | None,
         activate: int = 0,
     ) -> None:
         """Write the outputs, or the classes, of X; raise `InvalidInputsError` if X is not finite.

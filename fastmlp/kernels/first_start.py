@@ -22,7 +22,7 @@ import numpy as np
 from fastmlp.kernels.cache import cache_folder
 from fastmlp.kernels.native import Kernel, kernel
 
-PROGRAM = """
+HELPER_SOURCE = """
 import sys
 sys.path[:] = sys.argv[2:]  # First of all: nothing is to be imported from the working directory.
 from fastmlp.kernels import first_start
@@ -64,7 +64,7 @@ def helped(kernels: Sequence[Kernel], dtype: np.dtype) -> Iterator[None]:
     second = None
     with suppress(Exception):  # Not all hosts let a library start processes, and what they raise then is theirs.
         second = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, task, *(path for path in sys.path if isinstance(path, str))],
+            [sys.executable, "-c", HELPER_SOURCE, task, *(path for path in sys.path if isinstance(path, str))],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )  # fmt: skip

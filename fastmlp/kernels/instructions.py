@@ -13,10 +13,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastmlp.kernels.jit import I64, POINTER, native_type
+from fastmlp.kernels.jit import I32, I64, POINTER, native_type
 from fastmlp.kernels.machine import MACHINE, lanes_of
 
-I8, I32 = ir.IntType(8), ir.IntType(32)
+I8 = ir.IntType(8)
 LINE_BYTES = 64
 """Bytes of a cache line: rows are padded to whole ones. (Not imported: what is compiled must be in these sources.)"""
 
@@ -56,17 +56,11 @@ def multiply_add(builder: ir.IRBuilder, a: Any, b: Any, c: Any) -> Any:
     """``a * b + c``: rounded once where the machine can, because without the instruction LLVM would call a function."""
     if not MACHINE.fused:
         return builder.fadd(builder.fmul(a, b), c)
-    return call_intrinsic(builder, "fma", a, b, c)
-
-
-def call_intrinsic(builder: ir.IRBuilder, name: str, *arguments: Any) -> Any:
-    """Call LLVM's intrinsic `name` on floats, or vectors of floats, all of one type."""
-    kind = arguments[0].type
+    kind = a.type
     element, prefix = (kind.element, f"v{kind.count}") if isinstance(kind, ir.VectorType) else (kind, "")
-    signature = ir.FunctionType(kind, [kind] * len(arguments))
-    name = f"llvm.{name}.{prefix}f{8 * bytes_of(element)}"
-    function = cgutils.get_or_insert_function(builder.module, signature, name)
-    return builder.call(function, arguments)
+    name = f"llvm.fma.{prefix}f{8 * bytes_of(element)}"
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name)
+    return builder.call(function, [a, b, c])
 
 
 def ask_for_line(builder: ir.IRBuilder, place: Any) -> None:

@@ -38,7 +38,7 @@ REALS = ("scale", "l2", "low", "high")
 ARRAY = "_array"
 """Ends the name of an argument for which Python gives an array; the kernel gets the address of the Python object."""
 
-SOURCES: dict[str, Callable[..., Any]] = {}
+KERNELS: dict[str, Callable[..., Any]] = {}
 """The functions of all kernels, by the keys of `fastmlp.kernels.native.Kernel`."""
 
 
@@ -47,13 +47,13 @@ def kernel(function: Callable[..., Any], name: str | None = None) -> Callable[..
 
     `name` tells kernels apart that are made of one function, by what it encloses.
     """
-    SOURCES[f"{function.__module__.rpartition('.')[2]}.{name or function.__name__}"] = function
+    KERNELS[f"{function.__module__.rpartition('.')[2]}.{name or function.__name__}"] = function
     return function
 
 
 def compile_kernel(key: str, dtype: np.dtype) -> Compiled:
     """Compile a kernel for a dtype."""
-    given = SOURCES[key]
+    given = KERNELS[key]
     function = types.FunctionType(given.__code__, given.__globals__, given.__name__, closure=given.__closure__)
     function.__qualname__ = f"{key.replace('.', '_')}_{dtype}"
     T = numba.from_dtype(dtype)

@@ -167,7 +167,7 @@ def compiler() -> Any:
     """Import Numba and all kernels; RuntimeError if they are not those of the engine that is running."""
     from fastmlp.kernels import activations, jit, loop, losses, sparse, updates  # noqa: F401 - These import all others.
 
-    if cache.hash_of_sources() != cache.SOURCES:
+    if cache.hash_of_sources() != cache.SOURCES_HASH:
         raise RuntimeError("fastmlp's files have changed since it was imported, and a kernel must be compiled: restart")
     return jit
 

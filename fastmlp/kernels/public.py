@@ -44,7 +44,7 @@ def twin(function: Function) -> Function:
     return function
 
 
-DENSE_ROWS, DENSE_COLUMNS = SHAPES["dense", "rows"], SHAPES["dense", "columns"]
+DENSE, DENSE_COLUMNS = SHAPES["dense", "rows"], SHAPES["dense", "columns"]
 
 # --- The affine layer -------------------------------------------------------------------------------------------------
 
@@ -61,7 +61,7 @@ def in_whole_tiles(A: Array, dtype: Any, tile_rows: int = 1) -> Array:
 
 def product(A: Array, B: Array, initial: Array, n_rows: int, depth: int, by_columns: bool = False) -> Array:
     """Give ``initial + A B``, or with `by_columns` ``initial + Aᵀ B``, of matrices in whole tiles, padded likewise."""
-    tile_rows = (DENSE_COLUMNS if by_columns else DENSE_ROWS).rows
+    tile_rows = (DENSE_COLUMNS if by_columns else DENSE).rows
     stride = B.shape[1]
     C = aligned_zeros(-(-n_rows // tile_rows) * tile_rows * stride, B.dtype.name).reshape(-1, stride)
     places = address(A), A.shape[1], address(B), stride, address(initial), address(C), stride
@@ -84,7 +84,7 @@ def affine_forward(X: Array, W: Array, b: Array | None = None, out: Array | None
     initial = aligned_zeros(padded_W.shape[1], W.dtype.name)
     if b is not None:
         initial[: len(b)] = b
-    tiles_of_X = in_whole_tiles(X, W.dtype, DENSE_ROWS.rows)
+    tiles_of_X = in_whole_tiles(X, W.dtype, DENSE.rows)
     Y = product(tiles_of_X, padded_W, initial, len(X), W.shape[0])[: len(X), : W.shape[1]]
     if out is None:
         return np.ascontiguousarray(Y)
@@ -99,7 +99,7 @@ def affine_backward(X: Array, W: Array, dY: Array) -> tuple[Array, Array, Array]
     if not W.size:
         return reference.affine_backward(X, W, dY)
     n_samples, (n_in, n_out) = len(X), W.shape
-    D = in_whole_tiles(dY, W.dtype, DENSE_ROWS.rows)
+    D = in_whole_tiles(dY, W.dtype, DENSE.rows)
     no_bias = aligned_zeros(max(D.shape[1], padded(n_in, W.dtype.itemsize)), W.dtype.name)
     dX = product(D, in_whole_tiles(W.T, W.dtype), no_bias, n_samples, n_out)
     # A tile by columns reads whole tiles across: of the columns of X, here.

@@ -155,7 +155,7 @@ class ArrayObject(NamedTuple):
     """
 
     data: int
-    n_dimensions: int
+    n_dimensions: int  # Not read here; it stands between the others.
     shape: int
     strides: int
 

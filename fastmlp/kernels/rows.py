@@ -15,8 +15,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastmlp.kernels.instructions import I32, LINE_BYTES, bytes_of, load_vector, multiply_add, splat, store_vector
-from fastmlp.kernels.jit import I64
+from fastmlp.kernels.instructions import LINE_BYTES, bytes_of, load_vector, multiply_add, splat, store_vector
+from fastmlp.kernels.jit import I32, I64
 from fastmlp.kernels.machine import MACHINE, lanes_of
 
 LINE_BITS = 8 * LINE_BYTES

@@ -55,10 +55,8 @@ from fastmlp.kernels.instructions import (
     store_vector,
     vector_at,
 )
+from fastmlp.kernels.jit import I32, I64
 from fastmlp.kernels.machine import SHAPES, lanes_of
-
-I32 = ir.IntType(32)
-I64 = ir.IntType(64)
 
 
 def emit_tile(module: ir.Module, element: ir.Type, lanes: int, rows: int, vectors: int, kind: tuple[str, str]) -> Any:

@@ -21,7 +21,7 @@ from fastmlp.spec import BACKWARD_TAKES_INPUT
 
 Array = NDArray[Any]
 
-DENSE_ROWS = 1000
+ROWS_MADE_DENSE = 1000
 """Rows of sparse samples that become dense at once in the forward pass."""
 
 Activation = Callable[..., Array]
@@ -120,7 +120,11 @@ class Engine:
         ndarray (n_samples, n_out)
             Of the network's dtype.
         """
-        blocks = [X] if isinstance(X, np.ndarray) else [X[i : i + DENSE_ROWS] for i in range(0, len(X), DENSE_ROWS)]
+        blocks = (
+            [X]
+            if isinstance(X, np.ndarray)
+            else [X[i : i + ROWS_MADE_DENSE] for i in range(0, len(X), ROWS_MADE_DENSE)]
+        )
         Z = np.concatenate([self._forward(parameters, self._scaled(block))[-1] for block in blocks])
         return Z if self.spec.loss_takes_logits else ACTIVATIONS[self.spec.output_activation][0](Z)
 
