@@ -55,12 +55,11 @@ def reshaping(shape: tuple[int, ...], n_features: int) -> str:
     return ""
 
 
-def with_private_indices(X: Samples) -> Samples:
-    """Return sparse samples with indices of their own, and all else as it is.
-
-    Kernels trust indices, and a callback may write to the user's while a fit goes on.
-    """
-    return X.with_own_indices() if isinstance(X, SparseRows) else X
+def with_own_shape(X: Samples) -> Samples:
+    """Return samples whose shape and dtype nobody else changes in place, as a callback may while a fit goes on."""
+    if isinstance(X, SparseRows):
+        return X
+    return replace(X, array=X.array.view()) if isinstance(X, MappedRows) else X.view()
 
 
 def check_targets_and_weights(
@@ -75,8 +74,7 @@ def check_targets_and_weights(
     if not isinstance(X, MappedRows):
         weights = None if sample_weight is None else check_sample_weight(sample_weight, n_samples)
         Y = check_targets(spec, y, n_samples, "y")
-        # Kernels trust classes: what a callback writes to y must not reach them.
-        return Y.copy() if spec.loss == "softmax_cross_entropy" else Y, weights
+        return Y, weights
     if X.convert is not None:
         for _ in X.blocks():
             pass
@@ -91,7 +89,7 @@ def check_targets_and_weights(
 def mapped_rows(what: str, values: Any, n_samples: int, check: Callable[[Array, int], Array]) -> MappedRows:
     """Return what belongs to the rows of a file, a file's rows or not, or raise what `check` raises."""
     array = values if isinstance(values, np.memmap) else as_array(what, values)
-    rows = MappedRows(array, lambda part, first: check(part, len(part)))
+    rows = MappedRows(array.view(), lambda part, first: check(part, len(part)))
     try:
         if array.shape[:1] != (n_samples,):
             raise ValueError
@@ -125,7 +123,8 @@ def check_targets(spec: NetworkSpec, y: ArrayLike, n_samples: int, what: str) ->
     if spec.loss == "softmax_cross_entropy":
         if y.dtype.kind == "f" and not all_finite(y):
             raise not_finite_error(what, y)
-        classes = y.astype(np.int64) if y.dtype == np.bool_ and y.ndim == 1 else y
+        # Kernels trust classes: what a callback, or another thread, writes to y must not reach them, nor these checks.
+        classes = y.astype(np.int64) if y.dtype == np.bool_ and y.ndim == 1 else y.copy()
         return np.ascontiguousarray(check_class_targets((n_samples, n_outputs), classes, what))
     Y = as_finite(what, spec.dtype, y)
     if Y.ndim == 1 and n_outputs == 1:
@@ -179,9 +178,12 @@ def check_validation_data(pair: Any) -> tuple[Any, Any]:
 
 
 def as_array(what: str, values: Any) -> Array:
-    """Return a plain array of what a user gave, or raise ValueError if its rows differ in length, or some is masked."""
+    """Return a plain array of what a user gave, or raise ValueError if its rows differ in length, or some is masked.
+
+    It is not the user's own, but a view of it: so nobody else changes its shape, or its dtype, in place.
+    """
     try:
-        array = np.asarray(values)
+        array = np.asarray(values).view()
     except ValueError:
         raise ValueError(f"{what} must have rows of one length, got a ragged {type(values).__name__}") from None
     if isinstance(values, np.ndarray) and type(values) is not np.ndarray and np.ma.is_masked(values):

@@ -27,7 +27,7 @@ from fastmlp.checks import (
     explaining_lack_of_memory,
     not_finite_error,
     smoothed,
-    with_private_indices,
+    with_own_shape,
 )
 from fastmlp.chunks import MappedRows
 from fastmlp.cpus import available_cpus
@@ -163,8 +163,8 @@ class MLP:
 
     def _build(self, spec: NetworkSpec, engine: str, parameters: Array | None = None) -> None:
         check_name("engine", engine, ENGINES)
-        self.spec = spec
         self._layout = ParameterLayout(spec)
+        self._chooses_class = spec.loss == "softmax_cross_entropy"  # `spec` is a call, which takes time.
         with explaining_lack_of_memory(spec):
             self._parameters = self._layout.allocate() if parameters is None else parameters
         self._engine = make_engine(engine, self._layout)
@@ -177,8 +177,9 @@ class MLP:
         fields, slots = state if isinstance(state, tuple) else (state, None)  # A subclass may have slots.
         for name, value in {**(fields or {}), **(slots or {})}.items():
             setattr(self, name, value)
-        if self._parameters.ctypes.data % CACHE_LINE:
-            self._parameters = aligned_copy(self._parameters)
+        held = self._parameters  # Of a mapped file (joblib), or of another machine, it may be anything.
+        if held.ctypes.data % CACHE_LINE or not held.flags.writeable or held.dtype != self.spec.dtype:
+            self._parameters = aligned_copy(held)
         self._dtype_as_is = self._dtype_of_quick_calls()
 
     def _dtype_of_quick_calls(self) -> Any:
@@ -187,6 +188,11 @@ class MLP:
 
     def __repr__(self) -> str:
         return self.spec.as_call(self._engine.name)
+
+    @property
+    def spec(self) -> NetworkSpec:
+        """The network as data; the engine's memory follows from it, so it cannot be replaced."""
+        return self._layout.spec
 
     # --- Parameters ---------------------------------------------------------------------------------------------------
 
@@ -273,7 +279,7 @@ class MLP:
         ValueError
             As `forward`.
         """
-        if self.spec.loss == "softmax_cross_entropy":
+        if self._chooses_class:
             return self._of_samples(X, self._engine.classes)
         if not self.spec.is_classifier:
             return self.forward(X)
@@ -495,7 +501,7 @@ class MLP:
             the message names: by the validation loss or, without `validation_data`, the training loss of the epoch or
             of the step after it, whichever is worse.
         """
-        inputs = with_private_indices(self._check_inputs(X))
+        inputs = with_own_shape(self._check_inputs(X))
         targets, weights = check_targets_and_weights(self.spec, inputs, y, sample_weight)
         recipe = make_recipe(
             self.spec, len(inputs), epochs, batch_size, optimizer, schedule, shuffle, l2, label_smoothing, clip_norm,
@@ -540,7 +546,7 @@ class MLP:
         if data is None:
             return None
         X, y = check_validation_data(data)
-        inputs = with_private_indices(self._check_inputs(X, "validation X"))
+        inputs = with_own_shape(self._check_inputs(X, "validation X"))
         if not all_finite(inputs, self.spec.input_scale):
             raise not_finite_error("validation X", inputs, scale=self.spec.input_scale)
         targets = self._check_targets(y, len(inputs), "validation y")

@@ -205,7 +205,7 @@ class OnlineTrainer:
         inputs = self._check_inputs(X)
         n = inputs.shape[0]
         weights = None if sample_weight is None else check_weight_values(sample_weight, n)
-        targets = check_targets(net.spec, y, n, "y").copy()  # Classes are indices, which nobody else must change.
+        targets = check_targets(net.spec, y, n, "y")
         targets = cast(Array, smoothed(targets, self._recipe.label_smoothing))
         recipe = replace(self._recipe, batch_size=n)
         may_be_prepared = self._threads == 1 and weights is None and not isinstance(inputs, SparseRows)

@@ -51,10 +51,6 @@ class SparseRows:
         """How many values there are."""
         return int(self.starts[-1] - self.starts[0])
 
-    def with_own_indices(self) -> SparseRows:
-        """Give the same with indices that nobody else writes to: kernels trust them for as long as they train."""
-        return SparseRows(self.values, self.columns.copy(), self.starts.copy(), self.n_columns)
-
     def most(self, n_rows: int) -> int:
         """Give the number of values that any `n_rows` of the rows have at most."""
         return self.n_entries if len(self) <= n_rows else int(self._longest[:n_rows].sum())
@@ -99,30 +95,36 @@ def sparse_rows(what: str, X: Any, dtype: str, scale: float = 1.0) -> SparseRows
     """Convert a sparse matrix of SciPy's to `SparseRows`, or raise ValueError; its values times `scale` are finite."""
     if X.dtype.kind not in "biuf":
         raise ValueError(f"{what} must be numeric, got dtype {X.dtype}")
+    n_rows, n_columns = X.shape  # Whatever `tocsr` gives: the callers look at these.
     X = X.tocsr()
-    n_values = int(X.indptr[-1])
-    starts = np.ascontiguousarray(X.indptr, np.int64)
-    wide_columns = X.indices[:n_values]
-    if starts[0] != 0 or (np.diff(starts) < 0).any() or n_values > min(len(X.data), len(X.indices)):
+    data, indices, starts = X.data, X.indices, np.array(X.indptr)  # Copies of what kernels trust, and then the checks.
+    if starts.shape != (n_rows + 1,) or not indices.dtype.kind == starts.dtype.kind == "i":
+        raise ValueError(
+            f"{what} must be a well-formed CSR matrix, got {starts.size} row starts of {starts.dtype} for {n_rows} "
+            f"rows, and columns of {indices.dtype}"
+        )
+    starts, n_values = np.ascontiguousarray(starts, np.int64), int(starts[-1])
+    wide_columns = np.array(indices[:n_values])
+    if starts[0] != 0 or (np.diff(starts) < 0).any() or n_values > min(len(data), len(indices)):
         raise ValueError(
             f"{what} must be a well-formed CSR matrix, got row starts that do not ascend within its values"
         )
-    if n_values and (wide_columns.min() < 0 or wide_columns.max() >= X.shape[1]):
+    if n_values and (wide_columns.min() < 0 or wide_columns.max() >= n_columns):
         raise ValueError(
             f"{what} must be a well-formed CSR matrix, got columns {wide_columns.min()} to {wide_columns.max()} "
-            f"of {X.shape[1]}"
+            f"of {n_columns}"
         )
     columns = np.ascontiguousarray(wide_columns, np.int32)
     with np.errstate(over="ignore"):
-        values = np.ascontiguousarray(X.data[:n_values], dtype)
-    check_finite(what, X.data, values, columns, starts, scale)
+        values = np.ascontiguousarray(data[:n_values], dtype)
+    check_finite(what, data, values, columns, starts, scale)
     if not columns_ascend(columns, starts):
-        ordered = type(X)((values, columns, starts), X.shape, copy=True)
+        ordered = type(X)((values, columns, starts), (n_rows, n_columns), copy=True)
         ordered.sum_duplicates()
         values, columns = ordered.data, np.ascontiguousarray(ordered.indices, np.int32)
         starts = np.ascontiguousarray(ordered.indptr, np.int64)
         check_finite(what, values, values, columns, starts, scale)
-    return SparseRows(values, columns, starts, X.shape[1])
+    return SparseRows(values, columns, starts, n_columns)
 
 
 def check_finite(

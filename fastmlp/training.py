@@ -346,6 +346,8 @@ def checked_factors(
     """Give a schedule's factors; raise ValueError if one would train uphill, or not at all."""
     with np.errstate(over="ignore", invalid="ignore"):
         factors = schedule.factors(first_step, n_steps, n_batches, epochs)
+    if np.shape(factors) != (n_steps,):
+        raise ValueError(f"schedule must give ({n_steps},) factors for so many steps, got {np.shape(factors)}")
     wrong = ~(np.isfinite(factors) & (factors >= 0.0))
     if wrong.any():
         step = int(np.argmax(wrong))
@@ -364,4 +366,5 @@ def draw_orders(rng: np.random.Generator, n_epochs: int, n_samples: int) -> NDAr
     if n_epochs == 0:
         return in_order[None]
     orders = np.tile(in_order, (n_epochs, 1))
-    return rng.permuted(orders, axis=1, out=orders)
+    rng.permuted(orders, axis=1, out=orders)
+    return orders

@@ -20,7 +20,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastmlp import reference
-from fastmlp.checks import check_callbacks, divisible, with_private_indices
+from fastmlp.checks import check_callbacks, divisible, with_own_shape
 from fastmlp.estimators.lbfgs import fit_lbfgs
 from fastmlp.estimators.run import NOT_FINITE_WEIGHTS, EncodedSamples, Run, SolverState, make_optimizer
 from fastmlp.network import MLP
@@ -375,7 +375,9 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         n_outputs, spec = self._count_outputs(Y), net.spec
         if n_outputs != spec.layer_sizes[-1]:
             raise ValueError(f"{what} must have {spec.layer_sizes[-1]} outputs as before, got {n_outputs}")
-        return EncodedSamples(with_private_indices(as_inputs(X, np.dtype(spec.dtype))), Y, weights)
+        if X.shape[1] != spec.layer_sizes[0]:  # As `n_features_in_` may say, after a `fit` that failed.
+            raise ValueError(f"X must have {spec.layer_sizes[0]} features as coefs_[0] has rows, got {X.shape[1]}")
+        return EncodedSamples(with_own_shape(as_inputs(X, np.dtype(spec.dtype))), Y, weights)
 
     def _split(self, samples: EncodedSamples, random_state: Any) -> tuple[EncodedSamples, EncodedSamples]:
         """Set samples aside for validation, the same ones as scikit-learn does."""
@@ -572,6 +574,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             except ValueError:  # Its own, or an `InvalidInputsError`: scikit-learn says below what is wrong with X.
                 pass
         X = validate_data(self, X, accept_sparse="csr", reset=False)
+        if X.shape[1] != net.spec.layer_sizes[0]:
+            raise ValueError(f"X must have {net.spec.layer_sizes[0]} features as coefs_[0] has rows, got {X.shape[1]}")
         try:
             return method(parameters, as_inputs(X, parameters.dtype), self._threads())
         except InvalidInputsError:

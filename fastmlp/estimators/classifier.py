@@ -321,8 +321,17 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             return np.asarray(self._label_binarizer.transform(y), dtype=np.float64)
         if y.ndim != 1:
             raise ValueError(f"{what} must be labels (n_samples,) as in the first fit, got shape {y.shape}")
-        indices: Array = np.searchsorted(self._label_binarizer.classes_, y)
+        indices = self._indices_of(y)
         return indices if kind == "multiclass" else indices.astype(np.float64)[:, None]
+
+    def _indices_of(self, y: Array) -> Array:
+        """Give the places of labels among the classes, which may not ascend: a user may have renamed some in place."""
+        known = self._label_binarizer.classes_
+        indices: Array = known.searchsorted(y)
+        if not (known.take(indices, mode="clip") == y).all():
+            order = known.argsort()
+            indices = order[known.searchsorted(y, sorter=order)]
+        return indices
 
     def _check_classes(self, y: Array, what: str) -> None:
         known = self._label_binarizer.classes_  # Those of the fit, whatever has been assigned to `classes_` since.
@@ -372,7 +381,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             if unknown and not set(classes) <= set(self.class_weight):  # Else y may be a fold without a rare class.
                 raise ValueError(f"class_weight must be of labels in y, got {unknown[0]!r}")
             factors = np.array([float(self.class_weight.get(label, 1.0)) for label in classes])
-            of_classes = factors[np.searchsorted(self._label_binarizer.classes_, y)]
+            of_classes = factors[self._indices_of(y)]
         else:
             of_classes = compute_sample_weight(self.class_weight, y)
         if not np.isfinite(of_classes).all():

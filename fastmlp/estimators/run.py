@@ -118,7 +118,9 @@ class SolverState:
         """Take what a pickle or a copy holds; the kernels want the buffers to start on a cache line."""
         self.__dict__.update(state)
         self.slots = [aligned_copy(slot) for slot in self.slots]
-        self.unaveraged = None if self.unaveraged is None else aligned_copy(self.unaveraged)
+        for name in ("best", "unaveraged"):
+            held = getattr(self, name)
+            setattr(self, name, None if held is None else aligned_copy(held))
 
     def set_learning_rate(self, rate: float) -> None:
         """Change the rate. scikit-learn's velocity has the rate inside, ours is multiplied by it at each step."""

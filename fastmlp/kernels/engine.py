@@ -63,6 +63,9 @@ SINGLE_ROW_KERNELS = {
 FORWARD_ALL, TRAIN_STEPS = kernel("loop.forward_all"), kernel("loop.train_steps")
 """The kernels that Python calls."""
 
+SLOTS = {"sgd": 0, "sgd_momentum": 1, "sgd_nesterov": 1, "adam": 2, "rmsprop": 1}
+"""How many buffers the kernels of the updates take, whatever an optimizer says."""
+
 INT64 = np.dtype(np.int64)
 NO_CLASSES = np.empty(0, INT64)
 DENSE_ALONE, SPARSE_ALONE = ("dense", 1), ("sparse", 1)
@@ -176,6 +179,8 @@ class Engine:
             self._forward_together(parameters, X, outputs, classes, threads, activate)
             return
         if type(X) is SparseRows:  # Not `isinstance`, which takes five times as long for an array.
+            if X.n_columns != self.layout.spec.layer_sizes[0]:
+                raise InvalidInputsError
             spare, rows = self._spare[SPARSE_ALONE], np.empty((n_samples, 0), self.dtype)
             scratch = self._take(SPARSE_ALONE)
             self._make_room(scratch, X)
@@ -259,8 +264,8 @@ class Engine:
         constants = self.constants_of_steps(state, recipe, learning_rates, scales)
         key = kind_of(X), threads
         scratch = self._take(key)
-        layers = self.set_up_steps(scratch, parameters, state, X, y, orders, recipe, sample_weight, average)
-        memory = layers, parameters, state.slots, X, y, orders, sample_weight, average
+        kept = self.set_up_steps(scratch, parameters, state, X, y, orders, recipe, sample_weight, average)
+        memory = kept, parameters, X, y, orders, sample_weight, average
         try:
             return self._run(key, scratch, constants, recipe.batch_size, first_batch, memory)
         except NoThreadError:  # No step has been taken: one thread does the same.
@@ -299,9 +304,13 @@ class Engine:
         recipe: Recipe,
         sample_weight: NDArray[np.float64] | None,
         average: Array | None,
-    ) -> NDArray[np.int64]:
-        """Say to the loop all that steps need but their constants; give the table of layers, for the caller to keep."""
-        slot1, slot2 = [*map(address, state.slots), 0, 0][:2]
+    ) -> tuple[Array, ...]:
+        """Say to the loop all that steps need but their constants; give what else the caller must keep alive."""
+        slots = tuple(state.slots)  # Others may put other arrays into the list.
+        if len(slots) != SLOTS[update_of(recipe.optimizer)]:
+            raise ValueError(f"the optimizer's buffers must be as many as its kernel changes, got {len(slots)}")
+        self._check_buffers(parameters, *slots, *(() if average is None else (average,)))
+        slot1, slot2 = [*map(address, slots), 0, 0][:2]
         layers = self._layers_with_dropout(recipe.dropout) if recipe.dropout else self._plan.layers
         halves = self.sums_in_halves(recipe.batch_size)
         if halves and "sums" not in scratch.arrays:
@@ -313,7 +322,7 @@ class Engine:
             scratch, parameters, X, y, orders, sample_weight, recipe, gradient=gradient, slot1=slot1, slot2=slot2,
             average=0 if average is None else address(average), layers=address(layers), halves=halves,
         )  # fmt: skip
-        return layers
+        return layers, *slots
 
     def _run(
         self, key: tuple[str, int], scratch: Scratch, constants: Array, batch_size: int, first_batch: int, memory: Any
@@ -376,6 +385,7 @@ class Engine:
         **fields: int,
     ) -> None:
         """Say to the loop where the samples are and what else it needs; the caller keeps the arrays alive."""
+        self._check_samples(X, y, orders, sample_weight)
         n_orders = 1 if orders.ndim == 1 else len(orders)
         values = columns = starts = 0
         if isinstance(X, SparseRows):
@@ -410,6 +420,32 @@ class Engine:
         if self.layout.spec.is_classifier:
             scratch.set(loss_high=bits(recipe.loss_cap if recipe else np.inf))
         scratch.set(**{name: part.address(self.dtype) for name, part in self._training_kernels(X, recipe).items()})
+
+    def _check_buffers(self, *buffers: Array) -> None:
+        """Raise ValueError if one is not like the parameters: the kernels are told where they are, and no more."""
+        for each in buffers:
+            if each.shape != (self.layout.size,) or each.dtype != self.dtype or not each.flags.carray:
+                raise ValueError(
+                    f"the optimizer's buffers must be like the network's, got {each.shape} of {each.dtype}, "
+                    f"{'' if each.flags.carray else 'not '}contiguous and writable"
+                )
+
+    def _check_samples(
+        self, X: Inputs, y: Array, orders: NDArray[np.int64], sample_weight: NDArray[np.float64] | None
+    ) -> None:
+        """Raise ValueError if these do not belong together; the values of y were looked at before.
+
+        It is the last look: since the others, users' code may have run, and changed a shape or a dtype in place.
+        """
+        n, (n_in, *_, n_out) = orders.shape[-1], self.layout.spec.layer_sizes
+        is_softmax = self.layout.spec.loss == "softmax_cross_entropy"
+        shape_of_y, dtype_of_y = ((n,), INT64) if is_softmax else ((n, n_out), self.dtype)
+        fits = X.shape == (n, n_in) and X.dtype in (self.dtype, np.uint8)
+        fits = fits and y.shape == shape_of_y and y.dtype == dtype_of_y
+        if sample_weight is not None:
+            fits = fits and sample_weight.shape == (n,) and sample_weight.dtype == np.float64
+        if not fits:
+            raise ValueError(f"X must be ({n}, {n_in}) and y {shape_of_y} all the time, got {X.shape} and {y.shape}")
 
     def _take(self, key: tuple[str, int]) -> Scratch:
         """Scratch memory for one call: what an earlier call has given back, or new."""

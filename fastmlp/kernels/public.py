@@ -114,12 +114,17 @@ def affine_backward(X: Array, W: Array, dY: Array) -> tuple[Array, Array, Array]
     )
 
 
+def flat(array: Array) -> Array:
+    """Copy an array to one row: of NumPy's own class, whatever the array's class makes of such a copy."""
+    return np.array(array, order="C").reshape(-1)
+
+
 # --- Activations ------------------------------------------------------------------------------------------------------
 
 
 def activation(name: str, Z: Array, out: Array | None) -> Array:
     """Run one activation on an array of any shape and layout."""
-    A = check_forward(Z, out).flatten()
+    A = flat(check_forward(Z, out))
     if name != "identity":
         kernel(f"activations.{name}").run(Z.dtype, address(A), A.size)
     if out is None:
@@ -130,8 +135,8 @@ def activation(name: str, Z: Array, out: Array | None) -> Array:
 
 def activation_backward(name: str, dA: Array, kept: Array, kept_name: str = "A") -> Array:
     """Run one activation's backward on arrays of any shape and layout."""
-    saved = check_backward(dA, kept, kept_name).flatten()
-    dZ = dA.flatten()
+    saved = flat(check_backward(dA, kept, kept_name))
+    dZ = flat(dA)
     if name != "identity":
         kernel(f"activations.{name}_slope").run(dA.dtype, address(dZ), address(saved), dZ.size)
     return dZ.reshape(dA.shape)
@@ -289,7 +294,7 @@ def losses_of_rows(
     """Give the loss of each row, and its derivative times `scale`."""
     is_softmax = name == "softmax_cross_entropy"
     (n_rows, n), dtype = Z.shape, Z.dtype
-    Z, y = in_whole_tiles(Z, dtype), y.flatten().astype(np.int64 if is_softmax else dtype, copy=False)
+    Z, y = in_whole_tiles(Z, dtype), flat(y).astype(np.int64 if is_softmax else dtype, copy=False)
     D, losses, order = np.empty_like(Z), np.zeros(n_rows), np.arange(n_rows, dtype=np.int64)
     memory = np.empty(LOSS_MEMORY)
     kernel("losses.softmax_cross_entropy" if is_softmax else "losses.loss_rows").run(
@@ -355,13 +360,13 @@ def run_update(
     slots: dict[str, Array | None],
 ) -> None:
     """Run one update on arrays of any shape and layout, in place; `optimizer` holds all constants but the rate."""
-    g = check_update(optimizer, learning_rate, parameters, gradients, slots).flatten()
+    g = flat(check_update(optimizer, learning_rate, parameters, gradients, slots))
     check_count("step", step)
-    w, dtype = parameters.flatten(), parameters.dtype
+    w, dtype = flat(parameters), parameters.dtype
     if not w.size:
         return
     buffers = [slot for slot in slots.values() if slot is not None]
-    copies = [slot.flatten() for slot in buffers]
+    copies = [flat(slot) for slot in buffers]
     constants = step_constants(optimizer, step - 1, np.array([learning_rate], np.float64))
     m, v = [*copies, w, w][:2]
     update = kernel(f"updates.{update_of(optimizer)}")

@@ -84,13 +84,13 @@ class SingleSteps:
         recipe, orders = replace(self._recipe, batch_size=n), np.arange(n, dtype=np.int64)[None]
         X = np.broadcast_to(np.zeros((), dtype), (n, spec.layer_sizes[0]))  # The kernel writes where X is.
         y = np.empty(n if self._is_softmax else (n, spec.layer_sizes[-1]), self._y_dtype)
-        layers = engine.set_up_steps(
+        kept = engine.set_up_steps(
             self._scratch, self._parameters, self._state, X, y, orders, recipe, None, self._average
         )
         self._n_rows, self._lets_go = n, n > engine.rows_of_short_steps
         self._arguments = address(y), *self._bounds, address(self._loss)
         self._take_step, self._train_steps = TAKE_STEP.entry(dtype), TRAIN_STEPS.address(dtype)
-        self._memory = orders, y, layers  # Whose addresses are in the state.
+        self._memory = orders, y, kept  # Whose addresses are in the state.
 
     def _look_ahead(self, learning_rate: float) -> None:
         """Make the constants of the next steps."""
