@@ -54,6 +54,17 @@ class Standardization:
         return np.flatnonzero(np.finfo(dtype).eps * np.abs(self.mean) > FEW_DIGITS * self.deviation)
 
 
+def divide_by_mean(train: NDArray[np.floating], test: NDArray[np.floating]) -> float:
+    """Divide the counts of both arrays in place by the mean of `train`, and give it; 1 if all are 0.
+
+    A network whose output is ``exp(z)`` brings them back with ``log(mean)`` in its last bias.
+    """
+    mean = float(train.mean(dtype=np.float64)) or 1.0
+    for y in (train, test):
+        y /= mean
+    return mean
+
+
 def standardize(train: NDArray[np.floating], test: NDArray[np.floating]) -> Standardization:
     """Standardise the columns of both arrays in place, by the figures of `train`."""
     lowest, highest = train.min(axis=0).astype(np.float64), train.max(axis=0).astype(np.float64)

@@ -19,6 +19,7 @@ def interrupted() -> int:
 
 
 try:
+    import json
     import os
     from collections.abc import Callable, Sequence
     from dataclasses import asdict, replace
@@ -29,6 +30,7 @@ try:
     from numpy.typing import NDArray
 
     from fastmlp import __version__
+    from fastmlp.datasets import are_whole
     from fastmlp.divergence import DivergenceError
     from fastmlp.folder import RunFolder
     from fastmlp.optimizers import Optimizer
@@ -47,8 +49,8 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-MOST_LETTERS = 50_000
-"""Of the names of features in a model file, whose header has twenty bytes for each."""
+MOST_BYTES = 800_000
+"""Of the names of features in a model file, whose header may have a million; as it is JSON in JSON."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,6 +91,11 @@ def run(options: Options) -> None:
     reporter = Reporter(options.quiet)
     folder = None if options.out is None else RunFolder(options.out, options.resume, reporter)
     data = load_data(options)
+    if options.loss is None and may_be_classes(data):
+        reporter.say(
+            f"the labels of {data.name} are whole numbers with a decimal point, which count as values; if they are "
+            "classes: --loss softmax_cross_entropy"
+        )
     options = replace(options, loss=choose_loss(options.loss, data))
     checksum = checksum_of(data)
     make_raw = standardize_columns(options, data, reporter)
@@ -165,8 +172,14 @@ def load_data(options: Options) -> Dataset:
 
     return load_dataset(
         options.dataset, raw=True, target=options.target, seed=options.seed, data_dir=options.data_dir,
-        as_values=options.loss is not None and not LOSSES[options.loss].is_classifier, dtype=options.dtype,
+        as_values=options.loss is not None and not LOSSES[options.loss].is_classifier,
+        as_classes=options.loss is not None and LOSSES[options.loss].is_classifier, dtype=options.dtype,
     )  # fmt: skip
+
+
+def may_be_classes(data: Dataset) -> bool:
+    """Whether values are so few and whole that they may stand for classes."""
+    return data.class_names is None and are_whole(data.y_train) and len(np.unique(data.y_train)) <= 20
 
 
 def choose_loss(loss: str | None, data: Dataset) -> str:
@@ -174,6 +187,9 @@ def choose_loss(loss: str | None, data: Dataset) -> str:
     if data.class_names is None:
         if loss == "softmax_cross_entropy":
             raise UsageError(f"loss must be one of values for {data.name}, such as squared_error or huber, got {loss}")
+        if loss == "sigmoid_cross_entropy" and not (data.y_train.min() >= 0.0 and data.y_train.max() <= 1.0):
+            lowest, highest = data.y_train.min(), data.y_train.max()
+            raise UsageError(f"labels must be in [0, 1] for {loss}, got {lowest:g} to {highest:g} in {data.name}")
         return loss or "squared_error"
     n_classes = len(data.class_names)
     if n_classes < 2:
@@ -188,8 +204,7 @@ def choose_loss(loss: str | None, data: Dataset) -> str:
 
 def names_to_save(data: Dataset) -> Sequence[str] | None:
     """Give the names of the features for the model's notes, which have little room; None if they would fill it."""
-    names = data.feature_names
-    return None if names is None or sum(map(len, names)) > MOST_LETTERS else names
+    return None if len(json.dumps(json.dumps(data.feature_names))) > MOST_BYTES else data.feature_names
 
 
 def holds_images(data: Dataset) -> bool:
@@ -212,7 +227,9 @@ def what_to_try(options: Options, data: Dataset) -> str:
         advice.append("--standardize")
     elif not options.standardize and data.input_scale == 1.0:
         advice.append("inputs scaled to about [-1, 1]")
-    return ", ".join([*advice, "--optimizer adam", "a smaller --lr", "or more --epochs"])
+    if options.optimizer != "adam":
+        advice.append("--optimizer adam")
+    return ", ".join([*advice, "a smaller --lr", "or more --epochs"])
 
 
 def standardize_columns(
@@ -222,18 +239,21 @@ def standardize_columns(
 
     Return what makes the trained network take, and give, the columns as they were, and gives its scores on them.
     """
-    from fastmlp.standardizing import standardize
+    from fastmlp.standardizing import divide_by_mean, standardize
 
     if not options.standardize:
         return lambda net: {}
     if holds_images(data):
         what = "bytes (uint8), which count as pixels," if data.image_shape is None else "images"
-        raise UsageError(f"standardize must be for the columns of a table, got {what} in {data.name}")
-    X_test, y_test = data.X_test.copy(), data.y_test.copy()
+        way_out = "; store them as int8 or as floats" if data.image_shape is None else ""
+        raise UsageError(f"standardize must be for the columns of a table, got {what} in {data.name}{way_out}")
+    X_test, y_test, mean = data.X_test.copy(), data.y_test.copy(), 1.0
     inputs, outputs = standardize(data.X_train, data.X_test), None
     names = data.feature_names or [f"feature {column + 1}" for column in range(data.X_train.shape[1])]
     far = [shown(names[column]) for column in inputs.far_from_zero(options.dtype)]
-    if data.class_names is None and options.loss != "poisson":  # The outputs of which are exponentials.
+    if options.loss == "poisson":  # The outputs are exponentials.
+        mean = divide_by_mean(data.y_train, data.y_test)
+    elif not LOSSES[str(options.loss)].is_classifier:
         outputs = standardize(data.y_train[:, None], data.y_test[:, None])
         far += ["target" for _ in outputs.far_from_zero(options.dtype)]
     if far:
@@ -247,6 +267,7 @@ def standardize_columns(
         inputs.fold_into_inputs(net)
         if outputs is not None:
             outputs.fold_into_outputs(net)
+        net.biases[-1] = net.biases[-1] + np.log(mean)
         return scores(net, X_test, y_test)
 
     return make_raw
@@ -310,7 +331,8 @@ def has_learnt_nothing(summary: dict[str, Any], data: Dataset) -> bool:
     if accuracy is None:
         # Of the other losses, the mean is not the best answer.
         return summary["loss"] in ("squared_error", "poisson") and r2 is not None and bool(r2 <= 0.0)
-    return bool(accuracy < 1.0 and accuracy <= np.bincount(data.y_test).max() / len(data.y_test))
+    commonest = np.unique(np.rint(data.y_test), return_counts=True)[1].max()
+    return bool(accuracy < 1.0 and accuracy <= commonest / len(data.y_test))
 
 
 def scores(net: MLP, X: Array, y: Array) -> dict[str, float | None]:

@@ -231,6 +231,37 @@ def test_numbers_keep_the_digits_of_the_dtype(tmp_path, suffix, dtype):
     np.testing.assert_array_equal(np.sort(X), times.astype(dtype))
 
 
+@pytest.mark.parametrize("suffix", ["csv", "npz"])
+def test_whole_numbers_may_be_classes(tmp_path, suffix):
+    """As pandas writes integers of a column in which one was missing."""
+    for labels, names in (([0.0, 1.0, 3.0, 1.0], ("0", "1", "3")), ([0.0, 0.5, 1.0, 1.0], None)):
+        path = tmp_path / f"a.{suffix}"
+        if suffix == "npz":
+            np.savez(path, X=np.arange(4.0)[:, None], y=np.array(labels))
+        else:
+            write(path, "a,y\n" + "".join(f"{k},{y}\n" for k, y in enumerate(labels)))
+        data = load_dataset(path, target="y", as_classes=True)
+        assert data.class_names == names
+        assert data.y_train.dtype == (np.float32 if names is None else np.int64)
+        assert load_dataset(path, target="y").class_names is None
+    load_fails(ValueError, "must not both be True", path, target="y", as_classes=True, as_values=True)
+
+
+def test_columns_of_truth_values_in_a_csv(tmp_path):
+    path = write(tmp_path / "a.csv", "a,smoker,y\n1.5,True,u\n2,False,v\n3, TRUE,u\n4,false,v\n")
+    X, _ = together(load_dataset(path, target="y"))
+    assert X.tolist() == [[1.5, 1], [2, 0], [3, 1], [4, 0]]
+    load_fails(
+        ValueError,
+        "column 'smoker' must be numeric, got 'yes' in row 2",
+        write(path, "a,smoker,y\n1,True,u\n2,yes,v\n"),
+        target="y",
+    )
+    load_fails(
+        ValueError, "must have a label in every row", write(path, "a,smoker,y\n1,True,u\n2,False,\n"), target="y"
+    )
+
+
 def test_pixels_in_float64(tmp_path):
     """They are the numbers that a network of float64 makes of the bytes."""
     np.savez(tmp_path / "a.npz", X=IMAGES, y=LABELS)

@@ -460,12 +460,12 @@ def test_partial_fit_and_its_classes() -> None:
     assert set(clf.predict(X_iris)) <= set(NAMES)
     assert clf.predict_proba(X_iris).shape == (150, 3)
     for unknown in (["rosa", "setosa"], ["virginia", "setosa"], ["zoysia", "setosa"]):
-        with pytest.raises(ValueError, match="y must have no classes but"):
+        with pytest.raises(ValueError, match="`y` has classes not in"):
             clf.partial_fit(X_iris[:2], unknown)
     numbered = MLPClassifier((8,), random_state=0).partial_fit(X_iris, y_iris + 1.0, classes=[1.0, 2.0, 3.0])
     for unknown, words in (
-        ([0.0, 1.0], "no classes but"),
-        ([3.0, 4.0], "no classes but"),
+        ([0.0, 1.0], "has classes not in"),
+        ([3.0, 4.0], "has classes not in"),
         ([1.5, 2.0], "Unknown label"),
     ):
         with pytest.raises(ValueError, match=words):

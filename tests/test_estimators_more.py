@@ -184,7 +184,7 @@ def test_early_stopping_with_partial_fit() -> None:
     kept = clf.coefs_[0].copy()
     clf.partial_fit(X_train, y_train, X_val=X_val, y_val=y)
     np.testing.assert_array_equal(clf.coefs_[0], kept)
-    with pytest.raises(ValueError, match="y_val must have no classes but"):
+    with pytest.raises(ValueError, match="`y_val` has classes not in"):
         make().fit(X_train, y_train, X_val=X_val, y_val=y_val + 7)
 
 

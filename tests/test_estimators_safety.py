@@ -157,7 +157,7 @@ def test_scores_of_float32_are_of_the_targets_as_they_are() -> None:
 def test_targets_and_samples_that_are_no_numbers() -> None:
     with pytest.raises(TypeError, match="y must be numeric, got dtype <U"):
         make(MLPRegressor).fit(X_iris, X_iris[:, 0].astype(str))
-    with pytest.raises(ValueError, match="y must be dense"):
+    with pytest.raises(TypeError, match="Sparse data was passed for y, but dense data is required"):
         make(MLPRegressor).fit(X_iris, csr_array(X_iris))
     clf = make(max_iter=2).fit(X_iris, y_iris)
     with pytest.raises(ValueError, match="strings"):
@@ -335,3 +335,42 @@ def test_a_fit_without_early_stopping_is_kept_whatever_was_best_before(before: s
     )  # Whose loss is of the weights that it has.
     of_weights = 0.5 * clf.alpha / len(X_iris) * sum(np.sum(W**2) for W in clf.coefs_)
     assert clf.loss_ == pytest.approx(log_loss(y_iris, clf.predict_proba(X_iris)) + of_weights, rel=1e-6)
+
+
+@pytest.mark.parametrize("make_X", [np.asarray, csr_array])
+@pytest.mark.parametrize("method", ["predict", "partial_fit"])
+def test_after_a_fit_that_failed_the_network_is_still_the_old_one(make_X: Any, method: str) -> None:
+    """But `n_features_in_` is of the new samples, whose other columns the network's kernels would read from nowhere."""
+    clf = make(max_iter=1).fit(make_X(X_iris), y_iris)
+    other = make_X(np.hstack([X_iris, X_iris]))
+    with pytest.raises(ValueError, match="sample_weight must be >= 0"):
+        clf.fit(other, y_iris, sample_weight=-np.ones(150))
+    assert clf.n_features_in_ == 8
+    with pytest.raises(ValueError, match=r"must have (4 features as coefs_\[0\] has|8 rows, one a feature)"):
+        getattr(clf, method)(other, *([y_iris] if method == "partial_fit" else []))
+    clf.n_features_in_ = 2_000_000
+    with pytest.raises(ValueError, match=r"must have (4 features as coefs_\[0\] has|2000000 rows, one a feature)"):
+        clf.predict(csr_array((2, 2_000_000)))
+
+
+def test_classes_that_are_renamed_in_place() -> None:
+    clf = make(max_iter=5).fit(X_iris, y_iris)
+    twin = make(max_iter=5).fit(X_iris, y_iris)
+    clf.classes_[0] = 100
+    renamed = np.where(y_iris == 0, 100, y_iris)
+    assert_same_weights(clf.partial_fit(X_iris, renamed), twin.partial_fit(X_iris, y_iris))
+    assert set(clf.predict(X_iris)) <= {100, 1, 2}
+
+
+def test_an_estimator_rebuilt_from_its_weights_needs_no_number_of_features() -> None:
+    clf = make().fit(X_iris, y_iris)
+    twin = make()
+    for name in ("coefs_", "intercepts_", "n_layers_", "n_outputs_", "out_activation_", "_label_binarizer"):
+        setattr(twin, name, getattr(clf, name))
+    assert twin.predict(X_iris).tolist() == clf.predict(X_iris).tolist()
+
+
+def test_labels_of_a_mapped_estimator_are_plain_arrays(tmp_path: Any) -> None:
+    for y in (y_iris, y_iris > 0):
+        joblib.dump(make(max_iter=2).fit(X_iris, y), tmp_path / "clf")
+        assert type(joblib.load(tmp_path / "clf", mmap_mode="r").predict(X_iris)) is np.ndarray

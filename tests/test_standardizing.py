@@ -190,15 +190,16 @@ def test_counts_stay_as_they_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["pixels", "images", "bytes"])
 def test_images_are_refused(kind: str, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path, what = digits, "images"
+    path, what, way_out = digits, "images", ""
     if kind == "images":
         path = tmp_path / "images.npz"
         np.savez(path, X=np.ones((20, 2, 2)), y=np.arange(20) % 2)
     elif kind == "bytes":
         path, what = tmp_path / "ages.npz", "bytes (uint8), which count as pixels,"
         np.savez(path, X=np.ones((20, 2), np.uint8), y=np.arange(20) % 2)
+        way_out = "; store them as int8 or as floats"
     assert call("--dataset", path, "--standardize", "--engine", "numpy") == 2
-    assert one_error(capsys) == f"standardize must be for the columns of a table, got {what} in {path}"
+    assert one_error(capsys) == f"standardize must be for the columns of a table, got {what} in {path}{way_out}"
 
 
 def test_advice_is_to_do_what_can_be_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,3 +222,42 @@ def test_advice_is_to_do_what_can_be_done(tmp_path: Path, capsys: pytest.Capture
         assert advice + rest in capsys.readouterr().out
     assert call(*values, "--loss", "absolute_error", "--engine", "numpy") == 0
     assert "it seems to have learnt nothing" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mean", [3, 150])
+def test_counts_of_any_size(mean: int, tmp_path: Path, engine: str) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(600, 2))
+    y = rng.poisson(mean * np.exp(0.5 * X[:, 0]))
+    path, out = tmp_path / "counts.csv", tmp_path / "run"
+    path.write_text("a,b,y\n" + "".join(f"{a:.5f},{b:.5f},{n}\n" for (a, b), n in zip(X, y, strict=True)))
+    arguments = ("--dataset", path, "--target", "y", "--loss", "poisson", "--engine", engine, "--epochs", 30)
+    assert call(*arguments, "--hidden", 8, "-b", 20, "--lr", 0.01, "--standardize", "--out", out, "--quiet") == 0
+    data = fastmlp.load_dataset(path, target="y", as_values=True)
+    predicted = fastmlp.MLP.load(out / "model.safetensors").predict(data.X_test)[:, 0]
+    assert predicted.mean() == pytest.approx(data.y_test.mean(), rel=0.2)
+    assert summary_of(out)["test_r2"] > (0.4 if mean == 3 else 0.9)
+
+
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "sigmoid_cross_entropy"])
+def test_classes_written_with_a_decimal_point(
+    loss: str, flats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = flats.read_text().replace(",dear", ",1.0").replace(",cheap", ",0.0")
+    path = tmp_path / "floats.csv"
+    path.write_text(text)
+    arguments = ("--dataset", path, "--target", "kind", *SMALL, "--engine", "numpy", "--standardize")
+    assert call(*arguments, "--loss", loss, "--out", tmp_path / "run") == 0
+    assert "samples of 2 classes" in capsys.readouterr().out
+    assert summary_of(tmp_path / "run")["test_accuracy"] > 0.7
+    assert call(*arguments) == 0
+    assert "which count as values; if they are classes: --loss softmax_cross_entropy" in capsys.readouterr().out
+
+
+def test_soft_labels_and_what_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "soft.csv"
+    arguments = ("--dataset", path, "--target", "y", *SMALL, "--engine", "numpy", "--loss", "sigmoid_cross_entropy")
+    for highest, status in ((1.0, 0), (1.5, 2)):
+        path.write_text("a,y\n" + "".join(f"{k % 7},{highest * (k % 4) / 3:.3f}\n" for k in range(60)))
+        assert call(*arguments, "--standardize") == status
+    assert "labels must be in [0, 1] for sigmoid_cross_entropy, got 0 to 1.5 in" in capsys.readouterr().err

@@ -67,6 +67,7 @@ def load_dataset(
     seed: int = 0,
     data_dir: str | os.PathLike[str] | None = None,
     as_values: bool = False,
+    as_classes: bool = False,
     dtype: str = "float32",
 ) -> Dataset:
     """Load a data set by its name or path.
@@ -98,6 +99,9 @@ def load_dataset(
     as_values : bool, default False
         Take labels for the values of a regression even where they are integers, as counts are; not those of a set that
         names its classes.
+    as_classes : bool, default False
+        Take labels such as 0.0 and 1.0 for classes, if all are whole numbers: so pandas writes integers of a column in
+        which one was missing.
     dtype : {"float32", "float64"}
         Of the samples, and of the values of a regression. float32 has seven digits, too few for columns such as
         timestamps, which a network of float64 can tell apart.
@@ -129,6 +133,9 @@ def load_dataset(
     ('3', (28, 28))
     """
     raw, as_values = check_flag("raw", raw), check_flag("as_values", as_values)
+    as_classes = check_flag("as_classes", as_classes)
+    if as_values and as_classes:
+        raise ValueError("as_values and as_classes must not both be True")
     test_fraction = check_number("test_fraction", test_fraction, above=0.0, below=1.0)
     seed = check_count("seed", seed, minimum=0)
     if not isinstance(name, str | os.PathLike):
@@ -138,9 +145,12 @@ def load_dataset(
     real = np.dtype(check_name("dtype", dtype_name(dtype), DTYPES))
     name = os.fsdecode(name)
     source = _read(name, target, data_dir, real)
-    if as_values and source.class_names is None:
-        source.y_train = _values(source.y_train, source)
-        source.y_test = None if source.y_test is None else _values(source.y_test, source)
+    if source.class_names is None:
+        convert = _values if as_values else _whole if as_classes else None
+        parts = [y for y in (source.y_train, source.y_test) if y is not None]
+        if convert is not None:
+            source.y_train, *rest = convert(parts, source)
+            source.y_test = rest[0] if rest else None
     return _finish(source, name, raw, test_fraction, seed, real)
 
 
@@ -263,14 +273,27 @@ def _flat_labels(y: Array, source: Source) -> Array:
     return y
 
 
-def _values(y: Array, source: Source) -> Array:
+def _values(parts: list[Array], source: Source) -> list[Array]:
     """Return labels as floats."""
-    for row, label in enumerate(y.ravel() if y.dtype.kind in "OUS" else ()):
-        if not is_number(str(label)):
-            raise ValueError(f"labels {source.target!r} must be numbers, got {str(label)[:40]!r} in row {row + 1}")
-    if y.dtype.kind not in "biufOUS":
-        raise ValueError(f"labels {source.target!r} must be numbers, got dtype {y.dtype}")
-    return y.astype(np.float64)
+    for y in parts:
+        for row, label in enumerate(y.ravel() if y.dtype.kind in "OUS" else ()):
+            if not is_number(str(label)):
+                raise ValueError(f"labels {source.target!r} must be numbers, got {str(label)[:40]!r} in row {row + 1}")
+        if y.dtype.kind not in "biufOUS":
+            raise ValueError(f"labels {source.target!r} must be numbers, got dtype {y.dtype}")
+    return [y.astype(np.float64) for y in parts]
+
+
+def _whole(parts: list[Array], source: Source) -> list[Array]:
+    """Return labels as integers if they are floats, and all are whole."""
+    if all(are_whole(y) for y in parts):
+        return [y.astype(np.int64) for y in parts]
+    return parts
+
+
+def are_whole(y: Array) -> bool:
+    """Whether labels are floats without a fraction, of which float64 knows the last digit."""
+    return y.dtype.kind == "f" and bool((np.abs(y) < 2.0**53).all() and (y == np.rint(y)).all())
 
 
 def _encode_labels(y: Array, source: Source, dtype: np.dtype[Any]) -> tuple[Array, tuple[str, ...] | None]:

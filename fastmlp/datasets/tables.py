@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from fastmlp.datasets.source import Array
 
 PIECE = 1 << 20  # bytes read at a time
+TRUTH = {"true": "1", "false": "0"}
+"""Cells of a column of truth values, as pandas writes them, in small letters."""
 
 
 def load_npz(path: Path, target: str | None) -> Source:
@@ -97,10 +99,9 @@ def load_csv(path: Path, target: str | None, dtype: np.dtype[Any]) -> Source:
             reader = csv.reader(file, delimiter=max(",;\t", key=first.count), skipinitialspace=True)
             columns = [name.strip() for name in next(reader, [])]
             if "" in columns:
-                raise ValueError(
-                    f"column {columns.index('') + 1} of {path} must have a name (if it is the index of a pandas frame: "
-                    "to_csv(index=False) leaves it out)"
-                )
+                place = columns.index("")
+                hint = " (if it is the index of a pandas frame: to_csv(index=False) leaves it out)"
+                raise ValueError(f"column {place + 1} of {path} must have a name{'' if place else hint}")
             position = _target_position(columns, target, path)
             features = columns[:position] + columns[position + 1 :]
             for row in reader:
@@ -115,8 +116,14 @@ def load_csv(path: Path, target: str | None, dtype: np.dtype[Any]) -> Source:
                     if "_" in "".join(row):
                         raise ValueError
                 except ValueError:
-                    column, cell = next((c, v) for c, v in zip(features, row, strict=True) if not is_number(v))
-                    raise ValueError(f"column {column[:40]!r} must be numeric, got {cell[:40]!r} in {where}") from None
+                    del values[(len(labels) - 1) * len(features) :]  # Those of this row that were numbers.
+                    cells = [TRUTH.get(cell.strip().lower(), cell) for cell in row]
+                    wrong = [pair for pair in zip(features, cells, strict=True) if not is_number(pair[1])]
+                    if wrong:
+                        column, cell = wrong[0]
+                        message = f"column {column[:40]!r} must be numeric, got {cell[:40]!r} in {where}"
+                        raise ValueError(message) from None
+                    values.extend(map(float, cells))
                 if not labels[-1]:
                     raise ValueError(f"column {target!r} must have a label in every row, got none in {where}")
     except (csv.Error, UnicodeDecodeError) as error:
@@ -191,7 +198,7 @@ def _target_position(columns: list[str], target: str | None, path: Path) -> int:
         raise ValueError(f"{path} must start with a line of column names, got an empty file")
     if target is None or target not in columns:
         shown = ", ".join(columns) if len(columns) <= 8 else f"{', '.join(columns[:4])} ... {', '.join(columns[-2:])}"
-        hint = did_you_mean(target or "target", columns)
+        hint = "" if target is None else did_you_mean(target, columns)
         raise ValueError(f"target must name a column of {path} ({one_line(shown)}), got {target!r}{hint}")
     if len(columns) == 1:
         raise ValueError(f"{path} must have a feature column beside the target, got {target!r} alone")

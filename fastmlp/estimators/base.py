@@ -387,8 +387,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         )
         if len(held_out) < 2:
             raise ValueError(
-                f"The validation set is too small: it must have >= 2 samples, got {len(held_out)}; "
-                "raise validation_fraction or give more samples"
+                "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
             )
         weights = samples.weights
         if weights is not None and not (weights[train].any() and weights[held_out].any()):
@@ -508,8 +507,9 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         else:  # Another network altogether.
             if not coefs or [len(shape) for shape in shapes] != [2] * len(coefs) + [1] * len(intercepts):
                 raise ValueError(f"coefs_ must be matrices and intercepts_ vectors, got shapes {shapes}")
-            if shapes[0][0] != self.n_features_in_:
-                raise ValueError(f"coefs_[0] must have {self.n_features_in_} rows, one a feature, got {shapes[0][0]}")
+            n_features = getattr(self, "n_features_in_", shapes[0][0])  # It may be put together by hand.
+            if shapes[0][0] != n_features:
+                raise ValueError(f"coefs_[0] must have {n_features} rows, one a feature, got {shapes[0][0]}")
             sizes = (shapes[0][0], *(shape[0] for shape in shapes[len(coefs) :]))
             net = self._build(sizes, self._dtype_of_coefs().name, made_for[1])
         net.set_parameters(coefs, intercepts)

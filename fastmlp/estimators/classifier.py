@@ -20,6 +20,11 @@ from fastmlp.estimators.base import BaseMLP, require_stochastic
 Array = NDArray[Any]
 
 
+def unknown_classes(what: str, classes: Array, known: Array) -> str:
+    """Say it in scikit-learn's words."""
+    return f"`{what}` has classes not in `self.classes_`. `self.classes_` has {known}. '{what}' has {classes}."
+
+
 class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-learn has no types.
     """A multi-layer perceptron that classifies, in the place of ``sklearn.neural_network.MLPClassifier``.
 
@@ -223,7 +228,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             known = self.classes_
             if len(np.setdiff1d(binarizer.classes_, known)):
                 del self.classes_
-                raise ValueError(f"y must have no classes but {known}, got {binarizer.classes_}")
+                raise ValueError(unknown_classes("y", binarizer.classes_, known))
             self._label_binarizer = binarizer
         return self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val), incremental=True)  # type: ignore[no-any-return]
 
@@ -248,13 +253,13 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             given: Array = self._label_binarizer.inverse_transform(outputs[:, 0] if outputs.shape[1] == 1 else outputs)
             return given
         if name == "softmax":
-            labels: Array = self._label_binarizer.classes_.take(self._forward(X, "classes"))
+            labels: Array = np.asarray(self._label_binarizer.classes_).take(self._forward(X, "classes"))
             return labels
         Z = self._forward(X)
         binarizer = self._label_binarizer
         if binarizer.y_type_ == "binary":
-            classes = binarizer.classes_
-            return classes.take(np.minimum(Z[:, 0] > 0, len(classes) - 1))  # type: ignore[no-any-return]
+            classes = np.asarray(binarizer.classes_)  # They may be a file's, mapped.
+            return classes.take(np.minimum(Z[:, 0] > 0, len(classes) - 1))
         if binarizer.y_type_ == "multilabel-indicator" and not binarizer.sparse_input_:
             return (Z > 0).astype(int)  # As below, without the checks, which take longer than a small network.
         return binarizer.inverse_transform(Z, threshold=0.0)  # type: ignore[no-any-return]
@@ -353,7 +358,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
                     f"Previously got {known}, `y` has {classes}"
                 )
         elif len(np.setdiff1d(classes, known, assume_unique=True)):
-            raise ValueError(f"{what} must have no classes but {known}, got {classes}")
+            raise ValueError(unknown_classes(what, classes, known))
 
     def _count_outputs(self, Y: Array) -> int:
         return len(self._label_binarizer.classes_) if Y.ndim == 1 else int(Y.shape[1])

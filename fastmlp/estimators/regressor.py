@@ -119,7 +119,10 @@ intercepts_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, 
     def _encode(self, y: Any, learn: bool, what: str = "y") -> Array:
         """Give y as rows of values."""
         if is_sparse(y):
-            raise ValueError(f"{what} must be dense, got a sparse matrix")
+            raise TypeError(
+                f"Sparse data was passed for {what}, but dense data is required. "
+                "Use '.toarray()' to convert to a dense numpy array."
+            )
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         if y.dtype.kind not in "biuf":
