@@ -55,11 +55,13 @@ class Standardization:
 
 
 def divide_by_mean(train: NDArray[np.floating], test: NDArray[np.floating]) -> float:
-    """Divide the counts of both arrays in place by the mean of `train`, and give it; 1 if all are 0.
+    """Divide the counts of both arrays in place by the mean of `train`, and give it; 1 if it is not above 0.
 
     A network whose output is ``exp(z)`` brings them back with ``log(mean)`` in its last bias.
     """
-    mean = float(train.mean(dtype=np.float64)) or 1.0
+    mean = float(train.mean(dtype=np.float64))
+    if not mean > 0.0:
+        return 1.0
     for y in (train, test):
         y /= mean
     return mean

@@ -267,7 +267,7 @@ def standardize_columns(
         inputs.fold_into_inputs(net)
         if outputs is not None:
             outputs.fold_into_outputs(net)
-        net.biases[-1] = net.biases[-1] + np.log(mean)
+        net.biases[-1] = net.biases[-1] + np.log(mean)  # 0 but of counts.
         return scores(net, X_test, y_test)
 
     return make_raw
