@@ -30,7 +30,7 @@ def check_inputs(spec: NetworkSpec, X: Any, what: str, engine_finds_not_finite: 
     And finite, unless the engine finds that out by itself. A file's values are looked at when a chunk is read.
     """
     sparse, mapped = is_sparse(X), is_mapped(X)
-    X = X if sparse or mapped else as_array(what, X)
+    X = X if sparse else X.view() if mapped else as_array(what, X)
     n_features = spec.layer_sizes[0]
     if X.ndim != 2 or X.shape[1] != n_features:
         raise ValueError(f"{what} must be (n_samples, {n_features}), got {X.shape}{reshaping(X.shape, n_features)}")
@@ -53,13 +53,6 @@ def reshaping(shape: tuple[int, ...], n_features: int) -> str:
     if len(shape) > 2 and shape[0] > 0 and prod(shape[1:]) == n_features:
         return "; X.reshape(len(X), -1) makes it so"
     return ""
-
-
-def with_own_shape(X: Samples) -> Samples:
-    """Return samples whose shape and dtype nobody else changes in place, as a callback may while a fit goes on."""
-    if isinstance(X, SparseRows):
-        return X
-    return replace(X, array=X.array.view()) if isinstance(X, MappedRows) else X.view()
 
 
 def check_targets_and_weights(

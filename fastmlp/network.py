@@ -27,7 +27,6 @@ from fastmlp.checks import (
     explaining_lack_of_memory,
     not_finite_error,
     smoothed,
-    with_own_shape,
 )
 from fastmlp.chunks import MappedRows
 from fastmlp.cpus import available_cpus
@@ -501,7 +500,7 @@ class MLP:
             the message names: by the validation loss or, without `validation_data`, the training loss of the epoch or
             of the step after it, whichever is worse.
         """
-        inputs = with_own_shape(self._check_inputs(X))
+        inputs = self._check_inputs(X)
         targets, weights = check_targets_and_weights(self.spec, inputs, y, sample_weight)
         recipe = make_recipe(
             self.spec, len(inputs), epochs, batch_size, optimizer, schedule, shuffle, l2, label_smoothing, clip_norm,
@@ -546,7 +545,7 @@ class MLP:
         if data is None:
             return None
         X, y = check_validation_data(data)
-        inputs = with_own_shape(self._check_inputs(X, "validation X"))
+        inputs = self._check_inputs(X, "validation X")
         if not all_finite(inputs, self.spec.input_scale):
             raise not_finite_error("validation X", inputs, scale=self.spec.input_scale)
         targets = self._check_targets(y, len(inputs), "validation y")

@@ -64,7 +64,7 @@ class OnlineTrainer:
     A loss of your own needs no more than its derivative G by the outputs, as of a policy gradient. The derivative of
     `squared_error` is ``outputs - y``. So a network with this loss and ``reduction="sum"`` takes the step of yours,
     but for rounding, towards the targets ``net.forward(X) - G``; not with `dropout` or `average`, where a step has
-    other outputs than `forward`. Where outputs are thousands of times as large as G, float32 rounds it away: use
+    other outputs than `forward`. Where outputs are 100,000 times as large as G, float32 keeps two digits of it: use
     float64. `MLP.gradients` gives your gradients likewise.
 
     Examples

@@ -11,6 +11,7 @@ The padding stays zero: its gradients are zero and every optimizer leaves a zero
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,11 @@ def aligned_copy(flat: Array) -> Array:
     copy = aligned_zeros(flat.size, flat.dtype.name)
     copy[:] = flat
     return copy
+
+
+def are_like(parameters: Array, buffers: Iterable[Array]) -> bool:
+    """Whether buffers have the shape and the dtype of a network's parameters, so that kernels may go over both."""
+    return all(buffer.shape == parameters.shape and buffer.dtype == parameters.dtype for buffer in buffers)
 
 
 class ParameterLayout:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.optimizers import Optimizer, Schedule, check_epsilon, check_optimizer, check_schedule
+from fastmlp.parameters import are_like
 from fastmlp.spec import NetworkSpec, check_count, check_flag, check_number, shown
 
 Array = NDArray[Any]
@@ -191,8 +192,7 @@ def check_state(state: Any) -> None:
 def check_fitting_state(state: TrainingState, recipe: Recipe, parameters: Array, n_samples: int) -> None:
     """Raise ValueError if a run cannot go on from `state`: the optimizer's buffers, the data or the average differ."""
     buffers = state.slots if state.unaveraged is None else [*state.slots, state.unaveraged]
-    are_like = all(buffer.shape == parameters.shape and buffer.dtype == parameters.dtype for buffer in buffers)
-    if not are_like or len(state.slots) != recipe.optimizer.n_slots:
+    if not are_like(parameters, buffers) or len(state.slots) != recipe.optimizer.n_slots:
         raise ValueError("state must come from a run of this network with this optimizer")
     if state.batch * recipe.batch_size >= n_samples:
         raise ValueError(

@@ -145,12 +145,10 @@ def load_dataset(
     real = np.dtype(check_name("dtype", dtype_name(dtype), DTYPES))
     name = os.fsdecode(name)
     source = _read(name, target, data_dir, real)
-    if source.class_names is None:
-        convert = _values if as_values else _whole if as_classes else None
+    if source.class_names is None and (as_values or as_classes):
         parts = [y for y in (source.y_train, source.y_test) if y is not None]
-        if convert is not None:
-            source.y_train, *rest = convert(parts, source)
-            source.y_test = rest[0] if rest else None
+        source.y_train, *rest = _values(parts, source) if as_values else _whole(parts)
+        source.y_test = rest[0] if rest else None
     return _finish(source, name, raw, test_fraction, seed, real)
 
 
@@ -284,7 +282,7 @@ def _values(parts: list[Array], source: Source) -> list[Array]:
     return [y.astype(np.float64) for y in parts]
 
 
-def _whole(parts: list[Array], source: Source) -> list[Array]:
+def _whole(parts: list[Array]) -> list[Array]:
     """Return labels as integers if they are floats, and all are whole."""
     if all(are_whole(y) for y in parts):
         return [y.astype(np.int64) for y in parts]

@@ -20,13 +20,13 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastmlp import reference
-from fastmlp.checks import check_callbacks, divisible, with_own_shape
+from fastmlp.checks import check_callbacks, divisible
 from fastmlp.estimators.lbfgs import fit_lbfgs
 from fastmlp.estimators.run import NOT_FINITE_WEIGHTS, EncodedSamples, Run, SolverState, make_optimizer
 from fastmlp.network import MLP
 from fastmlp.optimizers import Optimizer, Schedule
 from fastmlp.shapes import InvalidInputsError
-from fastmlp.sparse import Inputs, is_sparse, sparse_rows
+from fastmlp.sparse import Inputs, SparseRows, is_sparse, sparse_rows
 from fastmlp.spec import ACTIVATIONS, DTYPES, check_name, dtype_name, make_spec
 
 Array = NDArray[Any]
@@ -377,7 +377,9 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             raise ValueError(f"{what} must have {spec.layer_sizes[-1]} outputs as before, got {n_outputs}")
         if X.shape[1] != spec.layer_sizes[0]:  # As `n_features_in_` may say, after a `fit` that failed.
             raise ValueError(f"X must have {spec.layer_sizes[0]} features as coefs_[0] has rows, got {X.shape[1]}")
-        return EncodedSamples(with_own_shape(as_inputs(X, np.dtype(spec.dtype))), Y, weights)
+        inputs = as_inputs(X, np.dtype(spec.dtype))
+        # A view: a callback may change the shape of the user's own.
+        return EncodedSamples(inputs if isinstance(inputs, SparseRows) else inputs.view(), Y, weights)
 
     def _split(self, samples: EncodedSamples, random_state: Any) -> tuple[EncodedSamples, EncodedSamples]:
         """Set samples aside for validation, the same ones as scikit-learn does."""

@@ -25,6 +25,12 @@ def unknown_classes(what: str, classes: Array, known: Array) -> str:
     return f"`{what}` has classes not in `self.classes_`. `self.classes_` has {known}. '{what}' has {classes}."
 
 
+def places_of(y: Array, known: Array) -> Array | None:
+    """Give the places of labels among classes; None if one is not there, or the classes do not ascend."""
+    places: Array = known.searchsorted(y)
+    return places if (known.take(places, mode="clip") == y).all() else None
+
+
 class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-learn has no types.
     """A multi-layer perceptron that classifies, in the place of ``sklearn.neural_network.MLPClassifier``.
 
@@ -332,11 +338,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
     def _indices_of(self, y: Array) -> Array:
         """Give the places of labels among the classes, which may not ascend: a user may have renamed some in place."""
         known = self._label_binarizer.classes_
-        indices: Array = known.searchsorted(y)
-        if not (known.take(indices, mode="clip") == y).all():
+        places = places_of(y, known)
+        if places is None:
             order = known.argsort()
-            indices = order[known.searchsorted(y, sorter=order)]
-        return indices
+            places = order[known.searchsorted(y, sorter=order)]
+        return places
 
     def _check_classes(self, y: Array, what: str) -> None:
         known = self._label_binarizer.classes_  # Those of the fit, whatever has been assigned to `classes_` since.
@@ -347,7 +353,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             and y.ndim == 1
             and y.dtype.kind == known.dtype.kind
             and y.dtype.kind in "biufU"
-            and (known.take(known.searchsorted(y), mode="clip") == y).all()
+            and places_of(y, known) is not None
         ):
             return
         classes = unique_labels(y)

@@ -23,7 +23,7 @@ from fastmlp.checks import smoothed
 from fastmlp.divergence import DivergenceError
 from fastmlp.network import MLP
 from fastmlp.optimizers import SGD, Adam, AdamW, Constant, Cosine, OneCycle, Optimizer, RMSprop, Schedule
-from fastmlp.parameters import aligned_copy
+from fastmlp.parameters import aligned_copy, are_like
 from fastmlp.recipe import Callback, History, Progress, Recipe, TrainingState, check_dropout
 from fastmlp.training import EpochLoop
 
@@ -131,8 +131,7 @@ class SolverState:
     def fits(self, net: MLP) -> bool:
         """Whether its buffers are like the network's: a user may have put another network into ``coefs_``."""
         buffers = [*self.slots, *(each for each in (self.best, self.unaveraged) if each is not None)]
-        parameters = net._parameters
-        return all(buffer.shape == parameters.shape and buffer.dtype == parameters.dtype for buffer in buffers)
+        return are_like(net._parameters, buffers)
 
     def goes_on_with(self, optimizer: Optimizer) -> bool:
         """Whether its buffers are those that this optimizer needs."""
