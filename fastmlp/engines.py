@@ -43,7 +43,12 @@ class Engine(Protocol):
     def row_losses(self, outputs: Array, y: Array) -> NDArray[np.float64]: ...  # noqa: D102
 
     def gradients(  # noqa: D102
-        self, parameters: Array, X: Inputs, y: Array, sample_weight: NDArray[np.float64] | None = None
+        self,
+        parameters: Array,
+        X: Inputs,
+        y: Array,
+        sample_weight: NDArray[np.float64] | None = None,
+        loss_cap: float = np.inf,
     ) -> tuple[float, Array]: ...
 
     def train_steps(  # noqa: D102

@@ -12,7 +12,7 @@ pytest.importorskip("sklearn")
 
 import sklearn.neural_network as theirs
 from scipy import sparse
-from sklearn.datasets import load_digits, make_multilabel_classification, make_regression
+from sklearn.datasets import load_digits, load_wine, make_multilabel_classification, make_regression
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 import fastmlp
@@ -178,6 +178,19 @@ def test_lbfgs_begins_alike(task: str, weighted: bool) -> None:
     weights = np.random.default_rng(1).uniform(0.5, 2.0, len(TASKS[task][1])) if weighted else None
     ours, other = fit_both(task, sample_weight=weights, solver="lbfgs", activation="tanh", max_iter=6)
     assert_equal(ours, other, rtol=1e-6, curves=False)
+
+
+def test_lbfgs_searches_alike_where_probabilities_come_close_to_zero() -> None:
+    """The first trials on data that are not scaled are far away, and a probability of 1e-300 counts as one of 2e-16."""
+    X, y = load_wine(return_X_y=True)
+    for seed in range(2):
+        pair = []
+        for library in (fastmlp, theirs):
+            clf = library.MLPClassifier((20,), solver="lbfgs", max_iter=5, random_state=seed)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                pair.append(clf.fit(X, y))
+        assert_equal(*pair, rtol=1e-6, curves=False)
 
 
 def test_partial_fit_goes_on_as_scikit_learns_does() -> None:

@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
 from fastmlp.checks import check_callbacks
-from fastmlp.estimators.run import EncodedSamples, as_targets, loss_factor, progress_bar, warn
+from fastmlp.estimators.run import EncodedSamples, as_targets, loss_cap, loss_factor, progress_bar, warn
 from fastmlp.network import MLP
 from fastmlp.recipe import History
 from fastmlp.sparse import SparseRows
@@ -94,6 +94,7 @@ class Objective:
         self.net._engine.compile(self.X)
         # scikit-learn's value of the squared error is the mean over the outputs, its gradient that of the sum.
         self.loss_factor = loss_factor(net)
+        self.loss_cap = loss_cap(self.net)
         self.Y = as_targets(samples.Y, "float64")
         total = len(samples) if samples.weights is None else float(samples.weights.sum())
         # alpha / total for the weights, nothing for biases and padding (which is zero anyway).
@@ -118,7 +119,7 @@ class Objective:
         """Give the loss and its gradient at `x`."""
         net = self.net
         net._parameters[:] = x
-        loss, gradient = net._engine.gradients(net._parameters, self.X, self.Y, self.weights)
+        loss, gradient = net._engine.gradients(net._parameters, self.X, self.Y, self.weights, self.loss_cap)
         with np.errstate(over="ignore", invalid="ignore"):  # What is not finite is reported at the end.
             decayed = self.decay * x
             return self.loss_factor * loss + 0.5 * float(decayed @ x), gradient + decayed

@@ -238,7 +238,7 @@ class Run:
             shuffle=bool(e.shuffle) and (len(samples) > batch_size or not isinstance(e.random_state, Integral)),
             l2=0.0 if solver.decays_by_alpha else float(e.alpha),
             loss_factor=loss_factor(net),
-            loss_cap=-float(np.log(np.finfo(net.spec.dtype).eps)),  # As scikit-learn reports it.
+            loss_cap=loss_cap(net),
             label_smoothing=e.label_smoothing,
             clip_norm=e.clip_norm,
             average=e.average,
@@ -425,6 +425,11 @@ def progress_bar(total: int, unit: str) -> Any:
 def loss_factor(net: MLP) -> float:
     """Give what makes the network's loss scikit-learn's: its squared error is the mean over the outputs."""
     return 1.0 / net.spec.layer_sizes[-1] if net.spec.loss == "squared_error" else 1.0
+
+
+def loss_cap(net: MLP) -> float:
+    """Give the most that a probability counts in scikit-learn's cross-entropy, which takes none below the dtype's ε."""
+    return -float(np.log(np.finfo(net.spec.dtype).eps))
 
 
 def chosen_schedule(learning_rate: Any) -> Schedule | None:

@@ -226,7 +226,12 @@ class Engine:
         return losses_of_rows(self.layout.spec.loss, outputs, y, 1.0, self.layout.spec.loss_parameter)[0]
 
     def gradients(
-        self, parameters: Array, X: Inputs, y: Array, sample_weight: NDArray[np.float64] | None = None
+        self,
+        parameters: Array,
+        X: Inputs,
+        y: Array,
+        sample_weight: NDArray[np.float64] | None = None,
+        loss_cap: float = np.inf,
     ) -> tuple[float, Array]:
         """Loss and its derivative by every parameter."""
         gradient, orders = self.layout.allocate(), np.arange(len(X), dtype=INT64)
@@ -236,7 +241,7 @@ class Engine:
         key = kind_of(X), 1
         scratch = self._take(key)
         self._set_up_training(
-            scratch, parameters, X, y, orders, sample_weight, None, gradient=address(gradient), halves=0
+            scratch, parameters, X, y, orders, sample_weight, None, loss_cap, gradient=address(gradient), halves=0
         )
         losses = self._run(key, scratch, constants, len(X), 0, (parameters, X, y, orders, sample_weight, gradient))
         if not np.isfinite(losses[0]):
@@ -319,8 +324,9 @@ class Engine:
             scratch.allocate({"gradient": (self.layout.size, self.dtype.name)})
         gradient = address(scratch.arrays["gradient"]) if "gradient" in scratch.arrays else 0
         self._set_up_training(
-            scratch, parameters, X, y, orders, sample_weight, recipe, gradient=gradient, slot1=slot1, slot2=slot2,
-            average=0 if average is None else address(average), layers=address(layers), halves=halves,
+            scratch, parameters, X, y, orders, sample_weight, recipe, recipe.loss_cap, gradient=gradient,
+            slot1=slot1, slot2=slot2, average=0 if average is None else address(average),
+            layers=address(layers), halves=halves,
         )  # fmt: skip
         return layers, *slots
 
@@ -382,6 +388,7 @@ class Engine:
         orders: NDArray[np.int64],
         sample_weight: NDArray[np.float64] | None,
         recipe: Recipe | None,
+        loss_cap: float,
         **fields: int,
     ) -> None:
         """Say to the loop where the samples are and what else it needs; the caller keeps the arrays alive."""
@@ -418,7 +425,7 @@ class Engine:
             **fields,
         )
         if self.layout.spec.is_classifier:
-            scratch.set(loss_high=bits(recipe.loss_cap if recipe else np.inf))
+            scratch.set(loss_high=bits(loss_cap))
         scratch.set(**{name: part.address(self.dtype) for name, part in self._training_kernels(X, recipe).items()})
 
     def _check_buffers(self, *buffers: Array) -> None:

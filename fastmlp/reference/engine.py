@@ -181,7 +181,12 @@ class Engine:
         return LOSSES[self.spec.loss](outputs, y, *self._loss_parameter)[0].astype(np.float64)
 
     def gradients(
-        self, parameters: Array, X: Inputs, y: Array, sample_weight: NDArray[np.float64] | None = None
+        self,
+        parameters: Array,
+        X: Inputs,
+        y: Array,
+        sample_weight: NDArray[np.float64] | None = None,
+        loss_cap: float = np.inf,
     ) -> tuple[float, Array]:
         """Loss and its derivative by every parameter, as a flat buffer in the layout of `parameters`.
 
@@ -194,6 +199,8 @@ class Engine:
             dtype.
         sample_weight : float64 ndarray (n_samples,), optional
             Of the samples' losses; >= 0, with a sum above 0.
+        loss_cap : float
+            As in `Recipe`: of the loss, not of its derivative.
 
         Returns
         -------
@@ -206,7 +213,7 @@ class Engine:
         total = X.shape[0] if sample_weight is None else sample_weight.sum()
         scale = float(1.0 / total) if self.spec.reduction == "mean" else 1.0
         with np.errstate(over="ignore", invalid="ignore"):
-            return self._gradients(parameters, self._scaled(X), y, scale, flat, sample_weight), flat
+            return self._gradients(parameters, self._scaled(X), y, scale, flat, sample_weight, cap=loss_cap), flat
 
     def single_steps(
         self, parameters: Array, state: TrainingState, recipe: Recipe, average: Array | None = None
