@@ -135,7 +135,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
 def test_a_cap_is_on_the_losses_that_are_reported_and_on_nothing_else(engine: str, loss: str, most: float) -> None:
     """Of the estimators, which report what scikit-learn does. Weights are so large that every loss is above it or 0."""
     y = CLASSES if loss == "softmax_cross_entropy" else np.eye(4)[CLASSES]
-    ends = []
+    ends, losses_and_gradients = [], []
     for cap in (np.inf, 2.0):
         net = network(engine, loss=loss)
         net.set_parameters([1e9 * W for W in net.weights])
@@ -143,12 +143,17 @@ def test_a_cap_is_on_the_losses_that_are_reported_and_on_nothing_else(engine: st
         state = net.training_state(recipe.optimizer)
         wrong = abs((net._raw_outputs(X).argmax(axis=1) if y.ndim == 1 else net._raw_outputs(X) > 0) - y)
         expected = 2.0 * (wrong != 0).sum() / N
+        own = y if y.ndim == 1 else y.astype(net.spec.dtype)
+        losses_and_gradients.append(net._engine.gradients(net._parameters, X, own, loss_cap=cap))
         training.EpochLoop(net._engine, net._parameters, X, y, True, recipe, state, 1).run()
         ends.append(parameters(net))
     assert 0.0 < expected < most
     assert state.history.train_loss[0] == pytest.approx(expected, rel=1e-6)
     for one, other in zip(*ends, strict=True):
         assert_array_equal(one, other)
+    (without, gradient), (capped, same_gradient) = losses_and_gradients
+    assert capped == pytest.approx(expected, rel=1e-6) != pytest.approx(without, rel=1e-6)
+    assert_array_equal(gradient, same_gradient)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
