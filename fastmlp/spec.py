@@ -224,12 +224,38 @@ def check_layer_sizes(layer_sizes: Sequence[int]) -> tuple[int, ...]:
     return sizes
 
 
+NAMES_ELSEWHERE = {
+    "linear": "identity",
+    "logistic": "sigmoid",
+    "swish": "silu",
+    "mse": "squared_error",
+    "mean_squared_error": "squared_error",
+    "mae": "absolute_error",
+    "mean_absolute_error": "absolute_error",
+    "bce": "sigmoid_cross_entropy",
+    "binary_crossentropy": "sigmoid_cross_entropy",
+    "binary_cross_entropy": "sigmoid_cross_entropy",
+    "log_loss": "softmax_cross_entropy",
+    "nll": "softmax_cross_entropy",
+    "pinball": "quantile",
+    "kaiming": "he_normal",
+    "kaiming_normal": "he_normal",
+    "kaiming_uniform": "he_uniform",
+    "xavier": "glorot_normal",
+    "xavier_normal": "glorot_normal",
+    "xavier_uniform": "glorot_uniform",
+}
+"""What other libraries call some of these: for suggestions, where the nearest spelling would be another thing."""
+
+
 def check_name(what: str, name: Any, known: Iterable[str]) -> str:
-    """Return `name` if it is a known one; else raise ValueError that lists them and suggests the nearest."""
+    """Return `name` if it is a known one; else raise ValueError that lists them and suggests one."""
     known = tuple(known)
     if isinstance(name, str) and name in known:
         return name
-    raise ValueError(f"{what} must be one of {', '.join(known)}, got {shown(name)}{did_you_mean(name, known)}")
+    own = NAMES_ELSEWHERE.get(name.lower()) if isinstance(name, str) else None
+    hint = did_you_mean(own if own in known else name, known)
+    raise ValueError(f"{what} must be one of {', '.join(known)}, got {shown(name)}{hint}")
 
 
 def did_you_mean(name: Any, known: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from hand_made import X, Z, hand_made
 from numpy.testing import assert_allclose, assert_array_equal
 
 import fastmlp
-from fastmlp import MLP, SGD
+from fastmlp import MLP, SGD, spec
 
 Array = np.ndarray
 
@@ -64,6 +64,13 @@ KNOWN = "identity, relu, leaky_relu, elu, sigmoid, tanh, gelu, silu, softplus"
             {"loss": "cross_entropy"},
             f"loss must be one of {', '.join(LOSSES)}, got 'cross_entropy' (did you mean 'softmax_cross_entropy'?)",
         ),
+        (
+            {"loss": "BCE"},
+            f"loss must be one of {', '.join(LOSSES)}, got 'BCE' (did you mean 'sigmoid_cross_entropy'?)",
+        ),
+        ({"loss": "MSE"}, f"loss must be one of {', '.join(LOSSES)}, got 'MSE' (did you mean 'squared_error'?)"),
+        ({"activation": "linear"}, f"activation must be one of {KNOWN}, got 'linear' (did you mean 'identity'?)"),
+        ({"activation": "mse"}, f"activation must be one of {KNOWN}, got 'mse'"),
         ({"reduction": "mena"}, "reduction must be one of mean, sum, got 'mena' (did you mean 'mean'?)"),
         (
             {"init": "he"},
@@ -380,3 +387,8 @@ def test_biases_for_a_network_without(engine: str) -> None:
     assert message_of(lambda: net.set_parameters([np.eye(2)], [[0, 0]])) == (
         "biases must be 0 arrays, one a layer, got 1"
     )
+
+
+def test_names_of_other_libraries_lead_to_ours() -> None:
+    assert {*spec.NAMES_ELSEWHERE.values()} <= {*spec.ACTIVATIONS, *spec.LOSSES, *spec.INITIALISERS}
+    assert all(name == name.lower() for name in spec.NAMES_ELSEWHERE)
