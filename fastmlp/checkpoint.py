@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -133,7 +134,20 @@ def check_notes(notes: Any) -> dict[str, Any]:
         text = json.dumps(notes)
     except (TypeError, ValueError, RecursionError) as error:  # The second: of what holds itself.
         raise ValueError(f"notes must be what JSON can hold, got: {error}") from None
+    for name in names_in(notes):
+        if not isinstance(name, str):  # It would come back as one.
+            raise ValueError(f"notes must have names that are strings, got {shown(name)}")
     return parse_json("notes", text)
+
+
+def names_in(value: Any) -> Iterator[Any]:
+    """Give all names of all dictionaries in what JSON can hold."""
+    if isinstance(value, dict):
+        yield from value
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from names_in(part)
 
 
 class SavedNetwork:

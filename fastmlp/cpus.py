@@ -6,8 +6,10 @@ import _thread
 import functools
 import math
 import os
+import sys
 from pathlib import Path
 from types import BuiltinFunctionType
+from typing import Any
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
@@ -20,6 +22,16 @@ def available_cpus() -> int:
         return 1
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(cpus, cpu_quota())))
+
+
+def is_worker() -> bool:
+    """Whether `multiprocessing` has started this process, as `concurrent.futures` and joblib do.
+
+    Then it is likely one of several that share the CPUs. Two threads of each, which wait for each other at every step,
+    would take two to seven times as long as one.
+    """
+    process: Any = sys.modules.get("multiprocessing.process")
+    return process is not None and process.parent_process() is not None
 
 
 @functools.cache

@@ -14,7 +14,7 @@ Array = NDArray[Any]
 
 
 class DivergenceError(FloatingPointError):
-    """Training stopped because the loss, or a parameter, is not a finite number any more.
+    """Training stopped because the loss, a parameter or an output is not a finite number any more.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class DivergenceError(FloatingPointError):
     ... except fastmlp.DivergenceError as error:
     ...     print(str(error).split(":")[0])
     ...     print(error.keeps_first)
-    training diverged in epoch 17, batch 1 of 1
+    training diverged in epoch 31, batch 1 of 1
     True
     """
 
@@ -109,7 +109,7 @@ def copy_to(arrays: list[Array], others: list[Array]) -> None:
 
 def what_is_wrong(loss: float, last_loss: float) -> str:
     """Say what is not finite after a step with this loss, and the last one that was, if there is one."""
-    what = "a weight is not finite" if np.isfinite(loss) else f"the loss is {loss:g}"
+    what = "a weight or an output is not finite" if np.isfinite(loss) else f"the loss is {loss:g}"
     return what + (f", the last finite loss was {last_loss:g}" if np.isfinite(last_loss) else "")
 
 

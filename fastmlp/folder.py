@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -94,7 +95,7 @@ class RunFolder:
         with writing_to("out", self.out):
             net.save(os.path.join(self.out, "model.safetensors"))
         self.write("history.csv", history_table(history).encode())
-        self.write("summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+        self.write("summary.json", summary_text(summary).encode())
         files = list(FILES[:4])
         for name in FILES[4:]:
             with suppress(OSError):  # a picture from before this run went on would belong to other weights
@@ -114,6 +115,15 @@ class RunFolder:
         """Write one file whole or not at all."""
         with writing_to("out", self.out):
             write_atomically(Path(self.out, name), content)
+
+
+def summary_text(summary: dict[str, Any]) -> str:
+    """Write the summary as JSON, which has no infinity: null stands for what is not finite."""
+    values = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in summary.items()
+    }
+    return json.dumps(values, indent=2, allow_nan=False) + "\n"
 
 
 def history_table(history: History) -> str:

@@ -29,7 +29,7 @@ from fastmlp.checks import (
     smoothed,
 )
 from fastmlp.chunks import MappedRows
-from fastmlp.cpus import available_cpus
+from fastmlp.cpus import available_cpus, is_worker
 from fastmlp.divergence import DivergenceError
 from fastmlp.engines import make_engine
 from fastmlp.optimizers import SGD, Optimizer, Schedule
@@ -443,8 +443,9 @@ class MLP:
         validation_data : (X, y), optional
             Evaluated after each epoch.
         threads : int, optional
-            None takes what is fastest for this network. Never more than the CPUs that the process may use. The
-            result is the same, bit for bit, whatever the number. The NumPy engine leaves threads to its BLAS.
+            None takes what is fastest for this network, and 1 in a process that `multiprocessing` or joblib has
+            started. Never more than the CPUs that the process may use. The result is the same, bit for bit, whatever
+            the number. The NumPy engine leaves threads to its BLAS.
         callbacks : sequence of callable
             Each called with the `History` after each epoch; a true answer stops the run.
         progress : callable, optional
@@ -465,8 +466,9 @@ class MLP:
             Scale each step's gradient, that of the L2 term included, down to this 2-norm if its own is greater, over
             all parameters together, as ``torch.nn.utils.clip_grad_norm_`` does.
         average : float, optional
-            Decay in (0, 1) of a moving average of all parameters, ``a += (1 - decay) (w - a)`` after every step, a
-            being w after the first. The network holds the average: callbacks and validation see it, and it stays.
+            Decay in (0, 1) of a moving average of all parameters, ``a += (1 - decay) (w - a)`` after every step whose
+            batch has a weight, a being w after the first. The network holds the average: callbacks and validation see
+            it, and it stays.
         dropout : float or sequence of float, default 0.0
             Rate in [0, 1) of the hidden units that each step leaves out, each sample its own, one rate or one a layer.
             The others are multiplied by ``1 / (1 - rate)``. In the training alone.
@@ -476,13 +478,14 @@ class MLP:
             and then do what they always do.
         checkpoint_every : float, default 1.0
             Epochs from one checkpoint to the next, > 0; 0.25 is four an epoch. Each is written at the first step at or
-            beyond its point, or later, about 0.1 s after the moment when writing takes no more than 5 % of the time.
+            beyond its point, or later where writing would take more than 5 % of the time.
         resume : bool, default False
             Go on from the checkpoint in the folder, if there is one: the network takes its parameters, and ends with
             the bits, and the history, of the run that was never stopped. All that decides what is learnt must be what
-            it was, but for `epochs`, which may be more (and then stretches the schedules that depend on it). The data
-            are not compared. A run that was over trains nothing. Callbacks are called again for the epochs since the
-            checkpoint. The network takes the checkpoint's `notes` if it has none of its own.
+            it was, but for `epochs`, which may be more (and then stretches the schedules that depend on it). Of the
+            data only the shape is compared. A run that was over, or that a callback stopped, trains nothing. Callbacks
+            are called again for the epochs since the checkpoint. The network takes the checkpoint's `notes` if it has
+            none of its own.
 
         Returns
         -------
@@ -645,7 +648,7 @@ class MLP:
         """
         limit = available_cpus()
         if threads is None:
-            return self._engine.choose_threads(batch_size, limit)
+            return self._engine.choose_threads(batch_size, 1 if is_worker() else limit)
         return min(check_count("threads", threads), limit)
 
     # --- Files --------------------------------------------------------------------------------------------------------

@@ -162,7 +162,7 @@ def make_parser() -> Parser:
     parser = Parser(
         prog=f"python -m {PROGRAM}",
         description="Train a multi-layer perceptron. Without arguments: [100, 64, 32] ReLU on the MNIST digits.",
-        epilog="Options may be written with underscores too: --batch_size 100.",
+        epilog="Underscores may stand for the dashes within an option: --batch_size 100.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=100),
@@ -209,9 +209,11 @@ def make_parser() -> Parser:
     group.add_argument("--engine", type=name_of("engine", ENGINES), metavar="NAME",
                        help="numba (default) or numpy")  # fmt: skip
     group.add_argument("--threads", type=count("threads", 1), metavar="N", help="default: what is fastest")
-    group.add_argument("--out", metavar="DIR", help="write the model, history, curves, summary and checkpoints to DIR")
-    group.add_argument("--resume", metavar="DIR", help="go on with the run that was written to DIR, with its options; "
-                       "--epochs and those of the optimizer and the schedule may change")  # fmt: skip
+    group.add_argument(
+        "--out", metavar="DIR", help="write the model, history, summary, pictures and checkpoints to DIR"
+    )
+    group.add_argument("--resume", metavar="DIR", help="go on with the run in DIR, with its options; --epochs, "
+                       "--schedule, the optimizer's constants, --engine and --threads may change")  # fmt: skip
     group.add_argument("--quiet", action="store_true", help="print nothing but errors")
     group.add_argument("--version", action="version", version=f"fastmlp {__version__}")
     return parser

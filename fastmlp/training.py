@@ -22,6 +22,7 @@ from fastmlp.chunks import Chunk, ChunkReader, MappedRows
 from fastmlp.divergence import BestSoFar, copy_to, divergence_error
 from fastmlp.optimizers import Schedule
 from fastmlp.recipe import Callback, Progress, ProgressCallback, Recipe, TrainingState, batch_totals
+from fastmlp.shapes import InvalidInputsError
 from fastmlp.sparse import Inputs
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ of a step well enough for that."""
 
 ORDERS_ELEMENTS = 1 << 18
 """Most elements of the orders of a span of several epochs (2 MiB)."""
+
+LAST_LOOK_ROWS = 64
+"""Samples whose outputs are looked at after the last step."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +129,9 @@ class EpochLoop:
         Raises
         ------
         DivergenceError
-            If a loss or a parameter is not finite. The parameters are then the best so far, those after the epoch that
-            the message names; `fastmlp.divergence.BestSoFar` says how they are judged. Of several short epochs that ran
-            in one call, and well, only the last counts.
+            If a loss or a parameter is not finite, or after the last step an output. The parameters are then the best
+            so far, those after the epoch that the message names; `fastmlp.divergence.BestSoFar` says how they are
+            judged. Of several short epochs that ran in one call, and well, only the last counts.
         """
         if self.state.epoch < self.recipe.epochs and not self.stop:
             started = time.perf_counter()
@@ -153,7 +157,10 @@ class EpochLoop:
             if is_finite and state.epoch < span.end_epoch:  # At its end, the callbacks come first.
                 is_finite = self.write_checkpoint_within(span)
 
-        if not (is_finite and np.isfinite(self.trained).all()):
+        is_finite = is_finite and bool(np.isfinite(self.trained).all())
+        if is_finite and state.epoch == self.recipe.epochs:
+            is_finite = self.has_outputs()
+        if not is_finite:
             if go_back is None:
                 self.best.put_back(self.buffers, self.evaluate)
                 raise divergence_error(
@@ -168,6 +175,16 @@ class EpochLoop:
             self.end_epoch()
         if self.checkpoints is not None and self.checkpoints.is_due(state.step):
             self.checkpoints.write(state.step)
+
+    def has_outputs(self) -> bool:
+        """Whether the outputs of some samples are finite: after the last step there is no loss that would tell."""
+        n_rows = min(self.n_samples, LAST_LOOK_ROWS)
+        X = self.X.read(0, n_rows) if isinstance(self.X, MappedRows) else self.X[:n_rows]
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                return bool(np.isfinite(self.engine.raw_outputs(self.parameters, X, 1)).all())
+        except InvalidInputsError:  # A sample without weight is not finite.
+            return False
 
     def length_of_span(self) -> int:
         """Say how many epochs are to be one span."""
@@ -197,7 +214,7 @@ class EpochLoop:
         losses : ndarray
             Of the steps.
         is_finite : bool
-            Whether all of these are finite; if not, nothing else has been done.
+            Whether all of these are finite; the last one is not entered if it is not.
         """
         state, recipe = self.state, self.recipe
         first_step = state.epoch * self.n_batches + state.batch
@@ -222,7 +239,10 @@ class EpochLoop:
         finite = losses[np.isfinite(losses)]
         self.last_loss = finite[-1] if len(finite) else self.last_loss
         self.best.judge(float(losses[0]) * (1.0 if self.mean_reduction else self.n_samples / recipe.batch_size))
-        if len(finite) < len(losses):
+        if len(finite) < len(losses):  # The last; those before it were taken.
+            if len(finite):
+                counts = counts if isinstance(counts, bool) else counts[:-1]
+                self.enter_steps(finite, counts, factors[: len(finite)], elapsed)
             return first_step, losses, False
         self.most_steps = max(1, int(n_steps * min(MOST_MORE, CALL_SECONDS / max(elapsed, 1e-9))))
         self.enter_steps(losses, counts, factors, elapsed)

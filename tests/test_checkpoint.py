@@ -113,7 +113,8 @@ ENDLESS["itself"] = ENDLESS
     [
         ([1, 2], "notes must be a JSON object, got [1, 2]"),
         ({"a": {1, 2}}, "notes must be what JSON can hold, got: Object of type set is not JSON serializable"),
-        ({1: "a", "1": "b"}, "notes must be JSON, got: the name '1' more than once"),
+        ({1: "a"}, "notes must have names that are strings, got 1"),
+        ({"a": [{"b": 1, None: 2}]}, "notes must have names that are strings, got None"),
         (ENDLESS, "notes must be what JSON can hold, got: Circular reference detected"),
     ],
 )

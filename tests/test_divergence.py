@@ -100,9 +100,33 @@ def test_an_infinite_weight_is_divergence_too(engine: str) -> None:
     # The only step's loss is finite, and its update is not.
     net = MLP([1, 1], loss="squared_error", bias=False, dtype="float32", engine=engine)
     net.set_parameters([[[100.0]]])
-    with pytest.raises(DivergenceError, match=r"in epoch 1, batch 1 of 1: a weight is not finite, .* it began with"):
+    with pytest.raises(
+        DivergenceError, match=r"in epoch 1, batch 1 of 1: a weight or an output is not finite, .* it began"
+    ):
         net.fit([[1.0]], [0.0], epochs=1, batch_size=1, optimizer=SGD(1e38))
     assert net.weights[0][0, 0] == 100.0
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.parametrize("validated", [False, True])
+def test_a_network_whose_last_step_left_it_without_answers_has_diverged(
+    engine: str, validated: bool, epochs: int
+) -> None:
+    """The last step takes both weights to -1e200: they are finite, and so was each loss, but not their product."""
+    net = MLP([1, 1, 1], "identity", loss="squared_error", bias=False, dtype="float64", engine=engine)
+    net.set_parameters([[[1.0]], [[1.0]]])
+    schedule = ByStep(0.0, (0.0,) * (epochs - 1) + (1.0,))
+    with pytest.raises(DivergenceError, match=rf"in epoch {epochs}, batch 1 of 1: a weight or an output is not finite"):
+        net.fit(
+            [[1.0]], [0.0], epochs, 1, SGD(1e200), schedule, validation_data=([[1.0]], [0.0]) if validated else None
+        )
+    assert net.forward([[3.0]]).tolist() == [[3.0]]
+
+
+def test_a_sample_without_weight_that_is_not_finite_is_refused_in_the_end(engine: str) -> None:
+    net = MLP([1, 1], loss="squared_error", bias=False, engine=engine)
+    with pytest.raises(ValueError, match=r"^X must be finite, got nan"):
+        net.fit([[1.0], [np.nan]], [0.0, 0.0], 1, 1, shuffle=False, sample_weight=[1.0, 0.0])
 
 
 def test_the_network_can_be_trained_on_after_divergence(engine: str) -> None:

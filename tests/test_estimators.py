@@ -325,8 +325,9 @@ def test_targets_that_are_refused() -> None:
 def test_filters_that_name_scikit_learn(module: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", category=ConvergenceWarning, module=module)
-        MLPClassifier((5,), max_iter=3).fit(X_iris, y_iris)
+        for category in (ConvergenceWarning, DataConversionWarning):
+            warnings.filterwarnings("ignore", category=category, module=module)
+        MLPClassifier((5,), max_iter=3).fit(X_iris, y_iris[:, None])
         MLPClassifier((5,), solver="lbfgs", max_iter=3).fit(X_iris, y_iris)
 
 

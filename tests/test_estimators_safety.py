@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,12 +17,12 @@ pytest.importorskip("sklearn")
 import joblib
 from irises import X_iris, X_train, X_val, assert_same_weights, make, y_iris, y_train, y_val
 from scipy.sparse import csr_array
-from sklearn import config_context
+from sklearn import config_context, neural_network
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import log_loss, r2_score
 
-from fastmlp import MLPClassifier, MLPRegressor
+from fastmlp import SGD, MLPClassifier, MLPRegressor
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -374,3 +375,55 @@ def test_labels_of_a_mapped_estimator_are_plain_arrays(tmp_path: Any) -> None:
     for y in (y_iris, y_iris > 0):
         joblib.dump(make(max_iter=2).fit(X_iris, y), tmp_path / "clf")
         assert type(joblib.load(tmp_path / "clf", mmap_mode="r").predict(X_iris)) is np.ndarray
+
+
+@pytest.mark.parametrize("on", [2, 255, 5.0, -1])
+@pytest.mark.parametrize("kind", [np.asarray, csr_array])
+@pytest.mark.parametrize("parameters", [{}, {"early_stopping": True}, {"solver": "lbfgs"}], ids=str)
+def test_whatever_is_not_zero_marks_a_label(on: float, kind: Any, parameters: Any) -> None:
+    """As the 255 of a mask does. The loss had no lower bound."""
+    Y = np.column_stack([y_iris > 0, y_iris > 1])
+    expected = make(max_iter=5, **parameters).fit(X_iris, Y.astype(int))
+    clf = make(max_iter=5, **parameters).fit(X_iris, kind(Y * on))
+    assert_same_weights(clf, expected)
+    assert clf.loss_ == expected.loss_ >= 0.0
+    assert clf.validation_scores_ == expected.validation_scores_ if "early_stopping" in parameters else True
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_what_diverges_leaves_the_curve_up_to_there(verbose: bool) -> None:
+    reg = MLPRegressor(
+        hidden_layer_sizes=(8,), solver="sgd", learning_rate_init=10.0, random_state=0, verbose=verbose, tol=0.0
+    )
+    with pytest.raises(ValueError, match=r"non-finite .* try a learning_rate_init below 10,") as error:
+        reg.fit(X_iris, 10.0 * X_iris[:, 0])
+    (epoch,) = re.findall(r"diverged in epoch (\d+)", str(error.value))
+    assert reg.n_iter_ == len(reg.loss_curve_) == int(epoch) - 1 > 0
+    assert reg.loss_ == reg.loss_curve_[-1]
+    assert np.isfinite(reg.loss_curve_).all()
+    with pytest.raises(ValueError, match=r"try a learning_rate below 10,"):
+        reg.set_params(solver=SGD(10.0)).fit(X_iris, 10.0 * X_iris[:, 0])
+
+
+def test_pruned_coefs_may_be_sparse() -> None:
+    clf = make(max_iter=2).fit(X_iris, y_iris)
+    dense = clone(clf).fit(X_iris, y_iris)
+    dense.coefs_ = [np.where(abs(W) > 0.3, W, 0.0) for W in dense.coefs_]
+    clf.coefs_ = [csr_array(W) for W in dense.coefs_]
+    assert clf.predict_proba(X_iris).tolist() == dense.predict_proba(X_iris).tolist()
+    clf.coefs_[0] = csr_array(np.zeros((4, 8)))
+    assert np.ptp(clf.predict_proba(X_iris), axis=0).max() < 1e-12
+
+
+def test_samples_that_are_too_large_for_the_network_are_called_so() -> None:
+    clf = make(max_iter=2).fit(X_iris.astype(np.float32), y_iris)
+    with pytest.raises(ValueError, match=r"^X must be finite, and not too large for float32$"):
+        clf.predict(np.full((1, 4), 1e39))
+
+
+def test_what_scikit_learn_has_fitted_can_be_gone_on_with() -> None:
+    theirs = neural_network.MLPClassifier((8,), max_iter=2, random_state=0).fit(X_iris, y_iris)
+    clf = MLPClassifier(**theirs.get_params())
+    vars(clf).update(vars(theirs))
+    np.testing.assert_allclose(clf.predict_proba(X_iris), theirs.predict_proba(X_iris), rtol=1e-9)
+    assert clf.partial_fit(X_iris, y_iris).loss_ < 1.2 * theirs.loss_

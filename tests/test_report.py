@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import io
+import json
+import math
 import re
 import struct
 import sys
@@ -15,7 +17,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from fastmlp import report
+from fastmlp import folder, report
 from fastmlp.recipe import History, Progress
 
 
@@ -279,3 +281,13 @@ def test_matplotlib_is_used_without_global_state() -> None:
     history = make_history(2)
     report.draw_curves(history, make_summary(history))
     assert sys.modules.get("matplotlib.pyplot") is pyplot_before
+
+
+def test_a_summary_is_json_whatever_the_figures_are() -> None:
+    text = folder.summary_text({"test_loss": math.inf, "r2": np.float64("nan"), "epochs": 3, "loss": "poisson"})
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "test_loss": None,
+        "r2": None,
+        "epochs": 3,
+        "loss": "poisson",
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,9 @@ class Recorder:
 
     def compile(self, X: Array, recipe: Any = None) -> None:
         pass
+
+    def raw_outputs(self, parameters: Array, X: Array, threads: int | None = None) -> Array:
+        return np.zeros((len(X), 1))
 
     def train_steps(
         self, parameters: Array, state: TrainingState, X: Array, y: Array, orders: Array, recipe: Recipe,
@@ -494,6 +498,16 @@ def test_threads_are_never_more_than_the_process_may_use(engine: str) -> None:
     assert 1 <= net.threads(100) <= available
     with pytest.raises(ValueError, match=r"^threads must be >= 1, got 0$"):
         net.threads(100, 0)
+
+
+def threads_in_a_worker(asked: int | None) -> int:
+    return MLP([784, 100, 10]).threads(1000, asked)
+
+
+def test_a_worker_process_takes_one_thread_unless_it_is_told_more() -> None:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.map(threads_in_a_worker, [None, 10_000]) == [1, available_cpus()]
+    assert MLP([784, 100, 10]).threads(1000) == min(available_cpus(), 79)
 
 
 @pytest.mark.parametrize("factor", [math.inf, -1.0])

@@ -109,7 +109,7 @@ def load_dataset(
     Returns
     -------
     Dataset
-        The arrays own their memory and may be written to. Labels that are integers, strings or bools are classes,
+        The arrays are in memory and may be written to. Labels that are integers, strings or bools are classes,
         and become indices into ``class_names``, which is sorted by value (IDX labels are class indices already).
         Labels that are floats are the values of a regression.
 

@@ -6,12 +6,12 @@ import functools
 import operator
 from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 from joblib.parallel import get_active_backend
 from numpy.typing import NDArray
-from sklearn import get_config
+from sklearn import config_context, get_config
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
@@ -163,7 +163,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         ----------
         X : {array-like, sparse matrix} (n_samples, n_features)
             float32 stays float32, all else becomes float64, unless `dtype` says otherwise. Sparse matrices are
-            trained on as they are.
+            trained on by rows, as CSR is, and never made dense.
         y : array-like (n_samples,) or (n_samples, n_outputs)
             Classes, or an indicator matrix of labels; for a regressor, values.
         sample_weight : array-like (n_samples,), optional
@@ -272,8 +272,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             self.best_validation_score_, self._lowest_validation_loss = -np.inf, np.inf
             if self.early_stopping:
                 self._no_improvement_count = 0
-        solver = self.__dict__.get("_optimizer")
-        if solver is not None and not solver.fits(net):
+        solver = self.__dict__.get("_optimizer")  # Perhaps scikit-learn's, where one took over its attributes.
+        if not (isinstance(solver, SolverState) and solver.fits(net)):
             solver = None
         if solver is None or not incremental:
             optimizer = make_optimizer(self)
@@ -384,9 +384,10 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     def _split(self, samples: EncodedSamples, random_state: Any) -> tuple[EncodedSamples, EncodedSamples]:
         """Set samples aside for validation, the same ones as scikit-learn does."""
         rows = np.arange(len(samples))
-        train, held_out = train_test_split(
-            rows, random_state=random_state, test_size=self.validation_fraction, stratify=self._strata(samples.Y)
-        )
+        with config_context(skip_parameter_validation=True):  # Its error would name a function that nobody called.
+            train, held_out = train_test_split(
+                rows, random_state=random_state, test_size=self.validation_fraction, stratify=self._strata(samples.Y)
+            )
         if len(held_out) < 2:
             raise ValueError(
                 "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
@@ -493,7 +494,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         These are lists of views of its memory. What a user has put in a view's place is copied into it here.
         """
         try:
-            coefs, intercepts = self.coefs_, self.intercepts_
+            coefs, intercepts = cast(Any, self.coefs_), self.intercepts_
         except AttributeError:
             check_is_fitted(self)
             raise
@@ -503,7 +504,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             built = None
         if built is not None and len(given) == len(built.views) and all(map(operator.is_, given, built.views)):
             return built.net
-        shapes = [np.shape(array) for array in given]
+        coefs = [W.toarray() if is_sparse(W) else W for W in coefs]  # A user's.
+        shapes = [np.shape(array) for array in (*coefs, *intercepts)]
         if built is not None and shapes == [view.shape for view in built.views]:
             net = built.net
         else:  # Another network altogether.
@@ -581,7 +583,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         try:
             return method(parameters, as_inputs(X, parameters.dtype), self._threads())
         except InvalidInputsError:
-            raise ValueError("X must be finite") from None
+            raise ValueError(f"X must be finite, and not too large for {parameters.dtype}") from None
 
     def _outputs(self, X: Any) -> Array:
         """Give the outputs after ``out_activation_``, which a user may have changed."""

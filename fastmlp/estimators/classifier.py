@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin
 from sklearn.preprocessing import LabelBinarizer
-from sklearn.utils import column_or_1d, compute_sample_weight
+from sklearn.utils import compute_sample_weight
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 
 from fastmlp.checks import divisible
 from fastmlp.estimators.base import BaseMLP, require_stochastic
+from fastmlp.estimators.run import flattened
 
 Array = NDArray[Any]
 
@@ -137,7 +138,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
     out_activation_ : str
         ``softmax`` or ``logistic``.
     stopped_ : bool
-        Whether training ended because there was no improvement.
+        Whether training ended because there was no improvement. After ``lbfgs``, there is neither this nor a curve.
 
     Examples
     --------
@@ -321,7 +322,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
     def _encode(self, y: Any, learn: bool, what: str = "y") -> Array:
         """Give y as the engine takes it: class indices for softmax, else 0 and 1 as float rows."""
         if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
+            y = flattened(y)
         if learn or not hasattr(self, "classes_"):
             self._label_binarizer = LabelBinarizer().fit(y)
             self.classes_ = self._label_binarizer.classes_
@@ -329,7 +330,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             self._check_classes(y, what)
         kind = self._label_binarizer.y_type_
         if kind == "multilabel-indicator":
-            return np.asarray(self._label_binarizer.transform(y), dtype=np.float64)
+            labels = self._label_binarizer.transform(y)
+            return np.asarray(labels != 0, dtype=np.float64)  # A mask's 255 is a label, too.
         if y.ndim != 1:
             raise ValueError(f"{what} must be labels (n_samples,) as in the first fit, got shape {y.shape}")
         indices = self._indices_of(y)

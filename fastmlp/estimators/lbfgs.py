@@ -72,8 +72,10 @@ def fit_lbfgs(estimator: Any, net: MLP, samples: EncodedSamples) -> None:
         view[...] = values
     is_finite = np.isfinite(e.loss_)
     if not (result.status == 0 and is_finite) and not is_called_off:
-        message = result.message if is_finite else f"the loss is {e.loss_:g}"
-        why = f"status={result.status}): {message}; raise max_iter or max_fun, or scale the data"
+        why = f"status={result.status}): {result.message if is_finite else f'the loss is {e.loss_:g}'}. "
+        if e.n_iter_ == e.max_iter:
+            why += f"Increase the number of iterations to improve the convergence (max_iter={e.max_iter}). "
+        why += "You might also want to scale the data"
         if is_late:
             why = f"max_time ({e.max_time:g} s) reached)"
         warn(f"lbfgs failed to converge after {e.n_iter_} iteration(s) ({why}", ConvergenceWarning)

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
-from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from fastmlp.estimators.base import BaseMLP
+from fastmlp.estimators.run import flattened
 from fastmlp.sparse import is_sparse
 
 Array = NDArray[Any]
@@ -124,7 +124,7 @@ intercepts_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, 
                 "Use '.toarray()' to convert to a dense numpy array."
             )
         if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
+            y = flattened(y)
         if y.dtype.kind not in "biuf":
             raise TypeError(f"{what} must be numeric, got dtype {y.dtype}")
         if self.loss == "poisson" and np.min(y) < 0:

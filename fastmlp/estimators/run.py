@@ -17,7 +17,7 @@ from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 
 from fastmlp.checks import smoothed
 from fastmlp.divergence import DivergenceError
@@ -47,6 +47,16 @@ def warn(message: str, category: type[Warning]) -> None:
         message, category, frame.f_code.co_filename, frame.f_lineno,
         "sklearn.neural_network._multilayer_perceptron", frame.f_globals.setdefault("__warningregistry__", {}),
     )  # fmt: skip
+
+
+def flattened(y: Array) -> Array:
+    """Give a column of labels or values as a vector, and warn."""
+    warn(
+        "A column-vector y was passed when a 1d array was expected. "
+        "Please change the shape of y to (n_samples,), for example using ravel().",
+        DataConversionWarning,
+    )
+    return np.ravel(y)
 
 
 @dataclass(frozen=True)
@@ -270,7 +280,11 @@ class Run:
             warn("Training interrupted by user.", UserWarning)
         except DivergenceError as error:
             if not e.early_stopping:
-                raise ValueError(f"{NOT_FINITE_WEIGHTS} ({error})") from None
+                self.end_epochs(state.history)
+                why = str(error)
+                if isinstance(e.solver, str):  # Whose rate is that parameter; `learning_rate` is the schedule.
+                    why = why.replace("a learning_rate below", "a learning_rate_init below")
+                raise ValueError(f"{NOT_FINITE_WEIGHTS} ({why})") from None
             self.end_epoch_without_loss()
         finally:
             solver.step, solver.epochs = state.step, solver.epochs + state.epoch

@@ -203,7 +203,7 @@ def squared_error(A: Array, y: Array, reduction: str = "mean") -> tuple[float, A
 def squared_error_rows(A: Array, Y: Array) -> tuple[Array, Array]:
     """`squared_error` of each row."""
     dA = A - Y
-    return 0.5 * np.square(dA).sum(axis=1, dtype=np.float64), dA
+    return 0.5 * np.square(dA, dtype=np.float64).sum(axis=1), dA
 
 
 def poisson(Z: Array, y: Array, reduction: str = "mean") -> tuple[float, Array]:
@@ -349,7 +349,7 @@ def huber_rows(A: Array, Y: Array, delta: float) -> tuple[Array, Array]:
     """`huber` of each row."""
     difference = A - Y
     near = np.clip(difference, -delta, delta)
-    return (near * (difference - 0.5 * near)).sum(axis=1, dtype=np.float64), near
+    return (near.astype(np.float64) * (difference - 0.5 * near)).sum(axis=1), near
 
 
 def quantile(A: Array, y: Array, level: float = 0.5, reduction: str = "mean") -> tuple[float, Array]:

@@ -101,7 +101,8 @@ def test_what_is_not_finite_is_named_by_its_first_place(where: str, promise: Any
 # --- Divergence -------------------------------------------------------------------------------------------------------
 
 MESSAGE = re.compile(
-    r"training diverged in epoch (\d+), batch (\d+) of (\d+): (the loss is (?:inf|-inf|nan)|a weight is not finite)"
+    r"training diverged in epoch (\d+), batch (\d+) of (\d+): "
+    r"(the loss is (?:inf|-inf|nan)|a weight or an output is not finite)"
     r"(?:, the last finite loss was (\S+))?; the network keeps (?:the weights of epoch (\d+), the best so far|"
     r"the weights it began with); try a learning_rate below \S+, a warm-up, or inputs scaled to about \[-1, 1\]"
 )
