@@ -452,7 +452,8 @@ class MLP:
             Called with a `Progress` about ten times a second; a true answer stops the run.
         state : TrainingState, optional
             Of a run to go on with, whose parameters the network has: same data, optimizer and batch size, but perhaps
-            another learning rate or schedule. Brought up to date.
+            another learning rate or schedule. Brought up to date; but a Ctrl-C without `checkpoint` may leave it some
+            steps behind the weights.
         sample_weight : array_like (n_samples,), optional
             Weights >= 0 of the samples: a batch's loss is ``Σ wᵢ lᵢ / Σ wᵢ``, or ``Σ wᵢ lᵢ`` with ``reduction="sum"``.
             A batch whose weights are all 0 changes no parameter, but counts as a step.
@@ -473,9 +474,10 @@ class MLP:
             Rate in [0, 1) of the hidden units that each step leaves out, each sample its own, one rate or one a layer.
             The others are multiplied by ``1 / (1 - rate)``. In the training alone.
         checkpoint : str or path, optional
-            Folder, made if missing, whose ``checkpoint.safetensors`` is replaced as the run goes and at its end; one of
-            another run moves to its folder ``previous``. Ctrl-C and SIGTERM wait for a checkpoint, in the main thread,
-            and then do what they always do.
+            Folder, made if missing, whose ``checkpoint.safetensors`` is replaced as the run goes and at its end; when a
+            run begins, one that is there moves to the folder's ``previous``. Ctrl-C and SIGTERM wait for a checkpoint,
+            in the main thread, and then do what they always do. (Handlers that C code has installed, as `faulthandler`
+            does, are not put back.)
         checkpoint_every : float, default 1.0
             Epochs from one checkpoint to the next, > 0; 0.25 is four an epoch. Each is written at the first step at or
             beyond its point, or later where writing would take more than 5 % of the time.
@@ -531,7 +533,7 @@ class MLP:
                     n_threads, weights, evaluate, callbacks, progress, checkpoints=checkpoints,
                 ).run()  # fmt: skip
         except MemoryError:
-            self._fits -= is_new
+            self._fits -= is_new and state.step == 0
             raise
         except DivergenceError:
             # The kernels make the loss NaN where they meet a NaN or an infinity in X: that saves a pass over X.
@@ -582,7 +584,7 @@ class MLP:
             prepare_folder("checkpoint", folder)
 
         if saved is not None:
-            self.set_parameters(saved.weights, saved.biases)
+            self._parameters[:] = saved.parameters
             self._fits, self.notes = saved.fits, self.notes or saved.notes
         if state is None:
             state = self.training_state(recipe.optimizer)
@@ -762,12 +764,9 @@ class MLP:
         labels = (Z > 0).astype(np.int64)
         return labels[:, 0] if labels.shape[1] == 1 else labels
 
-    def _loss(self, outputs: Array, y: Array, sample_weight: Array | None = None) -> float:
-        losses = self._engine.row_losses(outputs, y)
-        if sample_weight is not None:
-            losses *= sample_weight
-        total = float(len(y) if sample_weight is None else sample_weight.sum())
-        return float(losses.sum()) * (1.0 / total if self.spec.reduction == "mean" else 1.0)
+    def _loss(self, outputs: Array, y: Array) -> float:
+        total = float(self._engine.row_losses(outputs, y).sum())
+        return total * (1.0 / len(y) if self.spec.reduction == "mean" else 1.0)
 
     def _accuracy(self, Z: Array, y: Array) -> float:
         true = y if y.ndim == 1 else y > 0.5  # Labels may be probabilities.

@@ -140,6 +140,9 @@ class EpochLoop:
             self.state.history.compile_seconds += time.perf_counter() - started
         if self.checkpoints is not None:
             self.checkpoints.begin(self.state.step, self.n_batches)
+        n_evaluated, state = len(self.state.history.validation_loss), self.state
+        if self.evaluate is not None and n_evaluated == state.epoch - 1 and state.batch == 0:
+            self.end_epoch()  # Its evaluation was interrupted.
         while self.state.epoch < self.recipe.epochs and not self.stop:
             self.take_span()
         if self.checkpoints is not None:
@@ -152,10 +155,14 @@ class EpochLoop:
         loss_before = self.last_loss
         span = self.draw_span(n_epochs)
         is_finite = True
-        while state.epoch < span.end_epoch and not self.stop and is_finite:
-            first_step, losses, is_finite = self.take_steps(span)
-            if is_finite and state.epoch < span.end_epoch:  # At its end, the callbacks come first.
-                is_finite = self.write_checkpoint_within(span)
+        try:
+            while state.epoch < span.end_epoch and not self.stop and is_finite:
+                first_step, losses, is_finite = self.take_steps(span)
+                if is_finite and state.epoch < span.end_epoch:  # At its end, the callbacks come first.
+                    is_finite = self.write_checkpoint_within(span)
+        except BaseException:  # A Ctrl-C, or an error of `progress`: the state can be gone on from.
+            self.rewind(span)
+            raise
 
         is_finite = is_finite and bool(np.isfinite(self.trained).all())
         if is_finite and state.epoch == self.recipe.epochs:

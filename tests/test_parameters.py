@@ -10,6 +10,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from fastmlp import MLP, SGD, Adam
+from fastmlp.kernels.instructions import LINE_BYTES
 from fastmlp.parameters import CACHE_LINE, ParameterLayout, aligned_zeros, padded
 from fastmlp.spec import INITIALISERS, make_spec
 
@@ -41,6 +42,7 @@ def test_every_row_starts_on_a_cache_line_of_its_own(sizes: list[int], dtype: st
 
 
 def test_padding() -> None:
+    assert LINE_BYTES == CACHE_LINE  # The kernels read whole ones.
     assert [padded(n, 4) for n in (1, 16, 17, 100)] == [16, 16, 32, 112]
     assert [padded(n, 8) for n in (1, 8, 9, 100)] == [8, 8, 16, 104]
     # 1 KiB and its multiples get one more cache line.

@@ -500,6 +500,38 @@ def test_threads_are_never_more_than_the_process_may_use(engine: str) -> None:
         net.threads(100, 0)
 
 
+@pytest.mark.parametrize("ends", ["progress", "callback", "evaluation"])
+def test_a_run_that_an_error_ended_can_be_gone_on_with(engine: str, ends: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within the second epoch, at its end, or in its evaluation."""
+    monkeypatch.setattr(training, "CALL_SECONDS", 0.0)
+    X, y = blobs()
+    arguments: dict[str, Any] = {"batch_size": 4, "optimizer": Adam(0.01), "validation_data": (X[:9], y[:9])}
+    whole, net = classifier(engine), classifier(engine)
+    expected = whole.fit(X, y, 4, **arguments)
+    state = net.training_state(arguments["optimizer"])
+
+    def fail(at: History | Progress) -> None:
+        if at.step > len(X) // 4 + 3 if isinstance(at, Progress) else len(at.train_loss) == 2:
+            raise MemoryError("ours")
+
+    def evaluate(*arguments: Any) -> float:
+        fail(state.history)
+        return accuracy(*arguments)
+
+    accuracy = MLP._accuracy
+    options = {"progress": {"progress": fail}, "callback": {"callbacks": [fail]}}.get(ends, {})
+    with monkeypatch.context() as patch:
+        if ends == "evaluation":
+            patch.setattr(MLP, "_accuracy", evaluate)
+        with pytest.raises(MemoryError, match="ours"):
+            net.fit(X, y, 4, **arguments, **options, state=state)
+    history = net.fit(X, y, 4, **arguments, state=state)
+    assert_same(parameters(net), parameters(whole))
+    assert history.train_loss == expected.train_loss
+    assert history.validation_loss == expected.validation_loss
+    assert net._fits == whole._fits
+
+
 def threads_in_a_worker(asked: int | None) -> int:
     return MLP([784, 100, 10]).threads(1000, asked)
 

@@ -384,7 +384,8 @@ class Run:
         held_out, net = self.held_out, self.net
         assert held_out is not None
         outputs = net._engine.raw_outputs(net._parameters, held_out.X, self.threads)
-        loss = net._loss(outputs, as_targets(held_out.Y, net.spec.dtype), held_out.weights) * loss_factor(net)
+        losses = net._engine.row_losses(outputs, as_targets(held_out.Y, net.spec.dtype))
+        loss = float(np.average(losses, weights=held_out.weights)) * loss_factor(net)
         return loss, self.estimator._score_outputs(outputs, held_out.Y, held_out.weights)
 
     def enter_validation(self, loss: float, score: float) -> None:
