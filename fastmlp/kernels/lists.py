@@ -81,7 +81,12 @@ def turn_masks(masks, n_words, w, n_rows, turned):
     memory up to the next multiple of eight rows; what is there does not matter.
 
     Two bits of each word, one for each pair of inputs, have room for two rows. So four words take the eight rows, and
-    are then dealt out twice: fields of two bits to fields of four, those to bytes.
+    are then dealt out twice: fields of two bits to fields of four, those to bytes. Of pairs g = 0, 1, 2, ..., each with
+    the rows whose bits it has, from the lowest on::
+
+        four words      0: 01   1: 01   2: 01   3: 01 ...         and likewise of rows 23, 45, 67
+        dealt once      0: 0123         2: 0123 ...               1: 0123         3: 0123 ...     and of rows 4567
+        dealt twice     0: 01234567     4: 01234567 ...           and words of pairs 2, 6 ...; 1, 5 ...; 3, 7 ...
     """
     turned_words = pointer(address_of(turned), np.uint64(0))
     for r8 in range((n_rows + 7) >> 3):

@@ -182,7 +182,15 @@ def backward_through_layers(place, begin, end, key, like):
 def train_steps(place, constants_place, batch_size, first_batch, losses_place, n_steps, thread, threads, like):
     """Take the steps; return how many were taken. Every one of `threads` threads calls this once, with its own number.
 
-    `constants` is float64 (n_steps, N_CONSTANTS), `losses` float64 (n_steps,), written.
+    `constants` is float64 (n_steps, N_CONSTANTS), `losses` float64 (n_steps,), written. A block of rows has barriers::
+
+        before             what all threads have done by then                          where
+        forward            each the sums of ``X W`` over its part of the inputs        threads have parts
+        the loss           their rows' losses and dZ: all stop at a NaN together       always
+        the next gather    the gradients of their pieces of the weights, their update  threads share rows, or clip
+        the next step      the update of clipped gradients, which waits for their norm threads share rows, and clip
+
+    A barrier that is called off ends the call; the step then does not count.
     """
     net = state_at(place)
     samples = samples_at(net.samples)

@@ -3,7 +3,17 @@
 Columns are cut into *panels* as wide as a tile; the panels of a matrix are as equal as can be. A *slice* is `DEPTH`
 rows of a panel of the right-hand matrix: it stays in the cache while all rows of the left-hand one pass over it, and
 the tiles ask for the slice beside, which is the next. Listed products take several panels as one *group*, where tiles
-are narrow: a group is the outer loop, and the list of some rows is made once for all its panels.
+are narrow: a group is the outer loop, and the list of some rows is made once for all its panels::
+
+              panel 0   panel 1   panel 2
+            +---------+---------+---------+
+        B:  |  1st    |  2nd    |  3rd    |  slice 0       dense:   slice > panel > rows > tile
+            +---------+---------+---------+
+            |  4th    |  5th    |  6th    |  slice 1       listed:  group > slice > rows > panel > tile
+            +---------+---------+---------+
+
+Dense tiles have nothing to keep from one panel to the next, and so let a slice serve all rows. Transposed products need
+no slices: their depth is the rows of a block, which are few.
 
 Rows come in whole tiles: buffers have room for the rows that the last tile computes beyond the end, and nobody reads
 them. Sums are over ascending p always, so a row's result does not depend on the tile or the thread that computed it.

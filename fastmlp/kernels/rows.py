@@ -305,8 +305,8 @@ def transpose_square(typing: Any, rows: Any, stride: Any, n_rows: Any, zeros: An
     """Copy a square of as many rows as a vector has lanes to the columns of another; rows from `n_rows` on are zeros.
 
     A round interleaves row i with row ``i + V / 2``, for all i. That moves each element from place ``V i + j`` to the
-    place whose number has the bits of that one, turned by one; so log2 V rounds, which turn i into the place of j,
-    transpose the square.
+    place whose number has the bits of that one, turned by one: of V = 4, from i₁i₀j₁j₀ to i₀j₁j₀i₁. So log2 V rounds,
+    which bring j before i, here j₁j₀i₁i₀, transpose the square.
     """
     lanes = lanes_of(rows.dtype.bitwidth)
 

@@ -89,7 +89,7 @@ def emit_tile(module: ir.Module, element: ir.Type, lanes: int, rows: int, vector
     builder.cbranch(builder.icmp_signed(">", depth, I64(0)), loop, done)
 
     builder = ir.IRBuilder(loop)
-    q = builder.phi(I64)
+    q = builder.phi(I64)  # Counts the terms of the sum. The row of B of each is p: q itself or, with a list, list[q].
     q.add_incoming(I64(0), entry)
     sums = [[builder.phi(vector) for _ in range(vectors)] for _ in range(rows)]
     p = q
@@ -138,14 +138,13 @@ def emit_tile(module: ir.Module, element: ir.Type, lanes: int, rows: int, vector
             sums[i][j].add_incoming(total[i][j], loop)
 
     builder = ir.IRBuilder(done)
+    results = [[builder.phi(vector) for _ in range(vectors)] for _ in range(rows)]
     for i in range(rows):
         for j in range(vectors):
-            result = builder.phi(vector)
-            result.add_incoming(start[i][j], entry)
-            result.add_incoming(total[i][j], loop)
-            start[i][j] = result
+            results[i][j].add_incoming(start[i][j], entry)  # A list may be empty.
+            results[i][j].add_incoming(total[i][j], loop)
     for i in range(rows):
-        for result, column in zip(start[i], columns, strict=True):
+        for result, column in zip(results[i], columns, strict=True):
             store_vector(builder, result, C, builder.add(builder.mul(ldc, I64(i)), column))
     builder.ret_void()
     return function

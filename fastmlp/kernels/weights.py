@@ -45,7 +45,13 @@ def backward_to_weights(place, n_rows, half, first_block, last_block, constants,
 
     With `half` 0 or 1: only the sums over this half of the rows, in the layers that are summed in halves. One or two
     threads then do all pieces of them. With `half` = `USE`: everything else; only this takes the constants and the
-    numbers of the block.
+    numbers of the block. The gradient g of a piece, which is some rows of W or the bias, comes from
+
+    - the two sums over halves, where they have been made;
+    - of a bias, the sum of the rows of dY;
+    - of a hidden layer, ``Aᵀ dY`` by tiles, A being its inputs (or, of one output, the rows of A times dY);
+    - of the first layer, packed tiles over the sorted entries of sparse samples, or tiles over the gathered samples:
+      listed ones where that pays.
     """
     net = state_at(place)
     workspace = pointer(net.workspace, like)
