@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, noted instead of obeyed at once, so that a run can first leave what it has in a whole state."""
+"""Signals that are noted instead of obeyed at once, so that a run, or an import, is first left in a whole state."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -70,6 +71,39 @@ class StopRequest:
         self._number = number
         self.__exit__()
         self._then()
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Within it, signals whose handlers are Python's are noted, each once; the handlers are called at its end.
+
+    Around the compiling of a kernel, a second at most: where a handler raises, as a timeout or Ctrl-C does, Numba is
+    left half imported, and cannot be imported a second time; and what is raised in LLVM's callbacks is lost. Does
+    nothing in any thread but the main one, where handlers run.
+    """
+    handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
+    noted: list[int] = []
+
+    process = os.getpid()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # The child of a fork by another thread, which imports nothing.
+            handlers[number](number, frame)
+        elif number not in noted:
+            noted.append(number)
+
+    if threading.current_thread() is threading.main_thread():
+        handlers |= {n: handler for n in signal.valid_signals() if callable(handler := signal.getsignal(n))}
+    for held in handlers:
+        signal.signal(held, note)
+    try:
+        yield
+    finally:
+        for held, handler in handlers.items():
+            signal.signal(held, handler)
+        with ExitStack() as calls:  # All are called, whether one raises or not.
+            for come in reversed(noted):
+                calls.callback(handlers[come], come, sys._getframe())
 
 
 def call_handler(handler: Any, number: int, frame: FrameType | None) -> None:

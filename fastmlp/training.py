@@ -40,8 +40,8 @@ of a step well enough for that."""
 ORDERS_ELEMENTS = 1 << 18
 """Most elements of the orders of a span of several epochs (2 MiB)."""
 
-LAST_LOOK_ROWS = 64
-"""Samples whose outputs are looked at after the last step."""
+LARGE_WEIGHT, LAST_LOOK_ROWS = 1000.0, 64
+"""Where a weight is larger after the last step, the outputs of so many samples are looked at."""
 
 
 @dataclass(frozen=True)
@@ -164,8 +164,9 @@ class EpochLoop:
             self.rewind(span)
             raise
 
-        is_finite = is_finite and bool(np.isfinite(self.trained).all())
-        if is_finite and state.epoch == self.recipe.epochs:
+        largest = max(self.trained.max(), -self.trained.min())
+        is_finite = is_finite and bool(np.isfinite(largest))
+        if is_finite and state.epoch == self.recipe.epochs and largest > LARGE_WEIGHT:
             is_finite = self.has_outputs()
         if not is_finite:
             if go_back is None:

@@ -123,12 +123,6 @@ def test_a_network_whose_last_step_left_it_without_answers_has_diverged(
     assert net.forward([[3.0]]).tolist() == [[3.0]]
 
 
-def test_a_sample_without_weight_that_is_not_finite_is_refused_in_the_end(engine: str) -> None:
-    net = MLP([1, 1], loss="squared_error", bias=False, engine=engine)
-    with pytest.raises(ValueError, match=r"^X must be finite, got nan"):
-        net.fit([[1.0], [np.nan]], [0.0, 0.0], 1, 1, shuffle=False, sample_weight=[1.0, 0.0])
-
-
 def test_the_network_can_be_trained_on_after_divergence(engine: str) -> None:
     X, y = blobs()
     net = classifier(engine, activation="relu")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from short_run import ARGUMENTS, X, Y, assert_same, network, saved_state
 
 from fastmlp import History, Progress, training
+from fastmlp.stopping import signals_held
 
 
 def test_ctrl_c_leaves_a_checkpoint_first(engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,3 +201,61 @@ def test_other_threads_leave_checkpoints_and_no_handlers(engine: str, tmp_path: 
     thread.join()
     assert seen == [before] * 4
     assert saved_state(tmp_path).epoch == 4
+
+
+# --- While Numba is imported ------------------------------------------------------------------------------------------
+
+
+INTERRUPTED_IMPORTS = """
+import signal, sys, numpy as np
+from fastmlp import kernels
+
+def ring(*_):
+    raise TimeoutError
+
+signal.signal(signal.SIGALRM, ring)
+n = 0
+for seconds in (0.05, 0.1, 0.2):
+    signal.setitimer(signal.ITIMER_REAL, seconds, 0.05)
+    try:
+        kernels.relu(np.array([[-1.0, 2.0]]))
+    except TimeoutError:
+        n += 1
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    assert "numba" in sys.modules
+print(n, kernels.relu(np.array([[-1.0, 2.0]])).tolist())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no timers that signal")
+def test_a_timeout_waits_for_the_import_of_numba(tmp_path: Path) -> None:
+    """Which cannot be imported again where an exception has broken it off."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORTS], env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.stdout == "1 [[0.0, 2.0]]\n", run.stderr
+
+
+def test_signals_that_were_held_are_all_handled_in_the_end() -> None:
+    seen: list[int] = []
+
+    def fail(number: int, frame: Any) -> None:
+        seen.append(number)
+        raise TimeoutError(number)
+
+    def hold() -> None:
+        with signals_held():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+                signal.raise_signal(number)
+            assert seen == []
+
+    handlers = {number: signal.signal(number, fail) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with pytest.raises(TimeoutError):
+            hold()
+        assert seen == [signal.SIGINT, signal.SIGTERM]
+        assert signal.getsignal(signal.SIGINT) is fail
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -25,6 +25,7 @@ import numpy as np
 from fastmlp.kernels import cache
 from fastmlp.kernels.cache import ENTRY, Compiled
 from fastmlp.kernels.machine import NO_COMPILER, numba_setting
+from fastmlp.stopping import signals_held
 
 if (numba_setting("DISABLE_JIT") or "").strip("0") or numba_setting("OPT") == "0":
     raise ImportError(NO_COMPILER)
@@ -146,14 +147,16 @@ class Kernel:
             return None
         compiled = Compiled.unpack(body)
         if not can_be_linked(compiled):
-            compiler()
+            with signals_held():
+                compiler()
         return link(compiled, self.key) if can_be_linked(compiled) else None
 
     def _compile(self, dtype: np.dtype) -> Linked:
         Kernel.at_work += 1
         try:
-            jit = compiler()
-            compiled: Compiled = jit.compile_kernel(self.key, dtype)
+            with signals_held():
+                jit = compiler()
+                compiled: Compiled = jit.compile_kernel(self.key, dtype)
         finally:
             Kernel.at_work -= 1
         if jit.has_settings_of_cache():
