@@ -122,7 +122,7 @@ def test_numba_is_imported_for_what_may_not_be_here(calls: list[str] | None, tmp
 def test_settings_that_a_program_has_changed_are_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert jit.has_settings_of_cache()
     monkeypatch.setattr("numba.config.CPU_NAME", "generic")
-    cache.warn_once.cache_clear()
+    cache.warned.clear()
     with pytest.warns(RuntimeWarning, match=r"^fastmlp compiles .* because numba\.config\.CPU_NAME was changed"):
         halve_negative(Kernel("activations.leaky_relu"))
     assert list(folder.iterdir()) == []
@@ -148,3 +148,17 @@ def test_wrong_arguments_are_errors_of_python(arguments: tuple[object, ...]) -> 
 def test_whether_the_gil_is_let_go_has_to_be_said(arguments: tuple[object, ...]) -> None:
     with pytest.raises(TypeError):
         native.kernel("activations.relu").entry(FLOAT32)(*arguments)
+
+
+def test_a_warning_that_is_an_error_is_one_error(tmp_path: Path) -> None:
+    """And not each fit's, for ever: what comes after it works."""
+    code = (
+        "import fastmlp, numpy as np\n"
+        "for _ in range(2):\n"
+        "    try: print(fastmlp.kernels.relu(np.array([[-1.0, 2.0]])).tolist())\n"
+        "    except RuntimeWarning as warning: print(str(warning)[:16])\n"
+    )
+    (tmp_path / "file").touch()
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "file" / "cache")}
+    run = subprocess.run([sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True)
+    assert run.stdout == "fastmlp compiles\n[[0.0, 2.0]]\n", run.stderr

@@ -102,10 +102,17 @@ def cache_root() -> str | None:
 AT_EACH_START = "fastmlp compiles its kernels at each start"
 
 
-@functools.cache  # Dozens of kernels have one trouble, and one warning.
+warned: set[str] = set()
+
+
 def warn_once(message: str) -> None:
-    """Warn that something is compiled which could have been loaded, or will have to be at the next start."""
-    warnings.warn(message, RuntimeWarning, stacklevel=2)
+    """Warn that something is compiled which could have been loaded, or will have to be at the next start.
+
+    Dozens of kernels have one trouble, and one warning; one error, where warnings are errors.
+    """
+    if message not in warned:
+        warned.add(message)
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
 class Compiled(NamedTuple):

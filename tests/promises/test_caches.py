@@ -226,7 +226,7 @@ def test_a_damaged_file_is_never_run(promise, count, tmp_path, monkeypatch):
         how = list(damage)[number % len(damage)]
         whole = path.read_bytes()
         path.write_bytes(damage[how](whole, draw))
-        cache.warn_once.cache_clear()
+        cache.warned.clear()
         with promise(PROMISE + "a damaged file of the cache"):
             with pytest.warns(RuntimeWarning, match=r"^fastmlp compiles again what it kept in .*is damaged$") as said:
                 right(make())
@@ -236,7 +236,7 @@ def test_a_damaged_file_is_never_run(promise, count, tmp_path, monkeypatch):
     with promise(PROMISE + "a folder in the place of a file of the cache"):
         path.unlink()
         path.mkdir()
-        cache.warn_once.cache_clear()
+        cache.warned.clear()
         with pytest.warns(RuntimeWarning, match="cannot be written"):
             right(make())
     with promise(PROMISE + "a cache that is deleted while it is in use"):
