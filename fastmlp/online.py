@@ -29,8 +29,8 @@ class OnlineTrainer:
 
     For streams, and for loops of your own: what `MLP.fit` does anew for every call is done once here, so that a step of
     a small network takes some microseconds. Steps have the bits of those that one `fit` takes, of the same batches in
-    the same order. A trainer keeps the memory of a call to itself, 0.2 MB for 4-32-16-4. Its pickle, or a copy by
-    `copy.deepcopy`, has the network and the optimizer's state, and goes on with the same bits.
+    the same order, if they are of one size. A trainer keeps the memory of a call to itself, 0.2 MB for 4-32-16-4. Its
+    pickle, or a copy by `copy.deepcopy`, has the network and the optimizer's state, and goes on with the same bits.
 
     Parameters
     ----------
