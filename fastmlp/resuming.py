@@ -55,7 +55,7 @@ class Checkpoints:
         self._path = os.path.abspath(os.path.join(folder, CHECKPOINT))  # Callbacks may go elsewhere.
         self._every = every
         self._save = save
-        self._is_first = is_new
+        self._may_be_anothers = is_new
         self._stop = StopRequest()
         self._interval = self._due_step = math.inf
         self._free_at = -math.inf
@@ -65,7 +65,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.__exit__()
+        self._stop.release()
         if self._stop.by:  # Asked when the last checkpoint was on its way.
             self._stop.hand_on()
 
@@ -73,7 +73,7 @@ class Checkpoints:
         """Begin after so many steps of a run, with so many an epoch; from now on, signals wait for a checkpoint."""
         self._interval = max(1.0, self._every * n_batches)
         self._plan(step)
-        self._stop.__enter__()
+        self._stop.watch()
 
     def _plan(self, step: int) -> None:
         # A millionth of a step against rounding: 30 times 0.1 is more than 3.
@@ -94,7 +94,7 @@ class Checkpoints:
         if step != self._saved_step:
             started = time.monotonic()
             with writing_to("checkpoint", self._folder):
-                if self._is_first:
+                if self._may_be_anothers:
                     self._set_aside()
                 self._save(self._path)
             now = time.monotonic()
@@ -103,7 +103,7 @@ class Checkpoints:
             self._plan(step)
         if self._stop.by:
             self._stop.hand_on()
-            self._stop.__enter__()  # It did not end the run.
+            self._stop.watch()  # It did not end the run.
 
     def _set_aside(self) -> None:
         """Move a checkpoint that is there when a run begins, and so another run's, to ``previous``."""
@@ -111,7 +111,7 @@ class Checkpoints:
             previous = os.path.join(os.path.dirname(self._path), "previous")
             os.makedirs(previous, exist_ok=True)
             rename(self._path, os.path.join(previous, CHECKPOINT))
-        self._is_first = False
+        self._may_be_anothers = False
 
 
 @contextmanager

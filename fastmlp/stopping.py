@@ -35,6 +35,14 @@ class StopRequest:
         self._before: dict[int, Any] = {}  # The first ones: a handler that is set meanwhile may call ours.
 
     def __enter__(self) -> StopRequest:
+        self.watch()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def watch(self) -> None:
+        """Begin to note signals."""
         if threading.current_thread() is threading.main_thread():
             self._process = os.getpid()
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -46,9 +54,9 @@ class StopRequest:
                     self._handlers[number] = handler
                     self._before.setdefault(number, handler)
                     signal.signal(number, self._ask)
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def release(self) -> None:
+        """Put the handlers back."""
         for number, handler in self._handlers.items():
             if signal.getsignal(number) == self._ask:  # A callback may have set another.
                 signal.signal(number, handler)
@@ -61,7 +69,7 @@ class StopRequest:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # A worker that a callback has forked: it must not outlive its SIGTERM.
-            self.__exit__()
+            self.release()
             signal.raise_signal(number)
             return
         if number not in self._handlers:  # Called by a handler that was set meanwhile, when it is not ours any more.
@@ -69,7 +77,7 @@ class StopRequest:
             return
         self.by = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
         self._number = number
-        self.__exit__()
+        self.release()
         self._then()
 
 
