@@ -148,13 +148,13 @@ class SolverState:
         return type(self.optimizer) is type(optimizer) and len(self.slots) == optimizer.n_slots
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunSchedule(Schedule):
     """The rate that the run has come to or, where a schedule was chosen, that schedule's over `max_iter` epochs."""
 
-    solver: Any = None
-    chosen: Schedule | None = None
-    epochs: int = 1
+    solver: SolverState
+    chosen: Schedule | None
+    epochs: int
 
     def factors(self, first_step: int, n_steps: int, steps_per_epoch: int, epochs: int) -> NDArray[np.float64]:
         """Give the factors of some steps, counted from the run's first."""

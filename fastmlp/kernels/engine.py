@@ -413,15 +413,14 @@ class Engine:
             y_stride=y.strides[0],
         )
         scratch.arrays["barrier"][:] = 0
-        squares = scratch.arrays
         clips = recipe is not None and recipe.clip_norm is not None
         scratch.set(
             parameters=address(parameters),
             update=0,
             label_smoothing=bits(recipe.label_smoothing if recipe else 0.0),
             clip_norm=bits(recipe.clip_norm or 0.0 if recipe else 0.0),
-            weight_squares=address(squares["squares_of_weights"]) if recipe and recipe.l2 else 0,
-            gradient_squares=address(squares["squares_of_gradient"]) if clips else 0,
+            weight_squares=address(scratch.arrays["squares_of_weights"]) if recipe and recipe.l2 else 0,
+            gradient_squares=address(scratch.arrays["squares_of_gradient"]) if clips else 0,
             **fields,
         )
         if self.layout.spec.is_classifier:

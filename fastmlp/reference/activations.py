@@ -75,7 +75,7 @@ def identity_backward(dA: Array, A: Array) -> Array:
     >>> identity_backward(np.array([3.0]), np.array([-1.0]))
     array([3.])
     """
-    A = check_backward(dA, A)
+    check_backward(dA, A)
     return np.positive(dA)
 
 
