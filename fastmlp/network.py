@@ -501,9 +501,9 @@ class MLP:
         OSError
             If a checkpoint cannot be written; the one before is whole.
         DivergenceError
-            If the loss is not finite any more; the network keeps the best weights so far, those after the epoch that
-            the message names: by the validation loss or, without `validation_data`, the training loss of the epoch or
-            of the step after it, whichever is worse.
+            If the loss, a weight or an output is not finite any more; the network keeps the best weights so far, those
+            after the epoch that the message names. They are judged by the validation loss; without `validation_data`,
+            by the training loss of the epoch or of the step after it, whichever is worse.
         """
         inputs = self._check_inputs(X)
         targets, weights = check_targets_and_weights(self.spec, inputs, y, sample_weight)

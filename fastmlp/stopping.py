@@ -85,7 +85,7 @@ class StopRequest:
 def signals_held() -> Iterator[None]:
     """Within it, signals whose handlers are Python's are noted, each once; the handlers are called at its end.
 
-    Around the compiling of a kernel, a second at most: where a handler raises, as a timeout or Ctrl-C does, Numba is
+    Around the compiling of a kernel, a second or two: where a handler raises, as a timeout or Ctrl-C does, Numba is
     left half imported, and cannot be imported a second time; and what is raised in LLVM's callbacks is lost. Does
     nothing in any thread but the main one, where handlers run.
     """
@@ -102,16 +102,26 @@ def signals_held() -> Iterator[None]:
 
     if threading.current_thread() is threading.main_thread():
         handlers |= {n: handler for n in signal.valid_signals() if callable(handler := signal.getsignal(n))}
-    for held in handlers:
-        signal.signal(held, note)
+    interruption = None
     try:
+        for held in handlers:
+            signal.signal(held, note)
         yield
     finally:
-        for held, handler in handlers.items():
-            signal.signal(held, handler)
+        waiting = True
+        while waiting:
+            try:
+                for held, handler in handlers.items():
+                    if signal.getsignal(held) is note:
+                        signal.signal(held, handler)
+                waiting = False
+            except BaseException as error:  # noqa: PERF203 - Of a handler that is back, while others are not.
+                interruption = error
         with ExitStack() as calls:  # All are called, whether one raises or not.
             for come in reversed(noted):
                 calls.callback(handlers[come], come, sys._getframe())
+        if interruption is not None:
+            raise interruption
 
 
 def call_handler(handler: Any, number: int, frame: FrameType | None) -> None:

@@ -22,7 +22,6 @@ from fastmlp.chunks import Chunk, ChunkReader, MappedRows
 from fastmlp.divergence import BestSoFar, copy_to, divergence_error
 from fastmlp.optimizers import Schedule
 from fastmlp.recipe import Callback, Progress, ProgressCallback, Recipe, TrainingState, batch_totals
-from fastmlp.shapes import InvalidInputsError
 from fastmlp.sparse import Inputs
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ ORDERS_ELEMENTS = 1 << 18
 """Most elements of the orders of a span of several epochs (2 MiB)."""
 
 LARGE_WEIGHT, LAST_LOOK_ROWS = 1000.0, 64
-"""Where a weight is larger after the last step, the outputs of so many samples are looked at."""
+"""Where a weight is larger at the end of a span, the outputs of so many samples are looked at."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ class EpochLoop:
         if self.checkpoints is not None:
             self.checkpoints.begin(self.state.step, self.n_batches)
         n_evaluated, state = len(self.state.history.validation_loss), self.state
-        if self.evaluate is not None and n_evaluated == state.epoch - 1 and state.batch == 0:
+        if self.evaluate is not None and 0 < n_evaluated == state.epoch - 1 and state.batch == 0:
             self.end_epoch()  # Its evaluation was interrupted.
         while self.state.epoch < self.recipe.epochs and not self.stop:
             self.take_span()
@@ -166,7 +165,7 @@ class EpochLoop:
 
         largest = max(self.trained.max(), -self.trained.min())
         is_finite = is_finite and bool(np.isfinite(largest))
-        if is_finite and state.epoch == self.recipe.epochs and largest > LARGE_WEIGHT:
+        if is_finite and largest > LARGE_WEIGHT:
             is_finite = self.has_outputs()
         if not is_finite:
             if go_back is None:
@@ -186,13 +185,11 @@ class EpochLoop:
 
     def has_outputs(self) -> bool:
         """Whether the outputs of some samples are finite: after the last step there is no loss that would tell."""
-        n_rows = min(self.n_samples, LAST_LOOK_ROWS)
-        X = self.X.read(0, n_rows) if isinstance(self.X, MappedRows) else self.X[:n_rows]
-        try:
-            with np.errstate(over="ignore", invalid="ignore"):
-                return bool(np.isfinite(self.engine.raw_outputs(self.parameters, X, 1)).all())
-        except InvalidInputsError:  # A sample without weight is not finite.
-            return False
+        X = first_rows(self.X)
+        if self.sample_weight is not None:  # Those without a weight may be anything.
+            X = X[np.flatnonzero(first_rows(self.sample_weight))]
+        with np.errstate(over="ignore", invalid="ignore"):
+            return len(X) == 0 or bool(np.isfinite(self.engine.outputs(self.parameters, X, 1)).all())
 
     def length_of_span(self) -> int:
         """Say how many epochs are to be one span."""
@@ -207,10 +204,14 @@ class EpochLoop:
 
     def draw_span(self, n_epochs: int) -> Span:
         """Draw the orders of so many epochs."""
-        state, draw = self.state, draw_orders if self.reader is None else self.reader.draw_orders
-        rng_state = state.rng.bit_generator.state
-        orders = draw(state.rng, n_epochs if self.recipe.shuffle else 0, self.n_samples)
+        state, rng_state = self.state, self.state.rng.bit_generator.state
+        orders = self.draw_orders(n_epochs if self.recipe.shuffle else 0)
         return Span(state.epoch, state.epoch + n_epochs, orders, rng_state)
+
+    def draw_orders(self, n_epochs: int) -> NDArray[np.int64]:
+        """Draw the orders of the next epochs."""
+        draw = draw_orders if self.reader is None else self.reader.draw_orders
+        return draw(self.state.rng, n_epochs, self.n_samples)
 
     def take_steps(self, span: Span) -> tuple[int, NDArray[np.float64], bool]:
         """Take the steps of one engine call: from the next one on, so many as take `CALL_SECONDS`, at most to the end.
@@ -222,7 +223,7 @@ class EpochLoop:
         losses : ndarray
             Of the steps.
         is_finite : bool
-            Whether all of these are finite; the last one is not entered if it is not.
+            Whether all of these are finite; if not, nothing else has been done, but for the curve of an estimator.
         """
         state, recipe = self.state, self.recipe
         first_step = state.epoch * self.n_batches + state.batch
@@ -248,7 +249,7 @@ class EpochLoop:
         self.last_loss = finite[-1] if len(finite) else self.last_loss
         self.best.judge(float(losses[0]) * (1.0 if self.mean_reduction else self.n_samples / recipe.batch_size))
         if len(finite) < len(losses):  # The last; those before it were taken.
-            if len(finite):
+            if self.ahead is not None and len(finite):  # An estimator's curve shows them.
                 counts = counts if isinstance(counts, bool) else counts[:-1]
                 self.enter_steps(finite, counts, factors[: len(finite)], elapsed)
             return first_step, losses, False
@@ -279,9 +280,11 @@ class EpochLoop:
 
     def rewind(self, span: Span) -> None:
         """Put the generator at the start of the current epoch, which is within this span: a run goes on from there."""
+        if span.rng_state is None:  # An estimator's generator does not go back, and nobody goes on with its run.
+            return
         self.state.rng.bit_generator.state = span.rng_state
         if self.recipe.shuffle and self.state.epoch > span.first_epoch:
-            draw_orders(self.state.rng, self.state.epoch - span.first_epoch, self.n_samples)
+            self.draw_orders(self.state.epoch - span.first_epoch)
 
     def end_epoch(self) -> None:
         """Do what is done after an epoch, or at the end of a span: evaluate, remember the best weights, call back."""
@@ -350,6 +353,11 @@ class EpochLoop:
             loss=float(loss),
             history=state.history,
         )
+
+
+def first_rows(samples: Any) -> Any:
+    """Give the first `LAST_LOOK_ROWS`."""
+    return samples.read(0, LAST_LOOK_ROWS) if isinstance(samples, MappedRows) else samples[:LAST_LOOK_ROWS]
 
 
 def remember(buffers: list[Array], state: TrainingState) -> Callable[[], None]:

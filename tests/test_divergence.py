@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from blobs import assert_same, blobs, classifier, parameters
 
-from fastmlp import MLP, SGD, DivergenceError
+from fastmlp import MLP, SGD, DivergenceError, chunks
 from fastmlp.optimizers import Schedule
 
 Array = np.ndarray
@@ -105,6 +107,34 @@ def test_an_infinite_weight_is_divergence_too(engine: str) -> None:
     ):
         net.fit([[1.0]], [0.0], epochs=1, batch_size=1, optimizer=SGD(1e38))
     assert net.weights[0][0, 0] == 100.0
+
+
+@pytest.mark.parametrize("form", ["dense", "sparse", "mapped"])
+def test_samples_without_weight_may_have_any_output(
+    engine: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = MLP([1, 1], loss="squared_error", bias=False, dtype="float64", engine=engine)
+    net.set_parameters([[[1e5]]])
+    X: Any = np.array([[1e305], [100.0]])
+    if form == "sparse":
+        X = pytest.importorskip("scipy.sparse").csr_array(X)
+    elif form == "mapped":
+        monkeypatch.setattr(chunks, "CHUNK_BYTES", 8)
+        np.save(tmp_path / "X.npy", X)
+        X = np.load(tmp_path / "X.npy", mmap_mode="r")
+    net.fit(X, [0.0, 1e7], 1, 1, SGD(1e-9), shuffle=False, sample_weight=[0.0, 1.0])
+    assert net.weights[0][0, 0] == 1e5
+    with pytest.raises(DivergenceError, match="a weight or an output is not"):
+        net.fit(X, [0.0, 0.0], 1, 1, SGD(1e298), shuffle=False, sample_weight=[0.0, 1.0])
+
+
+@pytest.mark.parametrize("stops", ["callbacks", "progress"])
+def test_a_run_that_is_stopped_has_diverged_too_if_nothing_is_left(engine: str, stops: str) -> None:
+    net = MLP([1, 1, 1], "identity", loss="squared_error", bias=False, dtype="float64", engine=engine)
+    net.set_parameters([[[1.0]], [[1.0]]])
+    stop: dict[str, Any] = {"callbacks": [lambda _: True]} if stops == "callbacks" else {"progress": lambda _: True}
+    with pytest.raises(DivergenceError, match="a weight or an output is not finite"):
+        net.fit([[1.0]], [0.0], 2, 1, SGD(1e200), **stop)
 
 
 @pytest.mark.parametrize("epochs", [1, 2])

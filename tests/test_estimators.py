@@ -334,7 +334,10 @@ def test_filters_that_name_scikit_learn(module: str) -> None:
 def test_warnings_of_scikit_learn() -> None:
     with pytest.warns(ConvergenceWarning, match=r"Stochastic Optimizer: Maximum iterations \(3\) reached") as epochs:
         MLPClassifier((5,), max_iter=3).fit(X_iris, y_iris)
-    with pytest.warns(ConvergenceWarning, match="lbfgs failed to converge after 3 iteration") as lbfgs:
+    words = (
+        r"lbfgs failed to converge after 3 iteration.*Increase the number of iterations.*\(max_iter=3\).*scale the data"
+    )
+    with pytest.warns(ConvergenceWarning, match=words) as lbfgs:
         MLPClassifier((5,), solver="lbfgs", max_iter=3).fit(X_iris, y_iris)
     with pytest.warns(UserWarning, match="Got `batch_size` less than 1 or larger than sample size") as clipped:
         MLPClassifier((5,), batch_size=151, tol=10.0).fit(X_iris, y_iris)

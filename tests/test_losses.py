@@ -98,3 +98,13 @@ for dtype in (np.dtype("float32"), np.dtype("float64")):
 @pytest.mark.parametrize("environment", cases.VECTORS)
 def test_it_reads_and_writes_its_own_rows_alone(environment: dict[str, str]) -> None:
     subprocess.run([sys.executable, "-c", WITHIN], env={**os.environ, **environment}, check=True, timeout=300)
+
+
+@pytest.mark.parametrize("engine", cases.ENGINES)
+def test_errors_are_squared_in_float64(engine: str) -> None:
+    """Whatever the dtype of the outputs: 1e20 squared is more than float32 holds, and 1e-25 squared is less."""
+    kernels = cases.kernels_of(engine)
+    for a, half_its_square in ((1e20, 5e39), (1e-25, 5e-51)):
+        A, y = np.array([[a]], np.float32), np.zeros((1, 1))
+        assert kernels.squared_error(A, y)[0] == pytest.approx(half_its_square, rel=1e-6)
+        assert kernels.huber(A, y, 1e25)[0] == pytest.approx(half_its_square, rel=1e-6)

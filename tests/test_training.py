@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from fastmlp import MLP, SGD, Adam, Cosine, History, Progress, training
+from fastmlp import MLP, SGD, Adam, Cosine, History, Progress, chunks, training
 from fastmlp.checkpoint import SavedNetwork
 from fastmlp.cpus import available_cpus
 from fastmlp.optimizers import AdamW, Constant, Optimizer, RMSprop
@@ -500,18 +500,27 @@ def test_threads_are_never_more_than_the_process_may_use(engine: str) -> None:
         net.threads(100, 0)
 
 
-@pytest.mark.parametrize("ends", ["progress", "callback", "evaluation"])
-def test_a_run_that_an_error_ended_can_be_gone_on_with(engine: str, ends: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within the second epoch, at its end, or in its evaluation."""
+@pytest.mark.parametrize("ends", ["progress", "last progress", "callback", "evaluation"])
+@pytest.mark.parametrize("is_mapped", [False, True])
+def test_a_run_that_an_error_ended_can_be_gone_on_with(
+    engine: str, ends: str, is_mapped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within the second epoch, with its last step, at its end, or in its evaluation."""
     monkeypatch.setattr(training, "CALL_SECONDS", 0.0)
     X, y = blobs()
+    X, y = X[:40], y[:40]
+    if is_mapped:
+        monkeypatch.setattr(chunks, "CHUNK_BYTES", 32 * X[0].nbytes)
+        np.save(tmp_path / "X.npy", X)
+        X = np.load(tmp_path / "X.npy", mmap_mode="r")
+    failing_step = 20 if ends == "last progress" else 13
     arguments: dict[str, Any] = {"batch_size": 4, "optimizer": Adam(0.01), "validation_data": (X[:9], y[:9])}
     whole, net = classifier(engine), classifier(engine)
     expected = whole.fit(X, y, 4, **arguments)
     state = net.training_state(arguments["optimizer"])
 
     def fail(at: History | Progress) -> None:
-        if at.step > len(X) // 4 + 3 if isinstance(at, Progress) else len(at.train_loss) == 2:
+        if at.step == failing_step if isinstance(at, Progress) else len(at.train_loss) == 2:
             raise MemoryError("ours")
 
     def evaluate(*arguments: Any) -> float:
@@ -519,7 +528,8 @@ def test_a_run_that_an_error_ended_can_be_gone_on_with(engine: str, ends: str, m
         return accuracy(*arguments)
 
     accuracy = MLP._accuracy
-    options = {"progress": {"progress": fail}, "callback": {"callbacks": [fail]}}.get(ends, {})
+    options: dict[str, Any] = {"progress": fail} if "progress" in ends else {}
+    options |= {"callbacks": [fail]} if ends == "callback" else {}
     with monkeypatch.context() as patch:
         if ends == "evaluation":
             patch.setattr(MLP, "_accuracy", evaluate)

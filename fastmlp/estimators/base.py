@@ -261,7 +261,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                 raise ValueError("partial_fit does not support early_stopping=True without X_val and y_val")
             samples, held_out = self._split(samples, random_state())
         callbacks = check_callbacks(self.callbacks or ())
-        if not hasattr(self, "loss_curve_"):  # It goes on from what lbfgs has found.
+        if not hasattr(self, "validation_loss_curve_"):  # It goes on from what lbfgs has found, or scikit-learn.
             self._begin_curves()
         last_was_partial = getattr(self, "_last_was_partial", False)
         if incremental and self.early_stopping and last_was_partial and self.stopped_:

@@ -53,7 +53,7 @@ def flattened(y: Array) -> Array:
     """Give a column of labels or values as a vector, and warn."""
     warn(
         "A column-vector y was passed when a 1d array was expected. "
-        "Please change the shape of y to (n_samples,), for example using ravel().",
+        "Please change the shape of y to (n_samples, ), for example using ravel().",
         DataConversionWarning,
     )
     return np.ravel(y)

@@ -154,15 +154,16 @@ class Kernel:
     def _compile(self, dtype: np.dtype) -> Linked:
         Kernel.at_work += 1
         try:
-            with signals_held():
+            with signals_held():  # At its end, handlers may raise: what is done is kept before.
                 jit = compiler()
                 compiled: Compiled = jit.compile_kernel(self.key, dtype)
+                if jit.has_settings_of_cache():
+                    cache.save(self._file(dtype), compiled.pack())
+                    others.n_files = cache.count_files()  # This one is not theirs.
+                self._linked[dtype] = link(compiled, self.key)
         finally:
             Kernel.at_work -= 1
-        if jit.has_settings_of_cache():
-            cache.save(self._file(dtype), compiled.pack())
-            others.n_files = cache.count_files()  # This one is not theirs.
-        return link(compiled, self.key)
+        return self._linked[dtype]
 
 
 @functools.cache
