@@ -91,7 +91,6 @@ def signals_held() -> Iterator[None]:
     """
     handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
     noted: list[int] = []
-
     process = os.getpid()
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -22,6 +22,7 @@ from fastmlp.chunks import Chunk, ChunkReader, MappedRows
 from fastmlp.divergence import BestSoFar, copy_to, divergence_error
 from fastmlp.optimizers import Schedule
 from fastmlp.recipe import Callback, Progress, ProgressCallback, Recipe, TrainingState, batch_totals
+from fastmlp.shapes import InvalidInputsError
 from fastmlp.sparse import Inputs
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class EpochLoop:
         Raises
         ------
         DivergenceError
-            If a loss or a parameter is not finite, or after the last step an output. The parameters are then the best
+            If a loss or a parameter is not finite, or at the end of a span an output. The parameters are then the best
             so far, those after the epoch that the message names; `fastmlp.divergence.BestSoFar` says how they are
             judged. Of several short epochs that ran in one call, and well, only the last counts.
         """
@@ -184,12 +185,15 @@ class EpochLoop:
             self.checkpoints.write(state.step)
 
     def has_outputs(self) -> bool:
-        """Whether the outputs of some samples are finite: after the last step there is no loss that would tell."""
+        """Whether the outputs of some samples are finite: there may be no step to come whose loss would tell."""
         X = first_rows(self.X)
         if self.sample_weight is not None:  # Those without a weight may be anything.
             X = X[np.flatnonzero(first_rows(self.sample_weight))]
-        with np.errstate(over="ignore", invalid="ignore"):
-            return len(X) == 0 or bool(np.isfinite(self.engine.outputs(self.parameters, X, 1)).all())
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                return len(X) == 0 or bool(np.isfinite(self.engine.outputs(self.parameters, X, 1)).all())
+        except InvalidInputsError:  # A sample that no step has had so far is not finite.
+            return False
 
     def length_of_span(self) -> int:
         """Say how many epochs are to be one span."""

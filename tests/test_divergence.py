@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from blobs import assert_same, blobs, classifier, parameters
 
-from fastmlp import MLP, SGD, DivergenceError, chunks
+from fastmlp import MLP, SGD, DivergenceError, chunks, training
 from fastmlp.optimizers import Schedule
 
 Array = np.ndarray
@@ -126,6 +126,16 @@ def test_samples_without_weight_may_have_any_output(
     assert net.weights[0][0, 0] == 1e5
     with pytest.raises(DivergenceError, match="a weight or an output is not"):
         net.fit(X, [0.0, 0.0], 1, 1, SGD(1e298), shuffle=False, sample_weight=[0.0, 1.0])
+
+
+def test_a_sample_that_is_not_finite_is_named_before_its_step(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "CALL_SECONDS", 0.0)
+    net = MLP([1, 1], loss="squared_error", bias=False, engine=engine)
+    net.set_parameters([[[1e5]]])
+    X = np.ones((50, 1))
+    X[0] = np.nan
+    with pytest.raises(ValueError, match=r"^X must be finite, got nan at \[0, 0\]$"):
+        net.fit(X, np.ones(50), 2, 1, SGD(1e-9), progress=lambda at: at.step == 1)
 
 
 @pytest.mark.parametrize("stops", ["callbacks", "progress"])

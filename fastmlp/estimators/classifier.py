@@ -99,7 +99,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
     dtype : {"float32", "float64"}, optional
         Of the network; by default that of X where it is one of these, else float64.
     threads : int, optional
-        At most so many; by default what is fastest, and 1 in a worker of joblib. ``lbfgs`` takes 1.
+        At most so many; by default what is fastest, and 1 in a worker of joblib or `multiprocessing`. ``lbfgs``
+        takes 1.
     progress : bool, default False
         Show a bar.
     max_time : float, optional
