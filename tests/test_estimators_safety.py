@@ -6,6 +6,7 @@ import itertools
 import pickle
 import re
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,7 +20,7 @@ from irises import X_iris, X_train, X_val, assert_same_weights, make, y_iris, y_
 from scipy.sparse import csr_array
 from sklearn import config_context, neural_network
 from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 from sklearn.metrics import log_loss, r2_score
 
 from fastmlp import SGD, MLPClassifier, MLPRegressor
@@ -430,3 +431,20 @@ def test_what_scikit_learn_has_fitted_can_be_gone_on_with() -> None:
     assert clf.partial_fit(X_iris, y_iris).loss_ < 1.2 * theirs.loss_
     clf.set_params(early_stopping=True, warm_start=True).fit(X_iris, y_iris)
     assert len(clf.validation_loss_curve_) == clf.n_iter_
+
+
+@pytest.mark.parametrize("weights", [None, np.linspace(0.0, 3.0, len(y_val))])
+def test_the_validation_loss_is_that_of_the_weighted_samples(weights: Any) -> None:
+    clf = make(max_iter=2).fit(X_train, y_train, X_val=X_val, y_val=y_val, sample_weight_val=weights)
+    expected = log_loss(y_val, clf.predict_proba(X_val), sample_weight=weights)
+    assert clf.validation_loss_curve_[-1] == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_column_of_values_gets_the_warning_of_scikit_learn() -> None:
+    reg = MLPRegressor(hidden_layer_sizes=(3,), max_iter=2)
+    with pytest.warns(DataConversionWarning, match="column-vector y"):
+        reg.fit(X_iris, X_iris[:, :1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", module=r"sklearn\.neural_network")
+        reg.fit(X_iris, X_iris[:, :1])
