@@ -28,7 +28,7 @@ def is_worker() -> bool:
     """Whether `multiprocessing` has started this process, as `concurrent.futures` and joblib do.
 
     Then it is likely one of several that share the CPUs. Two threads of each wait for each other at every step: in two
-    workers on two CPUs, eight fits took 2.1 instead of 1.6 s and, beside two busy processes, 72 instead of 3.2 s.
+    workers on two CPUs, eight fits took 2.0 to 4.4 instead of 1.4 s; beside two busy processes, 6.8 instead of 3.3 s.
     """
     process: Any = sys.modules.get("multiprocessing.process")
     return process is not None and process.parent_process() is not None

@@ -311,13 +311,17 @@ def atomic_load(typing: Any, counter: Any) -> Any:
 
 
 @intrinsic
-def give_way(typing: Any) -> Any:
-    """Let another thread of this core run, if one is waiting."""
-    name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
+def rest(typing: Any) -> Any:
+    """Leave this core to other threads for some microseconds; on Windows, whose sleep is 1 to 16 ms, to one that waits.
+
+    A thread that gives way (``sched_yield``) loses its turn, some milliseconds, to any other that can run; one that
+    wakes up is soon let in again, since it has had less than its share.
+    """
+    name, arguments_of_c = ("SwitchToThread", []) if sys.platform == "win32" else ("usleep", [I32(10)])
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(I32, []), name)
-        builder.call(function, [])
+        kind = ir.FunctionType(I32, [each.type for each in arguments_of_c])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments_of_c)
         return context.get_dummy_value()
 
     return types.void(), codegen

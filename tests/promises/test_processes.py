@@ -137,3 +137,28 @@ def test_no_thread_is_left(promise, count):
     for _ in range(count(1, 20)):
         with promise("4 no thread is left after fits and predictions with 2 threads"):
             assert children.run(code) == ""
+
+
+def test_two_threads_beside_busy_processes(promise, count):
+    """They wait for each other at every step, and others must not have a turn of milliseconds each time."""
+    code = (
+        "import os, subprocess, sys, time\n"
+        "import fastmlp, numpy as np\n"
+        "rng = np.random.default_rng(0)\n"
+        "X, y = rng.normal(size=(4000, 100)).astype(np.float32), rng.integers(0, 3, 4000)\n"
+        "network = fastmlp.MLP([100, 100, 3])\n"
+        "def seconds(threads):\n"
+        "    began = time.perf_counter()\n"
+        "    network.fit(X, y, epochs=15, batch_size=200, threads=threads)\n"
+        "    return time.perf_counter() - began\n"
+        "seconds(2)\n"
+        "loops = [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in os.sched_getaffinity(0)]\n"
+        "try:\n"
+        "    time.sleep(0.3)\n"
+        "    print(min(seconds(2) for _ in range(3)) / max(seconds(1) for _ in range(3)))\n"
+        "finally:\n"
+        "    for each in loops: each.kill(); each.wait()\n"
+    )
+    for _ in range(count(1, 20)):
+        with promise("4 two threads take less than 5 times as long as one where all CPUs are busy"):
+            assert float(children.run(code)) < 5.0
