@@ -108,6 +108,12 @@ def test_wrong_parameters_are_refused_by_fit(kind: Any, parameters: dict[str, An
         estimator.fit(X_iris, y_iris)
 
 
+def test_an_empty_validation_set_is_refused_in_the_name_of_the_estimator() -> None:
+    with pytest.raises(ValueError, match=r"^test_size=0.0 should be either positive") as refused:
+        MLPRegressor(early_stopping=True, validation_fraction=0.0).fit(X_iris, y_iris)
+    assert "train_test_split" not in str(refused.value)
+
+
 def test_parameters_that_become_wrong_later_are_refused() -> None:
     reg = MLPRegressor(hidden_layer_sizes=(3,)).partial_fit(X_iris, y_iris).partial_fit(X_iris, y_iris)
     for _ in range(2):

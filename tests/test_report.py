@@ -10,6 +10,7 @@ import re
 import struct
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from fastmlp import folder, report
+from fastmlp import MLP, folder, report
 from fastmlp.recipe import History, Progress
 
 
@@ -283,11 +284,11 @@ def test_matplotlib_is_used_without_global_state() -> None:
     assert sys.modules.get("matplotlib.pyplot") is pyplot_before
 
 
-def test_a_summary_is_json_whatever_the_figures_are() -> None:
-    text = folder.summary_text({"test_loss": math.inf, "r2": np.float64("nan"), "epochs": 3, "loss": "poisson"})
-    assert json.loads(text, parse_constant=pytest.fail) == {
-        "test_loss": None,
-        "r2": None,
-        "epochs": 3,
-        "loss": "poisson",
-    }
+def test_a_summary_is_json_whatever_the_figures_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = make_history(2)
+    summary = make_summary(history, test_loss=math.inf, test_r2=np.float64("nan"))
+    monkeypatch.setattr(folder, "find_mistakes", lambda net, data: None)
+    out = folder.RunFolder(str(tmp_path), None, report.Reporter(quiet=True))
+    out.write_files(MLP([2, 2]), SimpleNamespace(), history, summary)
+    written = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert written == {**summary, "test_loss": None, "test_r2": None}

@@ -262,3 +262,17 @@ def test_signals_that_were_held_are_all_handled_in_the_end() -> None:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_child_that_is_forked_while_signals_are_held_obeys_them() -> None:
+    before = signal.signal(signal.SIGTERM, lambda number, frame: os._exit(7))
+    try:
+        with signals_held():
+            child = os.fork()
+            if child == 0:
+                signal.raise_signal(signal.SIGTERM)
+                os._exit(0)  # It was noted, for a time that does not come.
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    finally:
+        signal.signal(signal.SIGTERM, before)
