@@ -52,6 +52,8 @@ def reshaping(shape: tuple[int, ...], n_features: int) -> str:
         return "; X.reshape(-1, 1) makes it so"
     if len(shape) > 2 and shape[0] > 0 and prod(shape[1:]) == n_features:
         return "; X.reshape(len(X), -1) makes it so"
+    if len(shape) == 2 and shape[0] == n_features < shape[1]:
+        return "; X.T makes it so"
     return ""
 
 
@@ -123,7 +125,9 @@ def check_targets(spec: NetworkSpec, y: ArrayLike, n_samples: int, what: str) ->
     if Y.ndim == 1 and n_outputs == 1:
         Y = Y[:, None]
     if Y.shape != (n_samples, n_outputs):
-        raise ValueError(f"{what} must be ({n_samples}, {n_outputs}), got {y.shape}")
+        may_be_classes = y.dtype.kind in "iu" and y.size == n_samples
+        remedy = f"; np.eye({n_outputs})[y] makes classes one-hot" if may_be_classes else ""
+        raise ValueError(f"{what} must be ({n_samples}, {n_outputs}), got {y.shape}{remedy}")
     low, high = LOSSES[spec.loss].targets
     if low > -np.inf and (Y.min() < low or Y.max() > high):
         rule = f"in [{low:g}, {high:g}]" if high < np.inf else f">= {low:g}"
@@ -261,7 +265,8 @@ def copy_one(what: str, values: ArrayLike, view: Array) -> None:
     """Copy an array into a view, or raise ValueError."""
     array = as_array(what, values)
     if array.shape != view.shape:
-        raise ValueError(f"{what} must be {view.shape}, got {array.shape}")
+        remedy = "; its transpose is" if array.shape == view.shape[::-1] else ""
+        raise ValueError(f"{what} must be {view.shape}, got {array.shape}{remedy}")
     view[:] = as_finite(what, view.dtype.name, array)
 
 

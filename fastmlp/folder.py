@@ -48,6 +48,10 @@ class RunFolder:
 
     def __init__(self, out: str, resume: str | None, reporter: Reporter) -> None:
         prepare_folder("out", out)
+        for folder in [] if resume is not None else [out, os.path.join(out, "previous")]:
+            held = [name for name in FILES if os.path.lexists(os.path.join(folder, name))]
+            if held and CHECKPOINT not in held:  # All runs leave one: these are somebody's own.
+                raise ValueError(f"out must be a new folder or that of a run, got {folder!r}, which holds {held[0]}")
         for name in FILES:
             remove_leftovers(Path(out, name))
         self.out = out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -53,6 +54,9 @@ Array = NDArray[Any]
 
 DEFAULT_OPTIMIZER = SGD(learning_rate=0.1, momentum=0.9)
 
+SCALE_OF_BYTES = 0.01
+"""A network whose `input_scale` is smaller is made for pixels as bytes: who gives it 0 to 1 is warned."""
+
 
 @dataclass(frozen=True)
 class Gradients:
@@ -92,8 +96,8 @@ class MLP:
     bias : bool, default True
         Whether layers add a bias.
     init : str, optional
-        ``he_normal``, ``he_uniform``, ``glorot_normal`` or ``glorot_uniform``; by default He's before the ReLU family
-        and Glorot's before the others. Arrays are set with `set_parameters`.
+        ``he_normal``, ``he_uniform``, ``glorot_normal`` or ``glorot_uniform``; by default, layer by layer, He's before
+        the ReLU family and Glorot's before the others, as softmax. Arrays are set with `set_parameters`.
     input_scale : float, default 1.0
         X is multiplied by it in the kernels; 1/255 lets pixels stay uint8 in memory. Saved with the model.
     dtype : {"float32", "float64"}
@@ -183,6 +187,8 @@ class MLP:
 
     def _dtype_of_quick_calls(self) -> Any:
         """Give the object that is the dtype of nearly all arrays of the network's dtype, see `_of_samples`."""
+        if self.spec.input_scale < SCALE_OF_BYTES:  # `_check_inputs` has a look at them.
+            return None
         return np.dtype(self.spec.dtype) if self._engine.finds_not_finite else None
 
     def __repr__(self) -> str:
@@ -199,14 +205,23 @@ class MLP:
     def weights(self) -> list[Array]:
         """The weights, ``(n_in, n_out)`` arrays, layer by layer.
 
-        They are views: to write into one changes the network. To assign another array to an element copies it there.
+        They are views: to write into one changes the network. To assign another array to an element, or a list of
+        arrays to all, copies them there. Their rows may lie apart: ``W.ravel()`` and ``W.reshape(-1)`` may be copies.
         """
         return ParameterViews("weights", self._layout.weights(self._parameters))
+
+    @weights.setter
+    def weights(self, arrays: Sequence[ArrayLike]) -> None:
+        self.set_parameters(arrays, self.biases)
 
     @property
     def biases(self) -> list[Array]:
         """The biases, ``(n_out,)`` arrays, layer by layer; an empty list with ``bias=False``. Views, like `weights`."""
         return ParameterViews("biases", self._layout.biases(self._parameters))
+
+    @biases.setter
+    def biases(self, arrays: Sequence[ArrayLike]) -> None:
+        self.set_parameters(self.weights, arrays)
 
     def set_parameters(self, weights: Sequence[ArrayLike], biases: Sequence[ArrayLike] | None = None) -> None:
         """Copy the given weights and biases into the network.
@@ -744,7 +759,16 @@ class MLP:
         return compute_by_blocks(compute, self._parameters, self._check_inputs(X))
 
     def _check_inputs(self, X: Any, what: str = "X") -> Samples:
-        return check_inputs(self.spec, X, what, self._engine.finds_not_finite)
+        inputs = check_inputs(self.spec, X, what, self._engine.finds_not_finite)
+        scale = self.spec.input_scale
+        is_converted = isinstance(inputs, np.ndarray) and inputs.dtype != np.uint8
+        if scale < SCALE_OF_BYTES and is_converted and 0.0 < inputs.max() <= 1.0:
+            warnings.warn(
+                f"{what} is within 0 to 1, and this network multiplies it by its input_scale, {scale:.4g}: it was made "
+                "for pixels from 0 to 255, as load_dataset(raw=True) gives them",
+                stacklevel=3,
+            )
+        return inputs
 
     def _check_targets(self, y: ArrayLike, n_samples: int, what: str = "y") -> Array:
         return check_targets(self.spec, y, n_samples, what)

@@ -50,7 +50,8 @@ class OnlineTrainer:
     net : MLP
         The network; it cannot be replaced.
     steps : int
-        Steps taken.
+        Steps taken. Where a Ctrl-C, or a timeout, breaks off a step with several threads, sample weights or sparse
+        samples, the weights may have taken one more.
     learning_rate : float
         That of the next step, at first the optimizer's. It may be changed at any time.
 

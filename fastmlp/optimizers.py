@@ -7,7 +7,7 @@ its constants and checks them. A schedule gives the factor by which the learning
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -293,7 +293,7 @@ class Schedule:
     [0.5, 0.75, 0.5, 0.25]
     """
 
-    warmup: float = 0.0
+    warmup: float = field(default=0.0, kw_only=True)
 
     name: ClassVar[str]
 
@@ -426,9 +426,9 @@ class Step(Schedule):
 
 @dataclass(frozen=True)
 class Exponential(Schedule):
-    """Multiply by `gamma` once an epoch, smoothly.
+    """Multiply by `gamma` once an epoch, smoothly: a little at every step.
 
-    The factor at time `t`, in epochs, is ``gamma ** t``.
+    The factor at time `t`, in epochs, is ``gamma ** t``. `Step` with ``step_size=1`` changes it between epochs only.
 
     Parameters
     ----------
@@ -624,13 +624,13 @@ def check_epsilon(optimizer: Optimizer, dtype: Any) -> None:
         raise ValueError(f"epsilon must be > 0 in {np.dtype(dtype)}, got {epsilon:g}")
 
 
-def check_schedule(schedule: Any) -> Schedule:
+def check_schedule(schedule: Any, what: str = "schedule") -> Schedule:
     """Return a schedule given as an object or, with its defaults, by name."""
     if isinstance(schedule, str):
         return SCHEDULES[check_name("schedule", schedule, SCHEDULES)]()
     if not isinstance(schedule, Schedule) or type(schedule) is Schedule:
         hint = call_hint(schedule, SCHEDULES)
-        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)} or a Schedule, got {shown(schedule)}{hint}")
+        raise ValueError(f"{what} must be one of {', '.join(SCHEDULES)} or a Schedule, got {shown(schedule)}{hint}")
     return schedule
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NoReturn
@@ -62,12 +63,17 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:  # noqa: D102
+        wrong = re.fullmatch(r"argument (?:-\w/)?--([\w-]+): (expected one|ignored explicit) argument ?(.*)", message)
+        if wrong:
+            name, how_many = wrong[1].replace("-", "_"), "a" if wrong[2] == "expected one" else "no"
+            message = f"{name} must have {how_many} value, got {wrong[3] or 'none'}"
         raise UsageError(message)
 
 
 def parse_options(argv: Sequence[str]) -> Options:
     """Turn the arguments into `Options`, those of the run to go on with beneath them; raise if one is wrong."""
     parser = make_parser()
+    parser._negative_number_matcher = re.compile(r"-\.?\d")  # Its own takes -1e-3 and -5,3 for names of options.
     # --batch_size is --batch-size. Option names are rewritten here and not declared twice, which would double the help.
     dashed = [
         name.replace("_", "-") + equals + value if name.startswith("--") else name + equals + value

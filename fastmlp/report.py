@@ -108,10 +108,11 @@ class Reporter:
         self._bar.set_description_str(text, refresh=False)
 
     def epoch(self, history: History, epochs: int) -> None:
-        """Print the line of an epoch, or bring the bar up to date with it."""
+        """Print the line of an epoch, or bring the bar up to date with it; both, if the text goes to a file."""
         if self._bar is not None:
             self._describe(len(history.train_loss), epochs, history.train_loss[-1], history)
-            return
+            if sys.stdout is None or sys.stdout.isatty():
+                return
         n = len(history.train_loss)
         text = f"epoch {n:{len(str(epochs))}}/{epochs}  train loss {history.train_loss[-1]:.4f}"
         text += f"  test loss {history.validation_loss[-1]:.4f}"
@@ -309,6 +310,19 @@ def displayed(image: Array) -> Array:
 def shorten(name: str) -> str:
     """Cut a class name to ten characters."""
     return name if len(name) <= 10 else name[:9] + "\u2026"
+
+
+def epochs_bar(total: int, unit: str) -> Any:
+    """Begin an estimator's bar, of so many epochs or iterations."""
+    from tqdm import tqdm
+
+    shape = "{l_bar}{bar}| {n:.1f}/{total} {unit} [{elapsed}<{remaining}{postfix}]"
+    return tqdm(total=total, unit=unit, bar_format=shape)
+
+
+def print_line(text: str) -> None:
+    """Print a line of an estimator with `verbose`."""
+    print(text)
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -104,7 +104,7 @@ def check_softmax(Z: Array, out: Array | None) -> Array:
 def check_class_targets(shape: tuple[int, ...], y: Array, what: str = "y") -> NDArray[np.int64]:
     """Return `y`, class indices or one-hot rows for logits of this shape, as class indices."""
     if len(shape) != 2 or shape[1] == 0:
-        raise ValueError(f"Z must be (n_samples, n_classes) with n_classes >= 1, got {shape}")
+        raise ValueError(f"Z must be (n_samples, n_classes) with n_classes >= 1, got {shape} and {what} {np.shape(y)}")
     if not isinstance(y, np.ndarray):
         raise ValueError(f"{what} must be a NumPy array, got {type(y).__name__}")
     if y.shape == shape:
@@ -124,10 +124,16 @@ def check_class_targets(shape: tuple[int, ...], y: Array, what: str = "y") -> ND
     if not np.issubdtype(y.dtype, np.integer):
         is_whole = y.dtype.kind == "f" and (y == np.floor(y)).all()
         remedy = "y.astype(int) makes it so" if is_whole else "np.unique(y, return_inverse=True)[1] numbers them"
+        if y.dtype.kind == "f" and not is_whole:
+            remedy = "values need another loss, such as squared_error"
         raise ValueError(f"{what} must hold whole-number classes, got {y.dtype}; {remedy}")
     if y.size and (y.min() < 0 or y.max() >= shape[1]):
         wrong = int(y[(y < 0) | (y >= shape[1])][0])
-        remedy = "; with one output, loss='sigmoid_cross_entropy' is for two classes" if shape[1] == 1 else ""
+        remedy = ""
+        if shape[1] == 1:
+            remedy = "; with one output, loss='sigmoid_cross_entropy' is for two classes, 'squared_error' for values"
+        elif y.min() == 1 and y.max() == shape[1]:
+            remedy = "; they begin with 1: y - 1"
         raise ValueError(f"{what} must hold classes 0 to {shape[1] - 1}, got {wrong}{remedy}")
     return y.astype(np.int64, copy=False)
 
@@ -135,7 +141,9 @@ def check_class_targets(shape: tuple[int, ...], y: Array, what: str = "y") -> ND
 def check_value_targets(what: str, Z: Array, y: Array) -> Array:
     """Return `y` in the shape and dtype of the outputs `Z`; with one output, `y` may be ``(n_samples,)``."""
     if check_real(Z, what).ndim != 2 or Z.shape[1] == 0:
-        raise ValueError(f"{what} must be (n_samples, n_outputs) with n_outputs >= 1, got {Z.shape}")
+        raise ValueError(
+            f"{what} must be (n_samples, n_outputs) with n_outputs >= 1, got {Z.shape} and y {np.shape(y)}"
+        )
     Y = y[:, None] if check_array("y", y).ndim == 1 and Z.shape[1] == 1 else y
     if Y.shape != Z.shape:
         raise ValueError(f"{what} and y must have one shape, got {Z.shape} and {y.shape}")

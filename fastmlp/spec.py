@@ -277,6 +277,8 @@ def check_flag(what: str, value: Any) -> bool:
 def check_count(what: str, value: Any, minimum: int = 1) -> int:
     """Return `value` as an int that is at least `minimum`, or raise ValueError."""
     try:
+        if isinstance(value, bool):
+            raise TypeError
         number = operator.index(value)
     except TypeError:
         raise ValueError(f"{what} must be a whole number, got {shown(value)}") from None

@@ -289,11 +289,13 @@ def test_values_among_words(tmp_path):
     text = "a,y\n" + "".join(f"1,{i / 7}\n" for i in range(50)) + "1,NA\n"
     load_fails(
         ValueError,
-        "must be numbers or classes that recur, got 'NA' in row 51",
+        "labels must not be missing, got 'NA' in row 51",
         write(tmp_path / "a.csv", text),
         target="y",
     )
-    load_fails(ValueError, "must be numbers, got 'NA' in row 51", tmp_path / "a.csv", target="y", as_values=True)
+    load_fails(
+        ValueError, "labels must not be missing, got 'NA' in row 51", tmp_path / "a.csv", target="y", as_values=True
+    )
 
 
 def test_csv_labels_that_only_python_takes_for_numbers_are_words(tmp_path):
@@ -454,3 +456,23 @@ def test_tfds_without_the_package(monkeypatch):
     load_fails(
         ModuleNotFoundError, r"needs the package 'tensorflow_datasets': pip install 'fastmlp\[tfds\]'", "tfds:mnist"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('a,b,y\n1,2,u\n3,4,"v\n5,6,u\n', "must be a CSV file in UTF-8, got: unexpected end of data"),
+        ('a,b,y\n1,2,u\n3,4,"v\n5,6,u\n7,8,w"\n1,2,u\n', r"column 'y' must have labels of one line, got 'v\\n5,6,u"),
+        ("0.5,1.5,red\n0.25,2.5,red\n", "must start with a line of column names, got the numbers 0.5, 1.5"),
+        ("5,0,0,red\n3,0,1,red\n", "must start with a line of column names, got the numbers 5, 0, 0"),
+        ("a,red\n1,0\n2,1\n3,NA\n4,1\n", "labels must not be missing, got 'NA' in row 3"),
+    ],
+)
+def test_tables_that_are_not_what_they_seem(tmp_path, text, message):
+    (tmp_path / "table.csv").write_text(text)
+    load_fails(ValueError, message, tmp_path / "table.csv", target="y" if "y" in text.split("\n")[0] else "red")
+
+
+def test_columns_may_be_numbered(tmp_path):
+    (tmp_path / "table.csv").write_text("0,1,y\n1,2,u\n3,4,v\n" * 1 + "5,6,u\n" * 8)
+    assert load_dataset(tmp_path / "table.csv", target="y").feature_names == ("0", "1")

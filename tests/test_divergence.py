@@ -71,7 +71,7 @@ def test_the_first_step_judges_an_epoch_by_what_all_its_samples_would_lose(engin
     net.set_parameters([[[1.0]]])
     rates = (0, 0, 0, 0, 0, 0, 0, 2.5, 1e200, 1, 1, 1)
     with pytest.raises(DivergenceError, match=r"diverged in epoch 3, batch 2 of 4: .* keeps the weights of epoch 1,"):
-        net.fit(np.ones((4, 1)), np.zeros(4), epochs=3, batch_size=1, optimizer=SGD(1.0), schedule=ByStep(0.0, rates))
+        net.fit(np.ones((4, 1)), np.zeros(4), epochs=3, batch_size=1, optimizer=SGD(1.0), schedule=ByStep(rates))
     assert net.weights[0][0, 0] == 1.0
 
 
@@ -155,7 +155,7 @@ def test_a_network_whose_last_step_left_it_without_answers_has_diverged(
     """The last step takes both weights to -1e200: they are finite, and so was each loss, but not their product."""
     net = MLP([1, 1, 1], "identity", loss="squared_error", bias=False, dtype="float64", engine=engine)
     net.set_parameters([[[1.0]], [[1.0]]])
-    schedule = ByStep(0.0, (0.0,) * (epochs - 1) + (1.0,))
+    schedule = ByStep((0.0,) * (epochs - 1) + (1.0,))
     with pytest.raises(DivergenceError, match=rf"in epoch {epochs}, batch 1 of 1: a weight or an output is not finite"):
         net.fit(
             [[1.0]], [0.0], epochs, 1, SGD(1e200), schedule, validation_data=([[1.0]], [0.0]) if validated else None

@@ -184,7 +184,7 @@ def test_first_weights_of_ones_own() -> None:
     )
     for mine, given in zip(clf.coefs_ + clf.intercepts_, init[0] + init[1], strict=True):
         np.testing.assert_allclose(mine, given, rtol=1e-9)
-    with pytest.raises(ValueError, match=r"weights\[0\] must be \(4, 9\), got \(4, 8\)"):
+    with pytest.raises(ValueError, match=r"^init's coefs\[0\] must be \(4, 9\), got \(4, 8\)"):
         clf.set_params(hidden_layer_sizes=(9,)).fit(X_iris, y_iris)
 
 
@@ -531,6 +531,21 @@ def test_a_pickle_holds_little_more_than_the_weights(kind: Any, solver: str) -> 
     np.testing.assert_array_equal(loaded.predict(X), estimator.predict(X))
     loaded.coefs_[0][:] = 1.0
     assert not np.array_equal(loaded.predict(X), estimator.predict(X))
+
+
+@pytest.mark.usefixtures("_may_not_converge")
+def test_the_pickle_of_a_long_fit_of_the_default_network() -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(200, 64)).astype(np.float32), np.arange(200) % 10
+    clf = MLPClassifier(max_iter=150, tol=0.0, n_iter_no_change=200, early_stopping=True).fit(X, y)
+    assert len(clf.loss_curve_) == 150
+    loaded = pickle.loads(pickle.dumps(clf))
+    for name in ("loss_curve_", "validation_scores_", "validation_loss_curve_"):
+        assert type(getattr(loaded, name)) is list
+        assert getattr(loaded, name) == getattr(clf, name)
+        assert all(isinstance(value, float) for value in getattr(loaded, name))
+    clf.set_params(early_stopping=False).fit(X, y)
+    assert len(pickle.dumps(clf)) <= 1.1 * sum(array.nbytes for array in clf.coefs_ + clf.intercepts_)
 
 
 @pytest.mark.usefixtures("_may_not_converge")

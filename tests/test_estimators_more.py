@@ -82,7 +82,7 @@ def test_class_weight_and_partial_fit() -> None:
     one.partial_fit(X_iris[:50], y_iris[:50])  # All of one class.
     with pytest.raises(ValueError, match="class_weight must be of labels in y, got 7"):
         make(class_weight={7: 1.0}).fit(X_iris, y_iris)
-    with pytest.raises(ValueError, match="class_weight must be >= 0, got -1"):
+    with pytest.raises(ValueError, match=r"class_weight\[0\] must be >= 0, got -1"):
         make(class_weight={0: -1.0}).fit(X_iris, y_iris)
     with pytest.raises(ValueError, match="class_weight must not be 'balanced' for partial_fit"):
         make(class_weight="balanced").partial_fit(X_iris, y_iris, classes=[0, 1, 2])

@@ -23,6 +23,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 from sklearn.metrics import log_loss, r2_score
 
+import fastmlp
 from fastmlp import SGD, MLPClassifier, MLPRegressor
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -104,7 +105,7 @@ def test_an_activation_list_that_is_changed_in_place() -> None:
 
 def test_weights_without_a_finite_sum() -> None:
     for weight in (np.nan, np.inf):
-        with pytest.raises(ValueError, match="class_weight must be finite"):
+        with pytest.raises(ValueError, match=r"class_weight\[0\] must be finite"):
             make(class_weight={0: weight}).fit(X_iris, y_iris)
     with pytest.raises(ValueError, match=r"must have a finite sum, got 1e\+308"):
         make(class_weight={0: 1e308}).fit(X_iris, y_iris)
@@ -342,17 +343,70 @@ def test_a_fit_without_early_stopping_is_kept_whatever_was_best_before(before: s
 @pytest.mark.parametrize("make_X", [np.asarray, csr_array])
 @pytest.mark.parametrize("method", ["predict", "partial_fit"])
 def test_after_a_fit_that_failed_the_network_is_still_the_old_one(make_X: Any, method: str) -> None:
-    """But `n_features_in_` is of the new samples, whose other columns the network's kernels would read from nowhere."""
+    """And wherever `n_features_in_` is another number, kernels would read columns from nowhere."""
     clf = make(max_iter=1).fit(make_X(X_iris), y_iris)
+    before = clf.predict_proba(make_X(X_iris))
     other = make_X(np.hstack([X_iris, X_iris]))
     with pytest.raises(ValueError, match="sample_weight must be >= 0"):
         clf.fit(other, y_iris, sample_weight=-np.ones(150))
-    assert clf.n_features_in_ == 8
+    assert clf.n_features_in_ == 4
+    np.testing.assert_array_equal(clf.predict_proba(make_X(X_iris)), before)
+    clf.n_features_in_ = 8
     with pytest.raises(ValueError, match=r"must have (4 features as coefs_\[0\] has|8 rows, one a feature)"):
         getattr(clf, method)(other, *([y_iris] if method == "partial_fit" else []))
     clf.n_features_in_ = 2_000_000
     with pytest.raises(ValueError, match=r"must have (4 features as coefs_\[0\] has|2000000 rows, one a feature)"):
         clf.predict(csr_array((2, 2_000_000)))
+
+
+WRONG = [
+    ({"dropout": [0.1, 0.2]}, {}, "dropout must give one rate for each of the 1 hidden layers, got 2"),
+    ({"callbacks": [1]}, {}, r"callbacks\[0\] must be callable, got 1"),
+    ({"init": ([np.zeros((4, 3))], [np.zeros(3)])}, {}, "init's coefs must be 2 arrays, one a layer, got 1"),
+    ({"epsilon": 1e-60, "dtype": "float32"}, {}, "epsilon must be > 0 in float32, got 1e-60"),
+    ({"learning_rate": fastmlp.Schedule()}, {}, "learning_rate must be one of constant, .*, got Schedule"),
+    ({"class_weight": {0: None}}, {}, r"class_weight\[0\] must be a number, got None"),
+    ({"class_weight": {0: "a"}}, {}, r"class_weight\[0\] must be a number, got 'a'"),
+    ({"hidden_layer_sizes": True}, {}, r"hidden_layer_sizes must be whole numbers, got \[True\]"),
+    ({}, {"X_val": X_iris[:, :2], "y_val": y_iris}, "X_val and y_val: X has 2 features"),
+    ({}, {"X_val": X_iris, "y_val": y_iris + 7}, "`y_val` has classes not in"),
+]
+
+
+@pytest.mark.parametrize(("parameters", "arguments", "message"), WRONG, ids=lambda value: str(value)[:24])
+def test_what_is_refused_leaves_an_estimator_as_it_was(
+    parameters: dict[str, Any], arguments: dict[str, Any], message: str
+) -> None:
+    fitted = make(max_iter=2, early_stopping=True).fit(X_iris, y_iris)
+    went_on = make(max_iter=2, warm_start=True).fit(X_iris[:, ::-1], y_iris)
+    is_for_new = "init" in parameters or "epsilon" in parameters  # Whose dtype is to be chosen, too.
+    for clf in (make(), fitted, *([] if is_for_new else [went_on])):
+        clf.set_params(**parameters)
+        before = pickle.dumps(clf)
+        with pytest.raises(ValueError, match=message):
+            clf.fit(X_iris, y_iris, **arguments)
+        assert pickle.dumps(clf) == before
+
+
+def test_r2_needs_two_samples() -> None:
+    one = {"X_val": X_iris[:1], "y_val": y_iris[:1]}
+    reg = MLPRegressor(hidden_layer_sizes=(5,), max_iter=3, early_stopping=True)
+    with pytest.raises(ValueError, match="X_val must have at least 2 samples for R²"):
+        reg.fit(X_iris, y_iris, **one)
+    reg.set_params(early_stopping_metric="loss")
+    with pytest.warns(ConvergenceWarning, match="Maximum iterations"):
+        reg.fit(X_iris, y_iris, **one)
+    assert len(reg.validation_loss_curve_) == 3
+    assert np.isnan(reg.validation_scores_).all()
+
+
+def test_after_lbfgs_there_is_no_curve_of_an_earlier_fit() -> None:
+    clf = make(max_iter=3, early_stopping=True).fit(X_iris, y_iris)
+    clf.set_params(solver="lbfgs", early_stopping=False).fit(X_iris, y_iris)
+    for name in ("loss_curve_", "validation_loss_curve_", "validation_scores_", "stopped_", "best_validation_score_"):
+        assert not hasattr(clf, name)
+    clf.set_params(solver="adam").fit(X_iris, y_iris)
+    assert len(clf.loss_curve_) == 3
 
 
 def test_classes_that_are_renamed_in_place() -> None:

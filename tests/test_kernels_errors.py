@@ -157,7 +157,7 @@ REFUSED: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
     ("softmax", (zeros(2, 0),), {}, "Z must be (n_samples, n_classes) with n_classes >= 1, got (2, 0)"),
     (
         "softmax_cross_entropy", (zeros(2, 0), integers(2)), {},
-        "Z must be (n_samples, n_classes) with n_classes >= 1, got (2, 0)",
+        "Z must be (n_samples, n_classes) with n_classes >= 1, got (2, 0) and y (2,)",
     ),
     ("softmax_cross_entropy", (zeros(2, 3), [0, 1]), {}, "y must be a NumPy array, got list"),
     (

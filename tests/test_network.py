@@ -302,7 +302,7 @@ def test_nothing_given_is_modified(engine: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_samples_are_not_copied(engine: str, dtype: str) -> None:
-    samples = np.ones((20_000, 100), dtype=dtype)
+    samples = np.full((20_000, 100), 255, dtype=dtype)
     y = np.zeros(20_000, dtype=np.int64)
     net = MLP([100, 3], input_scale=1 / 255, engine=engine)
     net.fit(samples[:100], y[:100], epochs=1)  # What is imported or compiled at first is not counted.
@@ -411,3 +411,28 @@ def test_what_a_callback_writes_to_the_labels_does_not_reach_the_kernels(engine:
     nets[0].fit(X, y.copy(), epochs=3, batch_size=10)
     nets[1].fit(X, y, epochs=3, batch_size=10, callbacks=[lambda history: y.fill(10**9)])
     assert_array_equal(nets[0].weights[0], nets[1].weights[0])
+
+
+def test_pixels_that_are_scaled_twice(engine: str) -> None:
+    """Nothing else would tell: all outputs are nearly those of a black picture."""
+    net = MLP([4, 3], input_scale=1 / 255, engine=engine)
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    for samples in (pixels, pixels.astype(np.float32), np.zeros((3, 4), np.float32)):
+        net.predict(samples)
+    for call in (net.predict, net.forward, lambda X: net.fit(X, [0, 1, 2], epochs=1)):
+        with pytest.warns(UserWarning, match=r"X is within 0 to 1, and .* its input_scale, 0\.003922: it was made for"):
+            call(pixels.astype(np.float32) / 255)
+
+
+def test_lists_of_arrays_may_be_assigned(engine: str) -> None:
+    net, other = MLP([2, 3, 2], seed=1, engine=engine), MLP([2, 3, 2], seed=2, engine=engine)
+    kept = net.weights[0]
+    net.weights, net.biases = other.weights, [[1.0, 2.0, 3.0], [4.0, 5.0]]
+    assert_array_equal(net.weights[1], other.weights[1])
+    assert_array_equal(kept, other.weights[0])
+    assert_array_equal(net.biases[1], [4.0, 5.0])
+    with pytest.raises(ValueError, match="weights must be 2 arrays, one a layer, got 1"):
+        net.weights = [np.zeros((2, 3))]
+    with pytest.raises(ValueError, match=r"weights\[1\] must be \(3, 2\), got \(2, 3\); its transpose is"):
+        net.weights = [np.zeros((2, 3)), np.zeros((2, 3))]
+    assert_array_equal(net.weights[1], other.weights[1])

@@ -189,6 +189,13 @@ def test_images_and_their_samples(shape: tuple[int, ...], hint: str) -> None:
     assert message_of(lambda: net.predict(np.zeros(shape))) == f"X must be (n_samples, 6), got {shape}{hint}"
 
 
+def test_a_truth_value_is_no_number() -> None:
+    net = MLP([6, 2], engine="numpy")
+    assert message_of(lambda: net.fit(np.zeros((2, 6)), [0, 1], epochs=True)) == (
+        "epochs must be a whole number, got True"
+    )
+
+
 def test_a_column_of_one_feature() -> None:
     net = MLP([1, 2], engine="numpy")
     assert message_of(lambda: net.predict(np.zeros(5))) == (
@@ -205,7 +212,7 @@ def with_value(value: float) -> Array:
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        (np.zeros((2, 3)), "X must be (n_samples, 2), got (2, 3)"),
+        (np.zeros((2, 3)), "X must be (n_samples, 2), got (2, 3); X.T makes it so"),
         (np.zeros((2, 2, 1)), "X must be (n_samples, 2), got (2, 2, 1); X.reshape(len(X), -1) makes it so"),
         (np.zeros((2, 2, 2)), "X must be (n_samples, 2), got (2, 2, 2)"),
         (np.zeros((0, 1, 2)), "X must be (n_samples, 2), got (0, 1, 2)"),
@@ -309,7 +316,7 @@ ONE_HOT = "one-hot y must have a single 1 in each row and zeros elsewhere, got"
         ),
         (
             "softmax_cross_entropy", [0.5, 1.0],
-            "y must hold whole-number classes, got float64; np.unique(y, return_inverse=True)[1] numbers them",
+            "y must hold whole-number classes, got float64; values need another loss, such as squared_error",
         ),
         (
             "softmax_cross_entropy", ["0", "1"],
@@ -324,7 +331,8 @@ ONE_HOT = "one-hot y must have a single 1 in each row and zeros elsewhere, got"
         ("softmax_cross_entropy", 1, "y must have one entry for each of the 2 samples of X, got shape ()"),
         ("sigmoid_cross_entropy", [[0, 2], [1, 0]], "y must be in [0, 1] for sigmoid_cross_entropy, got 2"),
         ("sigmoid_cross_entropy", [[0, -0.5], [1, 0]], "y must be in [0, 1] for sigmoid_cross_entropy, got -0.5"),
-        ("sigmoid_cross_entropy", [0, 1], "y must be (2, 2), got (2,)"),
+        ("sigmoid_cross_entropy", [0, 1], "y must be (2, 2), got (2,); np.eye(2)[y] makes classes one-hot"),
+        ("squared_error", [0.5, 1.0], "y must be (2, 2), got (2,)"),
         ("squared_error", [[0.0], [1.0]], "y must be (2, 2), got (2, 1)"),
         ("squared_error", [[0.0, np.nan], [1.0, 0]], "y must be finite, got nan at [0, 1]"),
         ("squared_error", [["a", "b"], ["c", "d"]], "y must be numeric, got dtype <U1"),

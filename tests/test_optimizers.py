@@ -396,3 +396,10 @@ def test_flags_of_updates(kernels: ModuleType) -> None:
     arrays = [np.ones(3) for _ in range(4)]
     with pytest.raises(ValueError, match=r"^decoupled must be True or False, got 'no'$"):
         kernels.adam_update(*arrays, 1, 0.1, decoupled="no")
+
+
+def test_a_schedule_s_own_parameters_come_first() -> None:
+    assert Step(10, 0.5) == Step(step_size=10, gamma=0.5, warmup=0.0)
+    assert Exponential(0.95) == Exponential(gamma=0.95)
+    with pytest.raises(TypeError, match="positional"):
+        Constant(10)  # type: ignore[call-arg, misc]

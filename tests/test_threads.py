@@ -123,18 +123,27 @@ def test_an_interruption_of_the_start_is_one(begins, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
-def test_a_helper_is_kept_off_the_cpu_of_its_maker_and_nothing_else_is():
+def test_a_helper_begins_on_another_cpu_than_its_maker_s_and_may_then_use_all(monkeypatch):
     from fastmlp.kernels import threads
 
     running_on, _ = threads.functions_of_c()
-    allowed, before = os.sched_getaffinity(0), running_on()
-    for _ in range(50):
-        helpers = []
-        threads.run_together(lambda t: t and helpers.append(os.sched_getaffinity(0)), 2)  # noqa: B023
-        assert helpers[0] < allowed if len(allowed) > 1 else helpers[0] == allowed
-        if running_on() == before:  # This thread may have been moved.
-            assert before not in helpers[0] or len(allowed) == 1
+    set_affinity, allowed, before = os.sched_setaffinity, os.sched_getaffinity(0), running_on()
+    began_on, works_on = [], []
+
+    def widen(process, cpus):
+        began_on.append(os.sched_getaffinity(process))
+        set_affinity(process, cpus)
+
+    monkeypatch.setattr(os, "sched_setaffinity", widen)
+    for number in range(50):
+        threads.run_together(lambda t: t and works_on.append(os.sched_getaffinity(0)), 2)
+        assert works_on[number] == allowed
+        if len(allowed) > 1:
+            assert began_on[number] < allowed
+            if running_on() == before:  # This thread may have been moved.
+                assert before not in began_on[number]
         before = running_on()
+    assert len(works_on) == 50
     assert os.sched_getaffinity(0) == allowed
 
 

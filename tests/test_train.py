@@ -178,6 +178,7 @@ def test_without_matplotlib_the_run_says_so_and_goes_on(
     out = tmp_path / "run"
     out.mkdir()
     (out / "curves.png").write_bytes(b"of an earlier run")
+    (out / "checkpoint.safetensors").write_bytes(b"of an earlier run")
     for name in [name for name in sys.modules if name.startswith("matplotlib")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)

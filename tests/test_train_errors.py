@@ -22,7 +22,11 @@ from fastmlp.options import spell
     [
         ("--epochs 0", "epochs must be >= 1, got 0"),
         ("--epochs ten", "epochs must be a whole number, got 'ten'"),
-        ("--epochs", "argument --epochs: expected one argument"),
+        ("--epochs", "epochs must have a value, got none"),
+        ("--epochs 2 -b", "batch_size must have a value, got none"),
+        ("--quiet=1", "quiet must have no value, got '1'"),
+        ("--weight-decay -1e-3", "weight_decay must be >= 0, got -0.001"),
+        ("--hidden -5,3", "hidden must be >= 1, got -5"),
         ("--epoch 3", "unknown argument '--epoch' (did you mean --epochs?)"),
         ("mnist", "unknown argument 'mnist'; --help lists the options"),
         ("--bogus", "unknown argument '--bogus'; --help lists the options"),
@@ -217,3 +221,21 @@ def test_a_full_disk_under_standard_output_is_one_line(digits: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "No space left on device" in done.stderr
+
+
+def test_files_of_one_s_own_are_not_moved_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "history.csv"
+    table.write_text("a,y\n" + "1,u\n2,v\n" * 10)
+    monkeypatch.chdir(tmp_path)
+    small = "--target y --hidden 3 --epochs 1 --engine numpy --quiet"
+    assert call(*f"--dataset history.csv {small} --out .".split()) == 2
+    assert one_error(capsys) == "out must be a new folder or that of a run, got '.', which holds history.csv"
+    (tmp_path / "run" / "previous").mkdir(parents=True)
+    (tmp_path / "run" / "previous" / "summary.json").write_text("mine")
+    assert call(*f"--dataset history.csv {small} --out run".split()) == 2
+    assert one_error(capsys).endswith("previous', which holds summary.json")
+    for _ in range(3):
+        assert call(*f"--dataset history.csv {small} --out other".split()) == 0
+    assert table.read_text().startswith("a,y\n1,u")

@@ -32,7 +32,7 @@ class Dataset:
     Attributes
     ----------
     X_train, X_test : ndarray of float32 or float64, or uint8 with ``raw=True``, (n_samples, n_features)
-        The samples, one a row.
+        The samples, one a row. Pixels are multiplied by 1/255, rounded to the dtype, as the kernels do it.
     y_train, y_test : ndarray of int64, or for regression of float32 or float64, (n_samples,)
         Class indices, or values.
     class_names : tuple of str, or None
@@ -195,7 +195,9 @@ def _finish(source: Source, name: str, raw: bool, test_fraction: float, seed: in
     shape = source.X_train.shape[1:]
     for part, X, y in parts:
         if len(X) != len(y):
-            raise ValueError(f"{part}set of {name} must have a label a sample, got {len(y)} labels, {len(X)} samples")
+            raise ValueError(
+                f"{part or 'data '}set of {name} must have a label a sample, got {len(y)} labels, {len(X)} samples"
+            )
         if X.size == 0:
             raise ValueError(f"{part}set of {name} must have samples with features, got the shape {X.shape}")
         if X.shape[1:] != shape:

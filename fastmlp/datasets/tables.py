@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 PIECE = 1 << 20  # bytes read at a time
 TRUTH = {"true": "1", "false": "0"}
 """Cells of a column of truth values, as pandas writes them, in small letters."""
+MISSING = {"na", "n/a", "#n/a", "null", "none", "?"}
+"""What others write for a label that is missing, in small letters."""
 
 
 def load_npz(path: Path, target: str | None) -> Source:
@@ -96,7 +98,7 @@ def load_csv(path: Path, target: str | None, dtype: np.dtype[Any]) -> Source:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline(1 << 16)
             file.seek(0)
-            reader = csv.reader(file, delimiter=max(",;\t", key=first.count), skipinitialspace=True)
+            reader = csv.reader(file, delimiter=max(",;\t", key=first.count), skipinitialspace=True, strict=True)
             columns = [name.strip() for name in next(reader, [])]
             if "" in columns:
                 place = columns.index("")
@@ -111,6 +113,10 @@ def load_csv(path: Path, target: str | None, dtype: np.dtype[Any]) -> Source:
                 if len(row) != len(columns):
                     raise ValueError(f"{where} must have {len(columns)} cells, got {len(row)}")
                 labels.append(row.pop(position).strip())
+                if "\n" in labels[-1]:  # Two stray quotes, and all that stands between them.
+                    raise ValueError(
+                        f"column {target!r} must have labels of one line, got {labels[-1][:40]!r} in {where}"
+                    )
                 try:
                     values.extend(map(float, row))
                     if "_" in "".join(row):
@@ -148,6 +154,9 @@ def _parse_labels(labels: list[str]) -> Array:
             with contextlib.suppress(OverflowError):
                 return np.array(integers, np.int64)
             return np.fromiter(map(float, labels), float, len(labels))
+    odd = next((label for label in labels if not is_number(label)), "")
+    if odd.lower() in MISSING and all(is_number(label) or label.lower() in MISSING for label in labels):
+        raise ValueError(f"labels must not be missing, got {odd!r} in row {labels.index(odd) + 1}")
     return np.array(labels, object)  # NumPy's own strings would all take the memory of the longest
 
 
@@ -200,6 +209,10 @@ def _target_position(columns: list[str], target: str | None, path: Path) -> int:
         shown = ", ".join(columns) if len(columns) <= 8 else f"{', '.join(columns[:4])} ... {', '.join(columns[-2:])}"
         hint = "" if target is None else did_you_mean(target, columns)
         raise ValueError(f"target must name a column of {path} ({one_line(shown)}), got {target!r}{hint}")
+    numbers = [name for name in columns if is_number(name)]
+    if len(numbers) > 1 and (len(set(numbers)) < len(numbers) or any("." in name for name in numbers)):
+        shown = ", ".join(numbers[:4])
+        raise ValueError(f"{path} must start with a line of column names, got the numbers {one_line(shown)}")
     if len(columns) == 1:
         raise ValueError(f"{path} must have a feature column beside the target, got {target!r} alone")
     doubles = [name for name, n in Counter(columns).items() if n > 1]

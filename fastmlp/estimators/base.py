@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple, cast
 
@@ -20,11 +21,13 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastmlp import reference
-from fastmlp.checks import check_callbacks, divisible
+from fastmlp.checks import check_callbacks, copy_checked, divisible
 from fastmlp.estimators.lbfgs import fit_lbfgs
 from fastmlp.estimators.run import NOT_FINITE_WEIGHTS, EncodedSamples, Run, SolverState, make_optimizer
 from fastmlp.network import MLP
 from fastmlp.optimizers import Optimizer, Schedule
+from fastmlp.parameters import aligned_copy
+from fastmlp.recipe import Callback
 from fastmlp.shapes import InvalidInputsError
 from fastmlp.sparse import Inputs, SparseRows, is_sparse, sparse_rows
 from fastmlp.spec import ACTIVATIONS, DTYPES, check_name, dtype_name, make_spec
@@ -36,6 +39,13 @@ STOCHASTIC_SOLVERS = "sgd", "adam", "adamw", "rmsprop"
 
 OUTPUT_NAMES = {"softmax_cross_entropy": "softmax", "sigmoid_cross_entropy": "logistic", "poisson": "exp"}
 """What ``out_activation_`` is after a fit, by the loss; with all others, it is ``"identity"``."""
+
+CURVES = (
+    "loss_curve_", "best_loss_", "validation_scores_", "validation_loss_curve_", "best_validation_score_", "stopped_",
+)  # fmt: skip
+"""The attributes that lbfgs does not make."""
+
+LISTS_OF_EPOCHS = "loss_curve_", "validation_scores_", "validation_loss_curve_"
 
 SETTABLE_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "identity": reference.identity,
@@ -214,6 +224,23 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         return self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val), incremental=True)
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, validation: Any, incremental: bool) -> Any:
+        before = dict(self.__dict__)
+        try:
+            net, train = self._prepare(X, y, sample_weight, validation, incremental)
+        except BaseException:  # It stays what it was.
+            self.__dict__.update(before)
+            for name in self.__dict__.keys() - before.keys():
+                del self.__dict__[name]
+            raise
+        train()
+        if not np.isfinite(net._parameters).all():
+            raise ValueError(NOT_FINITE_WEIGHTS)
+        return self
+
+    def _prepare(
+        self, X: Any, y: Any, sample_weight: Any, validation: Any, incremental: bool
+    ) -> tuple[MLP, Callable[[], None]]:
+        """Check all that was given, and make the network if it is new; give this, and what trains it."""
         self._validate_params()
         hidden = self._hidden_sizes()
         if self.solver == "lbfgs":
@@ -230,42 +257,35 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             self._initialise((X.shape[1], *hidden, self._count_outputs(Y)), X.dtype.name, random_state())
         fitted_loss = self._loss_of_network()
         self._fitted_loss = self._loss()
-        try:
-            net = self._network()
-            samples = self._samples(net, X, Y, weights)
-            held_out = self._held_out(net, validation)
-        except Exception:  # It stays what it was.
-            self._fitted_loss = fitted_loss
-            raise
-        if self._fitted_loss != fitted_loss and self.solver != "lbfgs":
-            self._begin_curves()  # What was reached by another loss is no measure for this one.
+        net = self._network()
+        samples = self._samples(net, X, Y, weights)
+        held_out = self._held_out(net, validation)
+        callbacks = check_callbacks(self.callbacks or ())
         if self.solver == "lbfgs":
-            fit_lbfgs(self, net, samples)
-        else:
-            self._fit_stochastic(net, samples, held_out, random_state, incremental)
-        if not np.isfinite(net._parameters).all():
-            raise ValueError(NOT_FINITE_WEIGHTS)
-        return self
+            return net, functools.partial(fit_lbfgs, self, net, samples, callbacks)
+        if self._fitted_loss != fitted_loss:
+            self._begin_curves()  # What was reached by another loss is no measure for this one.
+        return net, self._prepare_stochastic(net, samples, held_out, random_state, callbacks, incremental)
 
-    def _fit_stochastic(
+    def _prepare_stochastic(
         self,
         net: MLP,
         samples: EncodedSamples,
         held_out: EncodedSamples | None,
         random_state: Callable[[], np.random.RandomState],
+        callbacks: Sequence[Callback],
         incremental: bool,
-    ) -> None:
+    ) -> Callable[[], None]:
         is_users = held_out is not None
         if self.early_stopping and held_out is None:
             if incremental:
                 raise ValueError("partial_fit does not support early_stopping=True without X_val and y_val")
             samples, held_out = self._split(samples, random_state())
-        callbacks = check_callbacks(self.callbacks or ())
         if not hasattr(self, "validation_loss_curve_"):  # It goes on from what lbfgs has found, or scikit-learn.
             self._begin_curves()
         last_was_partial = getattr(self, "_last_was_partial", False)
         if incremental and self.early_stopping and last_was_partial and self.stopped_:
-            return
+            return lambda: None
         was_users, self._judged_by_users = getattr(self, "_judged_by_users", False), is_users
         # What was best before was judged by other samples; but scikit-learn's own splits go on from one to the next.
         if (is_users or was_users) and not (incremental and last_was_partial):
@@ -281,13 +301,14 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                 slots, rate = net.training_state(optimizer).slots, optimizer.learning_rate
                 solver = SolverState(optimizer, slots, rate, self.learning_rate, float(self.power_t))
             else:  # The moments stay, and the learning rate begins anew.
-                solver.optimizer, solver.epochs = optimizer, 0
+                slots = [aligned_copy(slot) for slot in solver.slots]
+                solver = replace(solver, optimizer=optimizer, slots=slots, epochs=0)
                 solver.set_learning_rate(optimizer.learning_rate)
                 solver.schedule, solver.power_t = self.learning_rate, float(self.power_t)
             solver.decays_by_alpha = self.solver == "adamw"
             self._optimizer = solver
         self._last_was_partial, self.stopped_ = incremental, False
-        Run(self, net, solver, samples, held_out, random_state, callbacks, incremental).train(self._threads())
+        return Run(self, net, solver, samples, held_out, random_state, callbacks, incremental, self._threads()).train
 
     def _validate_params(self) -> None:
         """Check the parameters as scikit-learn does, but not again what has not changed: 0.2 ms of `partial_fit`."""
@@ -302,7 +323,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     def _hidden_sizes(self) -> tuple[int, ...]:
         sizes = self.hidden_layer_sizes
         sizes = tuple(sizes) if hasattr(sizes, "__iter__") else (sizes,)
-        if not all(isinstance(size, Integral) for size in sizes):
+        if not all(isinstance(size, Integral) and not isinstance(size, bool) for size in sizes):
             raise InvalidParameterError(f"hidden_layer_sizes must be whole numbers, got {list(sizes)}")
         if any(size <= 0 for size in sizes):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {list(sizes)}")
@@ -414,6 +435,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         except ValueError as error:  # scikit-learn names them as if they were those of `fit`.
             raise ValueError(f"X_val and y_val: {error}") from None
         weights = None if sample_weight is None else checked_weights("sample_weight_val", sample_weight, X)
+        if len(y) < 2 and self._is_regressor and self.early_stopping and self.early_stopping_metric == "score":
+            raise ValueError("X_val must have at least 2 samples for R², or early_stopping_metric be 'loss', got 1")
         return self._samples(net, X, self._encode(y, learn=False, what="y_val"), weights, "y_val")
 
     # --- The network --------------------------------------------------------------------------------------------------
@@ -430,10 +453,13 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         self._built = Built(net, (*self.coefs_, *self.intercepts_), self._made_for())
         self._draw_weights(net, random_state)
         self.__dict__.pop("_optimizer", None)
-        if self.solver != "lbfgs":
-            self._begin_curves()
+        self._begin_curves()
+        if self.solver == "lbfgs":  # Which makes none.
+            for name in CURVES:
+                del self.__dict__[name]
 
     def _begin_curves(self) -> None:
+        """Make the attributes of `CURVES`, and begin to count the epochs without improvement."""
         self.stopped_ = False
         self._no_improvement_count = 0
         self.loss_curve_: list[float] = []
@@ -451,10 +477,12 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """
         if not isinstance(self.init, str):
             try:
-                weights, biases = self.init
+                coefs, intercepts = self.init
             except (TypeError, ValueError):
                 raise ValueError("init must be 'glorot', 'he' or a pair (coefs, intercepts)") from None
-            net.set_parameters(weights, biases)
+            copy_checked("init's coefs", coefs, net.weights)
+            if intercepts is not None:
+                copy_checked("init's intercepts", intercepts, net.biases)
             return
         # The last layer's are drawn as if it had the activation of the layer before.
         names = net.spec.activations or (self.activation,)
@@ -554,7 +582,15 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         for name in ("coefs_", "intercepts_"):
             if isinstance(state.get(name), list):  # Without the padding of their rows: equal models are equal bytes.
                 state[name] = [np.ascontiguousarray(array) for array in state[name]]
+        for name in LISTS_OF_EPOCHS:  # A number by itself takes 20 bytes.
+            if isinstance(state.get(name), list) and all(isinstance(value, float) for value in state[name]):
+                state[name] = np.array(state[name], dtype=np.float64)
         return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what a pickle, or a copy, holds."""
+        lists = {name: list(state[name]) for name in LISTS_OF_EPOCHS if isinstance(state.get(name), np.ndarray)}
+        super().__setstate__({**state, **lists})
 
     # --- Prediction ---------------------------------------------------------------------------------------------------
 

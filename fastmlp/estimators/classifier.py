@@ -17,6 +17,7 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_targ
 from fastmlp.checks import divisible
 from fastmlp.estimators.base import BaseMLP, require_stochastic
 from fastmlp.estimators.run import flattened
+from fastmlp.spec import check_number
 
 Array = NDArray[Any]
 
@@ -394,7 +395,12 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             unknown = [label for label in self.class_weight if label not in classes]
             if unknown and not set(classes) <= set(self.class_weight):  # Else y may be a fold without a rare class.
                 raise ValueError(f"class_weight must be of labels in y, got {unknown[0]!r}")
-            factors = np.array([float(self.class_weight.get(label, 1.0)) for label in classes])
+            factors = np.array(
+                [
+                    check_number(f"class_weight[{label!r}]", self.class_weight.get(label, 1.0), minimum=0.0)
+                    for label in classes
+                ]
+            )
             of_classes = factors[self._indices_of(y)]
         else:
             of_classes = compute_sample_weight(self.class_weight, y)

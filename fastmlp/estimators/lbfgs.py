@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,16 +12,16 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
-from fastmlp.checks import check_callbacks
-from fastmlp.estimators.run import EncodedSamples, as_targets, loss_cap, loss_factor, progress_bar, warn
+from fastmlp.estimators.run import EncodedSamples, as_targets, loss_cap, loss_factor, warn
 from fastmlp.network import MLP
-from fastmlp.recipe import History
+from fastmlp.recipe import Callback, History
+from fastmlp.report import epochs_bar, print_line
 from fastmlp.sparse import SparseRows
 
 Array = NDArray[Any]
 
 
-def fit_lbfgs(estimator: Any, net: MLP, samples: EncodedSamples) -> None:
+def fit_lbfgs(estimator: Any, net: MLP, samples: EncodedSamples, callbacks: Sequence[Callback]) -> None:
     """Minimise the loss over all samples at once, in float64 whatever the network's dtype: a line search needs it.
 
     Parameters
@@ -31,11 +32,12 @@ def fit_lbfgs(estimator: Any, net: MLP, samples: EncodedSamples) -> None:
         Where to begin; left with the weights that are found.
     samples : EncodedSamples
         To train on.
+    callbacks : sequence of callable
+        The estimator's.
     """
     e = estimator
     objective = Objective(net, samples, e.alpha)
-    callbacks = check_callbacks(e.callbacks or ())
-    bar = progress_bar(e.max_iter, "iterations") if e.progress else None
+    bar = epochs_bar(e.max_iter, "iterations") if e.progress else None
     history, started = History(), time.perf_counter()
     is_called_off = is_late = False
 
@@ -43,7 +45,7 @@ def fit_lbfgs(estimator: Any, net: MLP, samples: EncodedSamples) -> None:
         nonlocal is_called_off, is_late
         history.train_loss.append(float(intermediate_result.fun))
         if e.verbose:
-            print(f"Iteration {len(history.train_loss)}, loss = {history.train_loss[-1]:.8f}")
+            print_line(f"Iteration {len(history.train_loss)}, loss = {history.train_loss[-1]:.8f}")
         if bar is not None:
             bar.set_postfix_str(f"loss {history.train_loss[-1]:.4g}", refresh=False)
             bar.update()

@@ -141,7 +141,7 @@ intercepts_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, 
         """R² of the outputs: of a network's before an activation that is a part of the loss."""
         with np.errstate(over="ignore"):
             values = np.exp(outputs) if self.out_activation_ == "exp" else outputs
-        if not np.isfinite(values).all():
+        if not np.isfinite(values).all() or len(Y) < 2:
             return float("nan")
         with np.errstate(over="ignore"):
             return float(r2_score(Y, values.astype(np.float64), sample_weight=weights))

@@ -22,9 +22,22 @@ from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 from fastmlp.checks import smoothed
 from fastmlp.divergence import DivergenceError
 from fastmlp.network import MLP
-from fastmlp.optimizers import SGD, Adam, AdamW, Constant, Cosine, OneCycle, Optimizer, RMSprop, Schedule
+from fastmlp.optimizers import (
+    SGD,
+    Adam,
+    AdamW,
+    Constant,
+    Cosine,
+    OneCycle,
+    Optimizer,
+    RMSprop,
+    Schedule,
+    check_epsilon,
+    check_schedule,
+)
 from fastmlp.parameters import aligned_copy, are_like
 from fastmlp.recipe import Callback, History, Progress, Recipe, TrainingState, check_dropout
+from fastmlp.report import epochs_bar, print_line
 from fastmlp.training import EpochLoop
 
 Array = NDArray[Any]
@@ -214,6 +227,7 @@ class Run:
         random_state: Callable[[], np.random.RandomState],
         callbacks: Sequence[Callback],
         incremental: bool,
+        threads: int | None,
     ) -> None:
         self.estimator = estimator
         self.net = net
@@ -223,6 +237,8 @@ class Run:
         self.callbacks = callbacks
         self.incremental = incremental
         self.random_state = random_state
+        self.threads = threads
+        self.recipe = self.make_recipe()
         self.started = time.perf_counter()
         self.stopped_by = ""
         self.bar: Any = None
@@ -232,17 +248,18 @@ class Run:
         if not estimator.early_stopping and estimator.best_loss_ is None:  # The last fit was with early stopping.
             estimator.best_loss_ = np.inf
 
-    def train(self, threads: int | None) -> None:
-        """Take the steps, on so many threads, and leave the estimator with what they came to."""
-        self.threads = threads
+    def make_recipe(self) -> Recipe:
+        """Say what is to be done."""
         e, net, solver, samples = self.estimator, self.net, self.solver, self.samples
         batch_size = self.batch_size()
+        optimizer = solver.optimizer
         if solver.decays_by_alpha:
-            solver.optimizer = replace(solver.optimizer, weight_decay=float(e.alpha))  # type: ignore[call-arg]
-        recipe = Recipe(
+            optimizer = replace(optimizer, weight_decay=float(e.alpha))  # type: ignore[call-arg]
+        check_epsilon(optimizer, net.spec.dtype)
+        return Recipe(
             epochs=1 if self.incremental else int(e.max_iter),
             batch_size=batch_size,
-            optimizer=solver.optimizer,
+            optimizer=optimizer,
             schedule=RunSchedule(solver=solver, chosen=chosen_schedule(solver.schedule), epochs=int(e.max_iter)),
             # One batch has no order; but a generator that others share must stand where scikit-learn leaves it.
             shuffle=bool(e.shuffle) and (len(samples) > batch_size or not isinstance(e.random_state, Integral)),
@@ -254,6 +271,10 @@ class Run:
             average=e.average,
             dropout=check_dropout(e.dropout, net.spec.n_layers - 1),
         )
+
+    def train(self) -> None:
+        """Take the steps, and leave the estimator with what they came to."""
+        e, net, solver, samples, recipe = self.estimator, self.net, self.solver, self.samples, self.recipe
         targets: Any = smoothed(as_targets(samples.Y, net.spec.dtype), e.label_smoothing)
         orders: Any = SampleOrders(self.random_state, len(samples))
         # Drawn only where it is needed: the stream of a run without dropout is scikit-learn's.
@@ -268,13 +289,13 @@ class Run:
         elif solver.best is None or not self.incremental:
             solver.best = net._parameters.copy()
         if e.progress:
-            self.bar = progress_bar(recipe.epochs, "epochs")
+            self.bar = epochs_bar(recipe.epochs, "epochs")
         try:
             EpochLoop(
                 net._engine, net._parameters, samples.X, targets, True, recipe, state,
-                net.threads(batch_size, threads), samples.weights, None if self.held_out is None else self.evaluate,
-                (self.end_epochs, *self.callbacks), self.between_calls if e.progress or e.max_time else None,
-                self.ahead,
+                net.threads(recipe.batch_size, self.threads), samples.weights,
+                None if self.held_out is None else self.evaluate, (self.end_epochs, *self.callbacks),
+                self.between_calls if e.progress or e.max_time else None, self.ahead,
             ).run()  # fmt: skip
         except KeyboardInterrupt:
             warn("Training interrupted by user.", UserWarning)
@@ -338,7 +359,7 @@ class Run:
         e.loss_ = np.float64(history.train_loss[epoch])
         e.loss_curve_.append(e.loss_)
         if e.verbose:
-            print(f"Iteration {e.n_iter_}, loss = {e.loss_:.8f}")
+            print_line(f"Iteration {e.n_iter_}, loss = {e.loss_:.8f}")
         if self.held_out is not None:
             self.enter_validation(history.validation_loss[epoch], history.validation_accuracy[epoch])
         if not e.early_stopping:
@@ -374,7 +395,7 @@ class Run:
             e._no_improvement_count = 0
             verdict = f"Setting learning rate to {solver.learning_rate:f}"
         if e.verbose:
-            print(
+            print_line(
                 f"{what} did not improve more than tol={e.tol:f} for {e.n_iter_no_change} consecutive epochs. {verdict}"
             )
         return is_over
@@ -392,7 +413,7 @@ class Run:
         """Enter loss and score, and keep the weights if they are the best."""
         e, curve = self.estimator, self.estimator.validation_loss_curve_
         if e.verbose:
-            print(f"Validation score: {score:f}")
+            print_line(f"Validation score: {score:f}")
         value, best = score, e.best_validation_score_
         if e.early_stopping_metric == "loss":
             value, best = -loss, -e._lowest_validation_loss
@@ -429,14 +450,6 @@ class Run:
         return True
 
 
-def progress_bar(total: int, unit: str) -> Any:
-    """Begin a bar of so many epochs, or iterations."""
-    from tqdm import tqdm
-
-    shape = "{l_bar}{bar}| {n:.1f}/{total} {unit} [{elapsed}<{remaining}{postfix}]"
-    return tqdm(total=total, unit=unit, bar_format=shape)
-
-
 def loss_factor(net: MLP) -> float:
     """Give what makes the network's loss scikit-learn's: its squared error is the mean over the outputs."""
     return 1.0 / net.spec.layer_sizes[-1] if net.spec.loss == "squared_error" else 1.0
@@ -450,7 +463,7 @@ def loss_cap(net: MLP) -> float:
 def chosen_schedule(learning_rate: Any) -> Schedule | None:
     """Give the schedule of the learning rate that was chosen, or None where it changes between epochs only."""
     if isinstance(learning_rate, Schedule):
-        return learning_rate
+        return check_schedule(learning_rate, "learning_rate")
     kinds: dict[str, type[Schedule]] = {"cosine": Cosine, "one_cycle": OneCycle}
     kind = kinds.get(learning_rate, Constant)
     return None if kind is Constant else kind()

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -20,6 +21,9 @@ class NoThreadError(RuntimeError):
 
 START_SECONDS = 1.0
 """How long a thread may take to begin, once it was made, if its start was interrupted: it may never do."""
+
+LOOKS, REST = 200, 5e-5
+"""How often a thread looks whether another is done before it sleeps in between, and how many seconds."""
 
 
 class Helper:
@@ -36,6 +40,7 @@ class Helper:
     def __init__(self, work: Callable[[int], Any], number: int, call_off: Callable[[], None]) -> None:
         self.work, self.number, self.call_off = work, number, call_off
         self.placing = _thread.allocate_lock()
+        self.may_run_on: set[int] = set()
         self.latest_start = 0.0
 
     def start(self) -> None:
@@ -50,7 +55,7 @@ class Helper:
                 self.latest_start = 0.0
                 raise NoThreadError(str(error)) from None
             self.will_begin = True
-            place_elsewhere(thread)
+            self.may_run_on = place_elsewhere(thread)
 
     def run(self) -> Iterator[None]:
         """Do the work; if it fails, nobody must wait for this thread at a barrier.
@@ -62,6 +67,9 @@ class Helper:
             yield
             with self.placing:
                 self.begun = True
+            if self.may_run_on:  # From now on, the system knows best: another process may come to this CPU.
+                with suppress(OSError):
+                    os.sched_setaffinity(0, self.may_run_on)
             self.work(self.number)
         except GeneratorExit:  # It was never started.
             raise
@@ -73,8 +81,10 @@ class Helper:
 
     def wait(self) -> None:
         """Wait for the end of the work; not for one that has not begun, and will not, its start being interrupted."""
+        looks = 0
         while not self.ended and (self.will_begin or self.begun or time.monotonic() < self.latest_start):
-            time.sleep(0)
+            looks += 1
+            time.sleep(0 if looks < LOOKS else REST)
 
 
 @functools.cache
@@ -90,23 +100,27 @@ def functions_of_c() -> tuple[Any, Any] | None:
         return None
 
 
-def place_elsewhere(thread: int) -> None:
-    """Keep a new thread off the CPU that this one runs on, if the process may use others.
+def place_elsewhere(thread: int) -> set[int]:
+    """Have a new thread begin on another CPU than this one, if the process may use others; give all that it may use.
 
     Linux may begin a thread on its maker's CPU, and move it some milliseconds later when it is seen to wait. Until then
     the two take turns, or wait for each other at a barrier.
     """
     functions = functions_of_c()
-    if functions is not None:
-        running_on, may_run_on = functions
-        try:
-            others = os.sched_getaffinity(0) - {running_on()}
-        except OSError:
-            return
-        if others:
-            mask = sum(1 << cpu for cpu in others)
-            n_bytes = -(-mask.bit_length() // 64) * 8
-            may_run_on(thread, n_bytes, mask.to_bytes(n_bytes, sys.byteorder))
+    if functions is None:
+        return set()
+    running_on, keep_to = functions
+    try:
+        all_cpus = os.sched_getaffinity(0)
+        others = all_cpus - {running_on()}
+    except OSError:
+        return set()
+    if not others:
+        return set()
+    mask = sum(1 << cpu for cpu in others)
+    n_bytes = -(-mask.bit_length() // 64) * 8
+    keep_to(thread, n_bytes, mask.to_bytes(n_bytes, sys.byteorder))
+    return all_cpus
 
 
 def run_together(work: Callable[[int], T], threads: int, call_off: Callable[[], None] = lambda: None) -> T:

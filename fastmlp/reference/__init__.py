@@ -29,7 +29,7 @@ from fastmlp.reference.activations import (
     tanh_backward,
 )
 from fastmlp.reference.affine import affine_backward, affine_forward
-from fastmlp.reference.engine import Engine
+from fastmlp.reference.engine import Engine as Engine  # Not in `__all__`: it is not for users.
 from fastmlp.reference.losses import (
     absolute_error,
     huber,
@@ -43,7 +43,6 @@ from fastmlp.reference.losses import (
 from fastmlp.reference.updates import adam_update, rmsprop_update, sgd_update
 
 __all__ = [
-    "Engine",
     "absolute_error",
     "adam_update",
     "affine_backward",
