@@ -74,6 +74,16 @@ class Gradients:
     biases: list[Array]
 
 
+def warn_of_small_pixels(what: str, X: Array, input_scale: float) -> None:
+    """Warn if pixels that are 0 to 1 already are to be multiplied by the scale of bytes."""
+    if 0.0 < X.max() <= 1.0:
+        warnings.warn(
+            f"{what} is within 0 to 1, and this network multiplies it by its input_scale, {input_scale:.4g}: it was "
+            "made for pixels from 0 to 255, as load_dataset(raw=True) gives them",
+            stacklevel=4,
+        )
+
+
 class MLP:
     """A multi-layer perceptron.
 
@@ -760,14 +770,8 @@ class MLP:
 
     def _check_inputs(self, X: Any, what: str = "X") -> Samples:
         inputs = check_inputs(self.spec, X, what, self._engine.finds_not_finite)
-        scale = self.spec.input_scale
-        is_converted = isinstance(inputs, np.ndarray) and inputs.dtype != np.uint8
-        if scale < SCALE_OF_BYTES and is_converted and 0.0 < inputs.max() <= 1.0:
-            warnings.warn(
-                f"{what} is within 0 to 1, and this network multiplies it by its input_scale, {scale:.4g}: it was made "
-                "for pixels from 0 to 255, as load_dataset(raw=True) gives them",
-                stacklevel=3,
-            )
+        if self.spec.input_scale < SCALE_OF_BYTES and isinstance(inputs, np.ndarray) and inputs.dtype != np.uint8:
+            warn_of_small_pixels(what, inputs, self.spec.input_scale)
         return inputs
 
     def _check_targets(self, y: ArrayLike, n_samples: int, what: str = "y") -> Array:
