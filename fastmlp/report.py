@@ -102,7 +102,7 @@ class Reporter:
         self._bar.update(progress.samples - self._bar.n)
 
     def _describe(self, epoch: int, epochs: int, loss: float, history: History) -> None:
-        text = f"epoch {epoch}/{epochs}  loss {loss:.4f}"
+        text = f"epoch {epoch}/{epochs}  loss {decimals(loss)}"
         if history.validation_accuracy:
             text += f"  accuracy {percent(history.validation_accuracy[-1])}"
         self._bar.set_description_str(text, refresh=False)
@@ -114,8 +114,8 @@ class Reporter:
             if sys.stdout is None or sys.stdout.isatty():
                 return
         n = len(history.train_loss)
-        text = f"epoch {n:{len(str(epochs))}}/{epochs}  train loss {history.train_loss[-1]:.4f}"
-        text += f"  test loss {history.validation_loss[-1]:.4f}"
+        text = f"epoch {n:{len(str(epochs))}}/{epochs}  train loss {decimals(history.train_loss[-1])}"
+        text += f"  test loss {decimals(history.validation_loss[-1])}"
         if history.validation_accuracy:
             text += f"  test accuracy {percent(history.validation_accuracy[-1]):>8}"
         seconds = history.seconds[-1]
@@ -136,7 +136,9 @@ class Reporter:
             rows.append(("test accuracy", percent(accuracy), f"{round((1 - accuracy) * n_test):,} of {n_test:,} wrong"))
         if summary["test_r2"] is not None:
             rows.append(("test R^2", f"{summary['test_r2']:.4f}", "of the variance explained"))
-        rows.append(("test loss", f"{summary['test_loss']:.4f}", f"{summary['train_loss']:.4f} in training"))
+        rows.append(
+            ("test loss", f"{decimals(summary['test_loss'])}", f"{decimals(summary['train_loss'])} in training")
+        )
         threads = f"{summary['threads']} thread{'s' * (summary['threads'] > 1)}"
         speed = f"{summary['samples_per_second']:,.0f} samples/s, {threads}, engine {summary['engine']}"
         rows.append(("training", duration(summary["train_seconds"]), speed))
@@ -157,6 +159,15 @@ def drop_stdout() -> None:
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, descriptor)
     os.close(nothing)
+
+
+def decimals(loss: float) -> str:
+    """Write a loss in a few characters, however large it is.
+
+    >>> decimals(0.0123), decimals(4.7e50)
+    ('0.0123', '4.700e+50')
+    """
+    return f"{loss:.4f}" if abs(loss) < 1e5 else f"{loss:.3e}"
 
 
 def percent(fraction: float) -> str:
@@ -210,7 +221,8 @@ def draw_curves(history: History, summary: dict[str, Any]) -> bytes:
     result = f"{percent(accuracy[-1])} test accuracy" if classifies else f"test loss {test[-1]:.4g}"
     if summary["test_r2"] is not None:
         result = f"test R\u00b2 {summary['test_r2']:.4f}"
-    headline(figure, f"{data}, {sizes}: {result}", describe_end(summary))
+    room = 30 if classifies else 20
+    headline(figure, f"{clipped(data, room)}, {clipped(sizes, room)}: {result}", describe_end(summary))
 
     loss = panels[0]
     style_panel(loss, "loss", epochs)
@@ -305,6 +317,11 @@ def displayed(image: Array) -> Array:
         return shown / 255
     stretched: Array = (shown - shown.min()) / max(float(np.ptp(shown)), 1e-12)
     return stretched
+
+
+def clipped(text: str, n: int) -> str:
+    """Leave out the middle of a text of more than `n` characters."""
+    return text if len(text) <= n else f"{text[: n // 2]}\u2026{text[-(n // 2 - 1) :]}"
 
 
 def shorten(name: str) -> str:

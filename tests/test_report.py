@@ -292,3 +292,10 @@ def test_a_summary_is_json_whatever_the_figures_are(tmp_path: Path, monkeypatch:
     out.write_files(MLP([2, 2]), SimpleNamespace(), history, summary)
     written = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
     assert written == {**summary, "test_loss": None, "test_r2": None}
+
+
+def test_long_names_and_large_losses_take_little_room() -> None:
+    assert report.clipped("x" * 30, 30) == "x" * 30
+    assert report.clipped("a" * 40 + "z" * 40, 30) == "a" * 15 + "\u2026" + "z" * 14
+    assert report.decimals(99999.0) == "99999.0000"
+    assert report.decimals(-4.675e50) == "-4.675e+50"
