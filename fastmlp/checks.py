@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -42,6 +44,22 @@ def check_inputs(spec: NetworkSpec, X: Any, what: str, engine_finds_not_finite: 
         return MappedRows(X) if mapped else np.ascontiguousarray(X)
     convert = partial(as_finite, what, spec.dtype, scale=spec.input_scale)
     return MappedRows(X, convert) if mapped else convert(X)
+
+
+def are_scaled_pixels(X: Any) -> bool:
+    """Whether the first samples are numbers from 0 to 1, and not whole."""
+    if not isinstance(X, np.ndarray) or X.dtype.kind != "f":
+        return False
+    first = X[:64]
+    return bool(first.size and first.min() >= 0.0 and first.max() <= 1.0 and (first % 1.0).any())
+
+
+def warn_user(message: str) -> None:
+    """Warn at the line that called fastmlp."""
+    level, frame = 1, sys._getframe()
+    while frame.f_globals.get("__name__", "").startswith("fastmlp.") and frame.f_back is not None:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
 
 
 def reshaping(shape: tuple[int, ...], n_features: int) -> str:
@@ -125,7 +143,7 @@ def check_targets(spec: NetworkSpec, y: ArrayLike, n_samples: int, what: str) ->
     if Y.ndim == 1 and n_outputs == 1:
         Y = Y[:, None]
     if Y.shape != (n_samples, n_outputs):
-        may_be_classes = y.dtype.kind in "iu" and y.size == n_samples
+        may_be_classes = y.ndim == 1 and y.dtype.kind in "iu" and y.min() >= 0 and y.max() < n_outputs
         remedy = f"; np.eye({n_outputs})[y] makes classes one-hot" if may_be_classes else ""
         raise ValueError(f"{what} must be ({n_samples}, {n_outputs}), got {y.shape}{remedy}")
     low, high = LOSSES[spec.loss].targets

@@ -44,14 +44,15 @@ class RunFolder:
     ------
     OSError
         If it cannot be written to.
+    ValueError
+        If it holds files of such names, and no run.
     """
 
     def __init__(self, out: str, resume: str | None, reporter: Reporter) -> None:
         prepare_folder("out", out)
-        for folder in [] if resume is not None else [out, os.path.join(out, "previous")]:
-            held = [name for name in FILES if os.path.lexists(os.path.join(folder, name))]
-            if held and CHECKPOINT not in held:  # All runs leave one: these are somebody's own.
-                raise ValueError(f"out must be a new folder or that of a run, got {folder!r}, which holds {held[0]}")
+        held = [name for name in FILES if os.path.lexists(os.path.join(out, name))]
+        if held and not {CHECKPOINT, "model.safetensors"} & set(held):  # Somebody's own: all runs leave these.
+            raise ValueError(f"out must be a new folder or that of a run, got {out!r}, which holds {held[0]} alone")
         for name in FILES:
             remove_leftovers(Path(out, name))
         self.out = out
@@ -74,7 +75,7 @@ class RunFolder:
         previous, replaced = os.path.join(self.out, "previous"), ""
         with writing_to("out", self.out):
             os.makedirs(previous, exist_ok=True)
-            for name in FILES:
+            for name in reversed(FILES):  # Until the last, it can be seen to be that of a run.
                 with suppress(FileNotFoundError):  # a file that the earlier run did not have
                     os.unlink(os.path.join(previous, name))
                     replaced = ", in place of those that were there"

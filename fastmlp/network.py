@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from fastmlp.checks import (
     ParameterViews,
     Samples,
     all_finite,
+    are_scaled_pixels,
     check_callbacks,
     check_inputs,
     check_targets,
@@ -28,6 +28,7 @@ from fastmlp.checks import (
     explaining_lack_of_memory,
     not_finite_error,
     smoothed,
+    warn_user,
 )
 from fastmlp.chunks import MappedRows
 from fastmlp.cpus import available_cpus, is_worker
@@ -55,7 +56,7 @@ Array = NDArray[Any]
 DEFAULT_OPTIMIZER = SGD(learning_rate=0.1, momentum=0.9)
 
 SCALE_OF_BYTES = 0.01
-"""A network whose `input_scale` is smaller is made for pixels as bytes: who gives it 0 to 1 is warned."""
+"""A network whose `input_scale` is smaller may be for pixels as bytes: the first floats that it is given are looked at."""
 
 
 @dataclass(frozen=True)
@@ -72,16 +73,6 @@ class Gradients:
 
     weights: list[Array]
     biases: list[Array]
-
-
-def warn_of_small_pixels(what: str, X: Array, input_scale: float) -> None:
-    """Warn if pixels that are 0 to 1 already are to be multiplied by the scale of bytes."""
-    if 0.0 < X.max() <= 1.0:
-        warnings.warn(
-            f"{what} is within 0 to 1, and this network multiplies it by its input_scale, {input_scale:.4g}: it was "
-            "made for pixels from 0 to 255, as load_dataset(raw=True) gives them",
-            stacklevel=4,
-        )
 
 
 class MLP:
@@ -181,6 +172,7 @@ class MLP:
         with explaining_lack_of_memory(spec):
             self._parameters = self._layout.allocate() if parameters is None else parameters
         self._engine = make_engine(engine, self._layout)
+        self._awaits_floats = spec.input_scale < SCALE_OF_BYTES
         self._dtype_as_is = self._dtype_of_quick_calls()
         self.notes: dict[str, Any] = {}
         self._fits = 0
@@ -197,9 +189,7 @@ class MLP:
 
     def _dtype_of_quick_calls(self) -> Any:
         """Give the object that is the dtype of nearly all arrays of the network's dtype, see `_of_samples`."""
-        if self.spec.input_scale < SCALE_OF_BYTES:  # `_check_inputs` has a look at them.
-            return None
-        return np.dtype(self.spec.dtype) if self._engine.finds_not_finite else None
+        return np.dtype(self.spec.dtype) if self._engine.finds_not_finite and not self._awaits_floats else None
 
     def __repr__(self) -> str:
         return self.spec.as_call(self._engine.name)
@@ -222,7 +212,7 @@ class MLP:
 
     @weights.setter
     def weights(self, arrays: Sequence[ArrayLike]) -> None:
-        self.set_parameters(arrays, self.biases)
+        self._set("weights", arrays)
 
     @property
     def biases(self) -> list[Array]:
@@ -231,7 +221,7 @@ class MLP:
 
     @biases.setter
     def biases(self, arrays: Sequence[ArrayLike]) -> None:
-        self.set_parameters(self.weights, arrays)
+        self._set("biases", arrays)
 
     def set_parameters(self, weights: Sequence[ArrayLike], biases: Sequence[ArrayLike] | None = None) -> None:
         """Copy the given weights and biases into the network.
@@ -260,6 +250,14 @@ class MLP:
         if biases is not None:
             copy_checked("biases", biases, self._layout.biases(fresh))
         self._parameters[:] = fresh
+
+    def _set(self, what: str, arrays: Sequence[ArrayLike]) -> None:
+        """Copy the given weights, or biases, all of them or none."""
+        views = getattr(self, what)
+        fresh = [np.empty_like(view) for view in views]
+        copy_checked(what, arrays, fresh)
+        for view, array in zip(views, fresh, strict=True):
+            view[:] = array
 
     # --- Inference ----------------------------------------------------------------------------------------------------
 
@@ -770,8 +768,14 @@ class MLP:
 
     def _check_inputs(self, X: Any, what: str = "X") -> Samples:
         inputs = check_inputs(self.spec, X, what, self._engine.finds_not_finite)
-        if self.spec.input_scale < SCALE_OF_BYTES and isinstance(inputs, np.ndarray) and inputs.dtype != np.uint8:
-            warn_of_small_pixels(what, inputs, self.spec.input_scale)
+        if self._awaits_floats and inputs.dtype != np.uint8:
+            self._awaits_floats = False
+            self._dtype_as_is = self._dtype_of_quick_calls()
+            if are_scaled_pixels(X):
+                warn_user(
+                    f"{what} is within 0 to 1, and this network multiplies it by its input_scale, "
+                    f"{self.spec.input_scale:.4g}: if that was for pixels from 0 to 255, give it those"
+                )
         return inputs
 
     def _check_targets(self, y: ArrayLike, n_samples: int, what: str = "y") -> Array:

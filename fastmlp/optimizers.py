@@ -624,13 +624,13 @@ def check_epsilon(optimizer: Optimizer, dtype: Any) -> None:
         raise ValueError(f"epsilon must be > 0 in {np.dtype(dtype)}, got {epsilon:g}")
 
 
-def check_schedule(schedule: Any, what: str = "schedule") -> Schedule:
+def check_schedule(schedule: Any) -> Schedule:
     """Return a schedule given as an object or, with its defaults, by name."""
     if isinstance(schedule, str):
         return SCHEDULES[check_name("schedule", schedule, SCHEDULES)]()
     if not isinstance(schedule, Schedule) or type(schedule) is Schedule:
         hint = call_hint(schedule, SCHEDULES)
-        raise ValueError(f"{what} must be one of {', '.join(SCHEDULES)} or a Schedule, got {shown(schedule)}{hint}")
+        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)} or a Schedule, got {shown(schedule)}{hint}")
     return schedule
 
 

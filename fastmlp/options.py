@@ -63,7 +63,9 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:  # noqa: D102
-        wrong = re.fullmatch(r"argument (?:-\w/)?--([\w-]+): (expected one|ignored explicit) argument ?(.*)", message)
+        wrong = re.fullmatch(
+            r"argument (?:-\w/|--lr/)?--([\w-]+): (expected one|ignored explicit) argument ?(.*)", message
+        )
         if wrong:
             name, how_many = wrong[1].replace("-", "_"), "a" if wrong[2] == "expected one" else "no"
             message = f"{name} must have {how_many} value, got {wrong[3] or 'none'}"

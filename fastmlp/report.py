@@ -1,4 +1,4 @@
-"""What a run shows: a bar or plain lines while it trains, a table at its end, and two pictures.
+"""What a run shows: a bar, plain lines, or both, while it trains, a table at its end, and two pictures.
 
 The text goes to standard output in ASCII, the bar to standard error. The pictures are drawn with Matplotlib's objects,
 without pyplot and its global state, and come back as the bytes of a PNG; Matplotlib is imported only then.
@@ -33,7 +33,8 @@ BAR = "{desc} |{bar}| {rate_noinv_fmt}, {remaining} left"
 
 
 class Reporter:
-    """Prints the progress of one run: a bar if standard error is a terminal, else a line an epoch.
+    """Prints the progress of one run: a bar if standard error is a terminal, and where the text goes to a file, or there
+    is no bar, a line an epoch.
 
     Parameters
     ----------

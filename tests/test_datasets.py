@@ -461,9 +461,9 @@ def test_tfds_without_the_package(monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('a,b,y\n1,2,u\n3,4,"v\n5,6,u\n', "must be a CSV file in UTF-8, got: unexpected end of data"),
+        ('a,b,y\n1,2,u\n3,4,"v\n5,6,u\n', r"column 'y' must have labels of one line, got 'v\\n5,6,u"),
         ('a,b,y\n1,2,u\n3,4,"v\n5,6,u\n7,8,w"\n1,2,u\n', r"column 'y' must have labels of one line, got 'v\\n5,6,u"),
-        ("0.5,1.5,red\n0.25,2.5,red\n", "must start with a line of column names, got the numbers 0.5, 1.5"),
+        ("1.5,0.5,red\n0.25,2.5,red\n", "must start with a line of column names, got the numbers 1.5, 0.5"),
         ("5,0,0,red\n3,0,1,red\n", "must start with a line of column names, got the numbers 5, 0, 0"),
         ("a,red\n1,0\n2,1\n3,NA\n4,1\n", "labels must not be missing, got 'NA' in row 3"),
     ],
@@ -473,6 +473,10 @@ def test_tables_that_are_not_what_they_seem(tmp_path, text, message):
     load_fails(ValueError, message, tmp_path / "table.csv", target="y" if "y" in text.split("\n")[0] else "red")
 
 
-def test_columns_may_be_numbered(tmp_path):
-    (tmp_path / "table.csv").write_text("0,1,y\n1,2,u\n3,4,v\n" * 1 + "5,6,u\n" * 8)
-    assert load_dataset(tmp_path / "table.csv", target="y").feature_names == ("0", "1")
+@pytest.mark.parametrize(
+    ("header", "label"),
+    [("0,1,y", "v"), ("900.5,902.5,y", "v"), ("a,b,y", "none"), ("a,b,y", '"New\nYork"'), ('"a" ,"b" ,"y"', '"v" ')],
+)
+def test_tables_that_only_look_odd(tmp_path, header, label):
+    (tmp_path / "table.csv").write_text(f"{header}\n1,2,1\n3,4,{label}\n" + "5,6,1\n" * 8)
+    assert len(load_dataset(tmp_path / "table.csv", target="y").class_names) == 2

@@ -364,7 +364,7 @@ WRONG = [
     ({"callbacks": [1]}, {}, r"callbacks\[0\] must be callable, got 1"),
     ({"init": ([np.zeros((4, 3))], [np.zeros(3)])}, {}, "init's coefs must be 2 arrays, one a layer, got 1"),
     ({"epsilon": 1e-60, "dtype": "float32"}, {}, "epsilon must be > 0 in float32, got 1e-60"),
-    ({"learning_rate": fastmlp.Schedule()}, {}, "learning_rate must be one of constant, .*, got Schedule"),
+    ({"learning_rate": fastmlp.Schedule()}, {}, "learning_rate must be a schedule such as fastmlp.Cosine()"),
     ({"class_weight": {0: None}}, {}, r"class_weight\[0\] must be a number, got None"),
     ({"class_weight": {0: "a"}}, {}, r"class_weight\[0\] must be a number, got 'a'"),
     ({"hidden_layer_sizes": True}, {}, r"hidden_layer_sizes must be whole numbers, got \[True\]"),
@@ -379,8 +379,9 @@ def test_what_is_refused_leaves_an_estimator_as_it_was(
 ) -> None:
     fitted = make(max_iter=2, early_stopping=True).fit(X_iris, y_iris)
     went_on = make(max_iter=2, warm_start=True).fit(X_iris[:, ::-1], y_iris)
+    slower = make(max_iter=2, warm_start=True, solver="sgd").fit(X_iris, y_iris).set_params(learning_rate_init=1e-4)
     is_for_new = "init" in parameters or "epsilon" in parameters  # Whose dtype is to be chosen, too.
-    for clf in (make(), fitted, *([] if is_for_new else [went_on])):
+    for clf in (make(), fitted, *([] if is_for_new else [went_on, slower])):
         clf.set_params(**parameters)
         before = pickle.dumps(clf)
         with pytest.raises(ValueError, match=message):

@@ -415,13 +415,28 @@ def test_what_a_callback_writes_to_the_labels_does_not_reach_the_kernels(engine:
 
 def test_pixels_that_are_scaled_twice(engine: str) -> None:
     """Nothing else would tell: all outputs are nearly those of a black picture."""
-    net = MLP([4, 3], input_scale=1 / 255, engine=engine)
     pixels = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
-    for samples in (pixels, pixels.astype(np.float32), np.zeros((3, 4), np.float32)):
-        net.predict(samples)
-    for call in (net.predict, net.forward, lambda X: net.fit(X, [0, 1, 2], epochs=1)):
-        with pytest.warns(UserWarning, match=r"X is within 0 to 1, and .* its input_scale, 0\.003922: it was made for"):
-            call(pixels.astype(np.float32) / 255)
+    scaled = pixels.astype(np.float32) / 255
+
+    def made() -> MLP:
+        net = MLP([4, 3], input_scale=1 / 255, engine=engine)
+        net.predict(pixels)
+        return net
+
+    for samples in (pixels.astype(np.float32), (pixels > 100).astype(np.float32), scaled * -1, [[0, 1, 0, 1]]):
+        made().predict(samples)
+    for call in (
+        lambda net: net.predict(scaled),
+        lambda net: net.forward(scaled),
+        lambda net: net.accuracy(scaled, [0, 1, 2]),
+        lambda net: net.fit(scaled, [0, 1, 2], epochs=1),
+        lambda net: net.fit(pixels, [0, 1, 2], epochs=1, validation_data=(scaled, [0, 1, 2])),
+    ):
+        net = made()
+        with pytest.warns(UserWarning, match=r"X is within 0 to 1, and .* its input_scale, 0\.003922: if") as warned:
+            call(net)
+        assert [each.filename for each in warned] == [__file__]
+        call(net)  # It is said once.
 
 
 def test_lists_of_arrays_may_be_assigned(engine: str) -> None:
@@ -436,3 +451,7 @@ def test_lists_of_arrays_may_be_assigned(engine: str) -> None:
     with pytest.raises(ValueError, match=r"weights\[1\] must be \(3, 2\), got \(2, 3\); its transpose is"):
         net.weights = [np.zeros((2, 3)), np.zeros((2, 3))]
     assert_array_equal(net.weights[1], other.weights[1])
+    net.biases[0][:] = np.nan
+    net.weights = other.weights  # Whatever is in the biases.
+    net.biases = other.biases
+    assert_array_equal(net.biases[0], other.biases[0])

@@ -24,6 +24,7 @@ from fastmlp.options import spell
         ("--epochs ten", "epochs must be a whole number, got 'ten'"),
         ("--epochs", "epochs must have a value, got none"),
         ("--epochs 2 -b", "batch_size must have a value, got none"),
+        ("--lr", "learning_rate must have a value, got none"),
         ("--quiet=1", "quiet must have no value, got '1'"),
         ("--weight-decay -1e-3", "weight_decay must be >= 0, got -0.001"),
         ("--hidden -5,3", "hidden must be >= 1, got -5"),
@@ -231,11 +232,11 @@ def test_files_of_one_s_own_are_not_moved_away(
     monkeypatch.chdir(tmp_path)
     small = "--target y --hidden 3 --epochs 1 --engine numpy --quiet"
     assert call(*f"--dataset history.csv {small} --out .".split()) == 2
-    assert one_error(capsys) == "out must be a new folder or that of a run, got '.', which holds history.csv"
-    (tmp_path / "run" / "previous").mkdir(parents=True)
-    (tmp_path / "run" / "previous" / "summary.json").write_text("mine")
-    assert call(*f"--dataset history.csv {small} --out run".split()) == 2
-    assert one_error(capsys).endswith("previous', which holds summary.json")
-    for _ in range(3):
+    assert one_error(capsys) == "out must be a new folder or that of a run, got '.', which holds history.csv alone"
+    for lost in ("checkpoint.safetensors", "model.safetensors", "summary.json"):
         assert call(*f"--dataset history.csv {small} --out other".split()) == 0
+        (tmp_path / "other" / lost).unlink()
+    assert call(*f"--dataset history.csv {small} --out other --epochs 2".split()) == 0
+    assert call(*["--resume", "other", "--epochs", "3", "--out", "."]) == 2
+    assert one_error(capsys).startswith("out must be a new folder or that of a run, got '.'")
     assert table.read_text().startswith("a,y\n1,u")

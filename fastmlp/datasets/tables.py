@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PIECE = 1 << 20  # bytes read at a time
 TRUTH = {"true": "1", "false": "0"}
 """Cells of a column of truth values, as pandas writes them, in small letters."""
-MISSING = {"na", "n/a", "#n/a", "null", "none", "?"}
+MISSING = {"na", "n/a", "#n/a", "?"}
 """What others write for a label that is missing, in small letters."""
 
 
@@ -98,7 +98,7 @@ def load_csv(path: Path, target: str | None, dtype: np.dtype[Any]) -> Source:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline(1 << 16)
             file.seek(0)
-            reader = csv.reader(file, delimiter=max(",;\t", key=first.count), skipinitialspace=True, strict=True)
+            reader = csv.reader(file, delimiter=max(",;\t", key=first.count), skipinitialspace=True)
             columns = [name.strip() for name in next(reader, [])]
             if "" in columns:
                 place = columns.index("")
@@ -113,7 +113,7 @@ def load_csv(path: Path, target: str | None, dtype: np.dtype[Any]) -> Source:
                 if len(row) != len(columns):
                     raise ValueError(f"{where} must have {len(columns)} cells, got {len(row)}")
                 labels.append(row.pop(position).strip())
-                if "\n" in labels[-1]:  # Two stray quotes, and all that stands between them.
+                if "\n" in labels[-1] and reader.dialect.delimiter in labels[-1]:  # What followed a stray quote.
                     raise ValueError(
                         f"column {target!r} must have labels of one line, got {labels[-1][:40]!r} in {where}"
                     )
@@ -210,7 +210,9 @@ def _target_position(columns: list[str], target: str | None, path: Path) -> int:
         hint = "" if target is None else did_you_mean(target, columns)
         raise ValueError(f"target must name a column of {path} ({one_line(shown)}), got {target!r}{hint}")
     numbers = [name for name in columns if is_number(name)]
-    if len(numbers) > 1 and (len(set(numbers)) < len(numbers) or any("." in name for name in numbers)):
+    ascend = numbers == sorted(set(numbers), key=float)  # As wavelengths do.
+    may_be_names = ascend and (len(numbers) < len(columns) or not any("." in name for name in numbers))
+    if len(numbers) > 1 and not may_be_names:
         shown = ", ".join(numbers[:4])
         raise ValueError(f"{path} must start with a line of column names, got the numbers {one_line(shown)}")
     if len(columns) == 1:

@@ -25,7 +25,7 @@ from fastmlp.checks import check_callbacks, copy_checked, divisible
 from fastmlp.estimators.lbfgs import fit_lbfgs
 from fastmlp.estimators.run import NOT_FINITE_WEIGHTS, EncodedSamples, Run, SolverState, make_optimizer
 from fastmlp.network import MLP
-from fastmlp.optimizers import Optimizer, Schedule
+from fastmlp.optimizers import SGD, Optimizer, Schedule
 from fastmlp.parameters import aligned_copy
 from fastmlp.recipe import Callback
 from fastmlp.shapes import InvalidInputsError
@@ -232,6 +232,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             for name in self.__dict__.keys() - before.keys():
                 del self.__dict__[name]
             raise
+        del before  # The old network's memory is not needed any more.
         train()
         if not np.isfinite(net._parameters).all():
             raise ValueError(NOT_FINITE_WEIGHTS)
@@ -301,7 +302,9 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                 slots, rate = net.training_state(optimizer).slots, optimizer.learning_rate
                 solver = SolverState(optimizer, slots, rate, self.learning_rate, float(self.power_t))
             else:  # The moments stay, and the learning rate begins anew.
-                slots = [aligned_copy(slot) for slot in solver.slots]
+                slots = solver.slots
+                if isinstance(optimizer, SGD):  # A velocity may be scaled in place.
+                    slots = [aligned_copy(slot) for slot in slots]
                 solver = replace(solver, optimizer=optimizer, slots=slots, epochs=0)
                 solver.set_learning_rate(optimizer.learning_rate)
                 solver.schedule, solver.power_t = self.learning_rate, float(self.power_t)
@@ -455,7 +458,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         self.__dict__.pop("_optimizer", None)
         self._begin_curves()
         if self.solver == "lbfgs":  # Which makes none.
-            for name in CURVES:
+            for name in (*CURVES, "_no_improvement_count", "_lowest_validation_loss"):
                 del self.__dict__[name]
 
     def _begin_curves(self) -> None:

@@ -33,7 +33,6 @@ from fastmlp.optimizers import (
     RMSprop,
     Schedule,
     check_epsilon,
-    check_schedule,
 )
 from fastmlp.parameters import aligned_copy, are_like
 from fastmlp.recipe import Callback, History, Progress, Recipe, TrainingState, check_dropout
@@ -239,6 +238,7 @@ class Run:
         self.random_state = random_state
         self.threads = threads
         self.recipe = self.make_recipe()
+        self.threads_of_steps = net.threads(self.recipe.batch_size, threads)
         self.started = time.perf_counter()
         self.stopped_by = ""
         self.bar: Any = None
@@ -293,7 +293,7 @@ class Run:
         try:
             EpochLoop(
                 net._engine, net._parameters, samples.X, targets, True, recipe, state,
-                net.threads(recipe.batch_size, self.threads), samples.weights,
+                self.threads_of_steps, samples.weights,
                 None if self.held_out is None else self.evaluate, (self.end_epochs, *self.callbacks),
                 self.between_calls if e.progress or e.max_time else None, self.ahead,
             ).run()  # fmt: skip
@@ -463,7 +463,11 @@ def loss_cap(net: MLP) -> float:
 def chosen_schedule(learning_rate: Any) -> Schedule | None:
     """Give the schedule of the learning rate that was chosen, or None where it changes between epochs only."""
     if isinstance(learning_rate, Schedule):
-        return check_schedule(learning_rate, "learning_rate")
+        if type(learning_rate) is Schedule:
+            raise ValueError(
+                "learning_rate must be a schedule such as fastmlp.Cosine(), got the base of all, Schedule()"
+            )
+        return learning_rate
     kinds: dict[str, type[Schedule]] = {"cosine": Cosine, "one_cycle": OneCycle}
     kind = kinds.get(learning_rate, Constant)
     return None if kind is Constant else kind()
