@@ -56,7 +56,7 @@ Array = NDArray[Any]
 DEFAULT_OPTIMIZER = SGD(learning_rate=0.1, momentum=0.9)
 
 SCALE_OF_BYTES = 0.01
-"""A network whose `input_scale` is smaller may be for pixels as bytes: the first floats that it is given are looked at."""
+"""A network whose `input_scale` is smaller may be for pixels as bytes: the first floats it is given are looked at."""
 
 
 @dataclass(frozen=True)
@@ -768,7 +768,7 @@ class MLP:
 
     def _check_inputs(self, X: Any, what: str = "X") -> Samples:
         inputs = check_inputs(self.spec, X, what, self._engine.finds_not_finite)
-        if self._awaits_floats and inputs.dtype != np.uint8:
+        if self._awaits_floats and isinstance(inputs, np.ndarray) and inputs.dtype != np.uint8:
             self._awaits_floats = False
             self._dtype_as_is = self._dtype_of_quick_calls()
             if are_scaled_pixels(X):

@@ -64,7 +64,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:  # noqa: D102
         wrong = re.fullmatch(
-            r"argument (?:-\w/|--lr/)?--([\w-]+): (expected one|ignored explicit) argument ?(.*)", message
+            r"argument (?:-\w/|--lr/)?--(\S+): (expected one|ignored explicit) argument ?(.*)", message
         )
         if wrong:
             name, how_many = wrong[1].replace("-", "_"), "a" if wrong[2] == "expected one" else "no"

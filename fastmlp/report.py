@@ -33,8 +33,9 @@ BAR = "{desc} |{bar}| {rate_noinv_fmt}, {remaining} left"
 
 
 class Reporter:
-    """Prints the progress of one run: a bar if standard error is a terminal, and where the text goes to a file, or there
-    is no bar, a line an epoch.
+    """Prints the progress of one run: a bar if standard error is a terminal, and a line an epoch.
+
+    Where both are the same terminal, the bar stands for the lines.
 
     Parameters
     ----------

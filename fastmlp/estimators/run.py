@@ -464,9 +464,7 @@ def chosen_schedule(learning_rate: Any) -> Schedule | None:
     """Give the schedule of the learning rate that was chosen, or None where it changes between epochs only."""
     if isinstance(learning_rate, Schedule):
         if type(learning_rate) is Schedule:
-            raise ValueError(
-                "learning_rate must be a schedule such as fastmlp.Cosine(), got the base of all, Schedule()"
-            )
+            raise ValueError("learning_rate must be a schedule such as fastmlp.Cosine(), got the bare Schedule()")
         return learning_rate
     kinds: dict[str, type[Schedule]] = {"cosine": Cosine, "one_cycle": OneCycle}
     kind = kinds.get(learning_rate, Constant)
