@@ -172,7 +172,7 @@ class MLP:
         with explaining_lack_of_memory(spec):
             self._parameters = self._layout.allocate() if parameters is None else parameters
         self._engine = make_engine(engine, self._layout)
-        self._awaits_floats = spec.input_scale < SCALE_OF_BYTES
+        self._awaits_floats = spec.input_scale < SCALE_OF_BYTES  # See `_check_inputs`.
         self._dtype_as_is = self._dtype_of_quick_calls()
         self.notes: dict[str, Any] = {}
         self._fits = 0
