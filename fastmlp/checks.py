@@ -54,12 +54,15 @@ def are_scaled_pixels(X: Any) -> bool:
     return bool(first.size and first.min() >= 0.0 and first.max() <= 1.0 and (first % 1.0).any())
 
 
-def warn_user(message: str) -> None:
-    """Warn at the line that called fastmlp."""
-    level, frame = 1, sys._getframe()
+def warn_user(message: str, category: type[Warning] = UserWarning, module: str | None = None) -> None:
+    """Warn at the line that called fastmlp; filters see the name of that line's module, or the given one."""
+    frame = sys._getframe()
     while frame.f_globals.get("__name__", "").startswith("fastmlp.") and frame.f_back is not None:
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, stacklevel=level)
+        frame = frame.f_back
+    warnings.warn_explicit(
+        message, category, frame.f_code.co_filename, frame.f_lineno, module or frame.f_globals.get("__name__"),
+        frame.f_globals.setdefault("__warningregistry__", {}),
+    )  # fmt: skip
 
 
 def reshaping(shape: tuple[int, ...], n_features: int) -> str:

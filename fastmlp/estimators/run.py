@@ -5,9 +5,7 @@ The steps themselves are those of `fastmlp.training.EpochLoop`, which calls a `R
 
 from __future__ import annotations
 
-import sys
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -19,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 
-from fastmlp.checks import smoothed
+from fastmlp.checks import smoothed, warn_user
 from fastmlp.divergence import DivergenceError
 from fastmlp.network import MLP
 from fastmlp.optimizers import (
@@ -51,14 +49,8 @@ SMALLEST_RATE = 1e-6
 
 
 def warn(message: str, category: type[Warning]) -> None:
-    """Warn at the line that called fastmlp, in the name of the module of scikit-learn's own, by which people filter."""
-    frame = sys._getframe()
-    while frame.f_globals.get("__name__", "").startswith("fastmlp.") and frame.f_back is not None:
-        frame = frame.f_back
-    warnings.warn_explicit(
-        message, category, frame.f_code.co_filename, frame.f_lineno,
-        "sklearn.neural_network._multilayer_perceptron", frame.f_globals.setdefault("__warningregistry__", {}),
-    )  # fmt: skip
+    """Warn in the name of the module of scikit-learn's own classes, by which people filter."""
+    warn_user(message, category, "sklearn.neural_network._multilayer_perceptron")
 
 
 def flattened(y: Array) -> Array:
