@@ -46,6 +46,7 @@ CURVES = (
 """The attributes that lbfgs does not make."""
 
 LISTS_OF_EPOCHS = "loss_curve_", "validation_scores_", "validation_loss_curve_"
+"""Those of them that have a number an epoch, which a pickle holds as arrays."""
 
 SETTABLE_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "identity": reference.identity,

@@ -312,10 +312,11 @@ def atomic_load(typing: Any, counter: Any) -> Any:
 
 @intrinsic
 def rest(typing: Any) -> Any:
-    """Leave this core to other threads for some microseconds; on Windows, whose sleep is 1 to 16 ms, to one that waits.
+    """Leave this core to other threads for some microseconds.
 
     A thread that gives way (``sched_yield``) loses its turn, some milliseconds, to any other that can run; one that
-    wakes up is soon let in again, since it has had less than its share.
+    wakes up is soon let in again, since it has had less than its share. On Windows, where a sleep takes 1 to 16 ms, it
+    gives way all the same.
     """
     name, arguments_of_c = ("SwitchToThread", []) if sys.platform == "win32" else ("usleep", [I32(10)])
 
