@@ -24,6 +24,8 @@ SMALLEST_RANGE = 1e-30
 """Columns that vary by less count as constant: weights divided by that would leave the range of float32."""
 FEW_DIGITS = 1e-3
 """Of a column whose deviation is smaller than its mean's last digit over this, the dtype keeps three digits or less."""
+LARGEST_DIGIT = 1.0
+"""Where the last digit is larger, not even whole numbers are told apart."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,13 @@ class Standardization:
         net.biases[-1] = net.biases[-1] * scale + self.mean
 
     def far_from_zero(self, dtype: str) -> NDArray[np.int64]:
-        """Give the numbers of the columns of which a dtype keeps few digits, the first being 0."""
-        return np.flatnonzero(np.finfo(dtype).eps * np.abs(self.mean) > FEW_DIGITS * self.deviation)
+        """Give the numbers of the columns of which a dtype keeps few digits, the first being 0.
+
+        A column may be constant because the dtype keeps none: such as times in milliseconds, of a minute, in float32.
+        """
+        last_digit = np.finfo(dtype).eps * np.abs(self.mean)
+        allowed = np.where(np.isinf(self.deviation), LARGEST_DIGIT, FEW_DIGITS * self.deviation)
+        return np.flatnonzero(last_digit > allowed)
 
 
 def divide_by_mean(train: NDArray[np.floating], test: NDArray[np.floating]) -> float:

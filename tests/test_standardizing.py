@@ -51,9 +51,10 @@ def test_figures_by_hand() -> None:
 
 
 def test_columns_of_which_float32_keeps_few_digits() -> None:
-    train = np.array([[0.0, 1e6, 1e9], [1.0, 1e6 + 1.0, 1e9]], np.float32)
+    """The third column is constant; the fourth, of times in milliseconds, became so in float32."""
+    train = np.array([[0.0, 1e6, 1e6, 1.7e12], [1.0, 1e6 + 1.0, 1e6, 1.7e12 + 10_000.0]], np.float32)
     found = standardize(train, train.copy())
-    assert found.far_from_zero("float32").tolist() == [1]  # A constant has none to lose.
+    assert found.far_from_zero("float32").tolist() == [1, 3]
 
 
 def test_a_constant_column_has_no_weights(engine: str) -> None:

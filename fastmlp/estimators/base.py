@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple, cast
 
@@ -23,10 +22,9 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from fastmlp import reference
 from fastmlp.checks import check_callbacks, copy_checked, divisible
 from fastmlp.estimators.lbfgs import fit_lbfgs
-from fastmlp.estimators.run import NOT_FINITE_WEIGHTS, EncodedSamples, Run, SolverState, make_optimizer
+from fastmlp.estimators.run import NOT_FINITE_WEIGHTS, EncodedSamples, Run, make_solver
 from fastmlp.network import MLP
-from fastmlp.optimizers import SGD, Optimizer, Schedule
-from fastmlp.parameters import aligned_copy
+from fastmlp.optimizers import Optimizer, Schedule
 from fastmlp.recipe import Callback
 from fastmlp.shapes import InvalidInputsError
 from fastmlp.sparse import Inputs, SparseRows, is_sparse, sparse_rows
@@ -294,25 +292,11 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             self.best_validation_score_, self._lowest_validation_loss = -np.inf, np.inf
             if self.early_stopping:
                 self._no_improvement_count = 0
-        solver = self.__dict__.get("_optimizer")  # Perhaps scikit-learn's, where one took over its attributes.
-        if not (isinstance(solver, SolverState) and solver.fits(net)):
-            solver = None
-        if solver is None or not incremental:
-            optimizer = make_optimizer(self)
-            if solver is None or not self.warm_start or not solver.goes_on_with(optimizer):
-                slots, rate = net.training_state(optimizer).slots, optimizer.learning_rate
-                solver = SolverState(optimizer, slots, rate, self.learning_rate, float(self.power_t))
-            else:  # The moments stay, and the learning rate begins anew.
-                slots = solver.slots
-                if isinstance(optimizer, SGD):  # A velocity may be scaled in place.
-                    slots = [aligned_copy(slot) for slot in slots]
-                solver = replace(solver, optimizer=optimizer, slots=slots, epochs=0)
-                solver.set_learning_rate(optimizer.learning_rate)
-                solver.schedule, solver.power_t = self.learning_rate, float(self.power_t)
-            solver.decays_by_alpha = self.solver == "adamw"
-            self._optimizer = solver
+        self._optimizer = make_solver(self, net, incremental)
         self._last_was_partial, self.stopped_ = incremental, False
-        return Run(self, net, solver, samples, held_out, random_state, callbacks, incremental, self._threads()).train
+        return Run(
+            self, net, self._optimizer, samples, held_out, random_state, callbacks, incremental, self._threads()
+        ).train
 
     def _validate_params(self) -> None:
         """Check the parameters as scikit-learn does, but not again what has not changed: 0.2 ms of `partial_fit`."""

@@ -205,6 +205,28 @@ def make_optimizer(estimator: Any) -> Optimizer:
     return Adam(rate, **constants, epsilon_hat=True)  # scikit-learn's form.
 
 
+def make_solver(estimator: Any, net: MLP, incremental: bool) -> SolverState:
+    """Give the state of the last call, if training goes on from it, or that of a new run."""
+    e, held = estimator, estimator.__dict__.get("_optimizer")  # Perhaps scikit-learn's: some take over its attributes.
+    goes_on = isinstance(held, SolverState) and held.fits(net) and (incremental or e.warm_start)
+    if goes_on and incremental:
+        return held  # type: ignore[no-any-return]
+    optimizer = make_optimizer(e)
+    rate = optimizer.learning_rate
+    if goes_on and held.goes_on_with(optimizer):  # The moments stay, and the learning rate begins anew.
+        slots = held.slots
+        if isinstance(optimizer, SGD):  # A velocity may be scaled in place.
+            slots = [aligned_copy(slot) for slot in slots]
+        solver: SolverState = replace(held, optimizer=optimizer, slots=slots, epochs=0)
+        solver.set_learning_rate(rate)
+        solver.schedule, solver.power_t = e.learning_rate, float(e.power_t)
+    else:
+        slots = net.training_state(optimizer).slots
+        solver = SolverState(optimizer, slots, rate, e.learning_rate, float(e.power_t))
+    solver.decays_by_alpha = e.solver == "adamw"
+    return solver
+
+
 class Run:
     """What happens between the epochs: the curves, the learning rate, validation, stopping, what is printed."""
 
