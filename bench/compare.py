@@ -22,12 +22,18 @@ from typing import Any
 
 import estimators
 from contenders import CONTENDERS
-from processes import SETTLE_SECONDS, Conditions, ask, start
+from processes import SETTLE_SECONDS, Conditions, ask, in_turn, start
 from results import Result, caption, markdown, report, write_readme
 from workloads import WORKLOADS, Workload
 
 SWEEP_SIZES = (1, 4, 16, 64, 256, 1024, 4096)
 QUICK_SWEEP_SIZES = (1, 16, 256, 4096)
+
+WITHOUT_MEANING = {
+    "estimators": ("sweep", "peers", "quick", "json", "chart", "write_readme"),
+    "sweep": ("work", "peers", "json", "markdown", "write_readme"),
+}
+"""The options that say nothing to these races."""
 
 
 # --- Processes --------------------------------------------------------------------------------------------------------
@@ -37,21 +43,16 @@ class Worker:
     """One contender in its process, which is told what to do over a pipe."""
 
     def __init__(self, contender: str, conditions: Conditions) -> None:
-        self.contender = contender
         self.process = start("worker.py", contender, conditions, "quick" if conditions.quick else "full")
 
     def prepare(self, work: str) -> dict[str, Any]:
         """Let it prepare for a workload, and take a first turn, which compiles and is not counted."""
-        return self.ask(work)
+        return ask(self.process, work)
 
     def turn(self) -> dict[str, Any]:
         """Let it take a turn."""
         time.sleep(SETTLE_SECONDS)
-        return self.ask("turn")
-
-    def ask(self, line: str) -> dict[str, Any]:
-        """Send a line and wait for the answer."""
-        return ask(self.process, line)
+        return ask(self.process, "turn")
 
     def close(self) -> None:
         """End it."""
@@ -81,8 +82,7 @@ def race(work: Workload, peers: list[str], conditions: Conditions) -> list[Resul
     results = [Result(work.name, conditions.threads, peer) for peer in peers if peer in workers]
     for number in range(conditions.rounds):
         for result in results:
-            pair = {name: workers[name] for name in ("fastmlp", result.peer)}
-            turns = {name: pair[name].turn() for name in sorted(pair, reverse=bool(number % 2))}  # Each begins in turn.
+            turns = {name: workers[name].turn() for name in in_turn(("fastmlp", result.peer), number)}
             result.add(turns["fastmlp"], turns[result.peer])
     for worker in workers.values():
         worker.close()
@@ -96,8 +96,9 @@ def race_processes(work: Workload, peers: list[str], conditions: Conditions) -> 
     results = [Result(work.name, conditions.threads, peer) for peer in peers]
     for seed in range(conditions.rounds):
         for result in results:
-            ours = run_process("fastmlp", work, conditions, seed)
-            result.add(ours, run_process(result.peer, work, conditions, seed))
+            order = in_turn(("fastmlp", result.peer), seed)
+            turns = {name: run_process(name, work, conditions, seed) for name in order}
+            result.add(turns["fastmlp"], turns[result.peer])
     return results
 
 
@@ -114,21 +115,22 @@ def run_process(contender: str, work: Workload, conditions: Conditions, seed: in
 
 def sweep(sizes: tuple[int, ...], conditions: Conditions) -> list[list[float]]:
     """Race NumPy over widths (rows) and batch sizes (columns); give the ratios of the minima."""
-    ours, theirs = Worker("fastmlp", conditions), Worker("numpy", conditions)
+    workers = {name: Worker(name, conditions) for name in ("fastmlp", "numpy")}
     table = []
     for width in sizes:
         row = []
         for batch_size in sizes:
             result = Result(f"sweep-{width}-{batch_size}", conditions.threads, "numpy")
-            for worker in (ours, theirs):
+            for worker in workers.values():
                 worker.prepare(result.work)
-            for _ in range(conditions.rounds):
-                result.add(ours.turn(), theirs.turn())
+            for number in range(conditions.rounds):
+                turns = {name: workers[name].turn() for name in in_turn(("fastmlp", "numpy"), number)}
+                result.add(turns["fastmlp"], turns["numpy"])
             print(report(result), flush=True)
             row.append(result.ratio)
         table.append(row)
-    ours.close()
-    theirs.close()
+    for worker in workers.values():
+        worker.close()
     return table
 
 
@@ -139,7 +141,8 @@ def main() -> None:
     """Race and report."""
     options = parse_options()
     if options.estimators:
-        estimators.main(options.work, options.threads, options.rounds, options.markdown)
+        conditions = [Conditions(n, options.rounds, options.isa) for n in options.threads]
+        estimators.main(options.work, conditions, options.markdown)
         return
     measured = caption(options.peers, options.isa)
     print(f"{measured}; load {os.getloadavg()[0]:.1f}", flush=True)
@@ -176,7 +179,7 @@ def parse_options() -> argparse.Namespace:
     peers = [name for name in CONTENDERS if name != "fastmlp"]
     parser.add_argument("--work", help=f"workloads (default: all): {','.join(WORKLOADS)}")
     parser.add_argument("--threads", default="1", help="thread counts (default: 1)")
-    parser.add_argument("--peers", default=",".join(peers), help="peers (default: all): %(default)s")
+    parser.add_argument("--peers", help=f"peers (default: all): {','.join(peers)}")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default: 5)")
     parser.add_argument("--quick", action="store_true", help="shorter turns")
     parser.add_argument("--isa", choices=["avx2"], help="keep all contenders to an instruction set")
@@ -193,8 +196,12 @@ def parse_options() -> argparse.Namespace:
         help=f"race scikit-learn's estimators instead; --work is then of {','.join(estimators.TASKS)}",
     )
     options = parser.parse_args()
+    for kind, names in WITHOUT_MEANING.items():
+        given = [name for name in names if getattr(options, name)]
+        if getattr(options, kind) and given:
+            parser.error(f"--{given[0].replace('_', '-')} must be left out with --{kind}")
     works = list(estimators.TASKS if options.estimators else WORKLOADS)
-    options.work = options.work or ",".join(works)
+    options.work, options.peers = options.work or ",".join(works), options.peers or ",".join(peers)
     for what, known in (("work", works), ("peers", peers)):
         names = getattr(options, what).split(",")
         if unknown := [name for name in names if name not in known]:

@@ -330,7 +330,7 @@ class Torch(EpochByEpoch):
         for n_in, n_out in zip(work.layer_sizes, work.layer_sizes[1:], strict=False):
             activation = torch.nn.ReLU() if work.activation == "relu" else torch.nn.Tanh()
             layers += [torch.nn.Linear(n_in, n_out, dtype=dtype), activation]
-        self.model = torch.nn.Sequential(*layers[:-1])
+        self.model = self.model_of_predict = torch.nn.Sequential(*layers[:-1])
         self.X, self.y = torch.from_numpy(samples.X), torch.from_numpy(samples.y)
         self.loss = torch.nn.CrossEntropyLoss() if work.loss == "softmax_cross_entropy" else self.squared_error
         self.batch_loss: Callable[[Any, Any], Any] = lambda X, y: self.loss(self.model(X), y)
@@ -374,7 +374,7 @@ class Torch(EpochByEpoch):
 
     def predict(self, X: Array) -> Array:
         with self.torch.inference_mode():
-            outputs = self.model(self.torch.from_numpy(X))
+            outputs = self.model_of_predict(self.torch.from_numpy(X))
             return (outputs.argmax(1) if self.work.loss == "softmax_cross_entropy" else outputs).numpy()
 
 
@@ -387,11 +387,6 @@ class TorchCompiled(Torch):
         super().prepare()
         self.batch_loss = self.torch.compile(self.batch_loss)
         self.model_of_predict = self.torch.compile(self.model)
-
-    def predict(self, X: Array) -> Array:
-        with self.torch.inference_mode():
-            outputs = self.model_of_predict(self.torch.from_numpy(X))
-            return (outputs.argmax(1) if self.work.loss == "softmax_cross_entropy" else outputs).numpy()
 
 
 class Jax(EpochByEpoch):

@@ -19,7 +19,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-from processes import SETTLE_SECONDS, Conditions, ask, start
+from processes import SETTLE_SECONDS, Conditions, ask, in_turn, start, stay_on
 
 LIBRARIES = ("fastmlp", "sklearn.neural_network")
 PREDICT_CALLS = 300
@@ -47,11 +47,6 @@ class Turns:
     seconds: list[tuple[float, float]] = field(default_factory=list)
     scores: list[tuple[float, float]] = field(default_factory=list)
     predict_seconds: list[tuple[float, float]] = field(default_factory=list)
-
-    def best(self, pairs: list[tuple[float, float]]) -> tuple[float, float]:
-        """Give the minima."""
-        ours, theirs = zip(*pairs, strict=True)
-        return min(ours), min(theirs)
 
 
 # --- The data ---------------------------------------------------------------------------------------------------------
@@ -99,8 +94,7 @@ def words_of_topics(rng: np.random.Generator, n_samples: int, n_words: int, leng
 
 def serve(library: str, cpus: str) -> None:
     """Answer each line of standard input, a task with its solver and seed, with the times and the score of a fit."""
-    if hasattr(os, "sched_setaffinity"):  # Before anything heavy is imported: libraries count the CPUs when loaded.
-        os.sched_setaffinity(0, {int(cpu) for cpu in cpus.split(",")})
+    stay_on(cpus)
     import importlib
 
     from sklearn.exceptions import ConvergenceWarning
@@ -128,35 +122,41 @@ def serve(library: str, cpus: str) -> None:
         for _ in range(PREDICT_CALLS):
             estimator.predict(row)
         predict_seconds = (time.perf_counter() - started) / PREDICT_CALLS
-        print(json.dumps({"seconds": seconds, "score": score, "predict_seconds": predict_seconds}), flush=True)
+        print(json.dumps({"seconds": seconds, "scores": score, "predict_seconds": predict_seconds}), flush=True)
 
 
 # --- The race ---------------------------------------------------------------------------------------------------------
 
 
-def race(tasks: list[str], threads: list[int], rounds: int) -> list[Turns]:
+def race(tasks: list[str], conditions: list[Conditions]) -> list[Turns]:
     """Let both libraries take turns at every task."""
     all_turns = []
-    for n_threads in threads:
-        conditions = Conditions(n_threads, rounds)
-        processes = [start("estimators.py", library, conditions) for library in LIBRARIES]
+    for each in conditions:
+        processes = {library: start("estimators.py", library, each) for library in LIBRARIES}
         for task in tasks:
             for solver in SOLVERS:
-                turns = Turns(TASKS[task][0], solver, n_threads)
-                for seed in (None, *range(rounds)):
-                    answers = []
-                    for process in processes:
+                turns = Turns(TASKS[task][0], solver, each.threads)
+                for seed in (None, *range(each.rounds)):
+                    answers = {}
+                    for library in in_turn(LIBRARIES, seed or 0):
                         time.sleep(SETTLE_SECONDS)
-                        answers.append(ask(process, json.dumps({"task": task, "solver": solver, "seed": seed})))
+                        question = json.dumps({"task": task, "solver": solver, "seed": seed})
+                        answers[library] = ask(processes[library], question)
                     if seed is not None:
                         for what in ("seconds", "scores", "predict_seconds"):
-                            name = what.removesuffix("s") if what == "scores" else what
-                            getattr(turns, what).append((answers[0][name], answers[1][name]))
+                            ours, theirs = (answers[library][what] for library in LIBRARIES)
+                            getattr(turns, what).append((ours, theirs))
                 print(report(turns), flush=True)
                 all_turns.append(turns)
-        for process in processes:
+        for process in processes.values():
             process.communicate()
     return all_turns
+
+
+def best(pairs: list[tuple[float, float]]) -> tuple[float, float]:
+    """Give the minima."""
+    ours, theirs = zip(*pairs, strict=True)
+    return min(ours), min(theirs)
 
 
 def spread(values: tuple[float, ...]) -> str:
@@ -168,8 +168,8 @@ def cells(turns: Turns) -> list[str]:
     """Say what stands in a row of the table."""
     from results import plain, readable
 
-    ours, theirs = turns.best(turns.seconds)
-    our_call, their_call = turns.best(turns.predict_seconds)
+    ours, theirs = best(turns.seconds)
+    our_call, their_call = best(turns.predict_seconds)
     our_scores, their_scores = zip(*turns.scores, strict=True)
     return [
         turns.title, turns.solver, str(turns.threads), readable(ours), readable(theirs), f"{plain(theirs / ours)}×",
@@ -199,13 +199,13 @@ def markdown(all_turns: list[Turns]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def main(tasks: list[str], threads: list[int], rounds: int, with_table: bool) -> None:
+def main(tasks: list[str], conditions: list[Conditions], with_table: bool) -> None:
     """Race and report: what `compare.py --estimators` does."""
     from results import machine
 
     packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "numba", "scikit-learn"))
     print(f"{machine()}; {packages}; load {os.getloadavg()[0]:.1f}", flush=True)
-    all_turns = race(tasks, threads, rounds)
+    all_turns = race(tasks, conditions)
     if with_table:
         print(f"\n{markdown(all_turns)}")
 

@@ -50,6 +50,17 @@ def ask(process: subprocess.Popen[str], question: str) -> dict[str, Any]:
     return answer
 
 
+def in_turn(pair: tuple[str, str], number: int) -> tuple[str, ...]:
+    """Give both contenders in the order of a round: each begins every other one."""
+    return pair[::-1] if number % 2 else pair
+
+
+def stay_on(cpus: str) -> None:
+    """Keep this process on the CPUs that `start` has given it: before it imports libraries, which count them then."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {int(cpu) for cpu in cpus.split(",")})
+
+
 def chosen_cpus(threads: int) -> list[int]:
     """Choose the last CPUs: the first ones serve most interrupts."""
     if not hasattr(os, "sched_getaffinity"):

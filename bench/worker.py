@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from processes import stay_on
+
 if TYPE_CHECKING:
     from contenders import Contender
 
@@ -87,8 +89,7 @@ def run_once(name: str, work_name: str, seed: int, answer: Callable[..., None]) 
 def main() -> None:
     """Take a contender, its CPUs, and "full", "quick" or, for a whole process, a workload and a seed as arguments."""
     name, cpus, *how = sys.argv[1:]
-    if hasattr(os, "sched_setaffinity"):  # Before anything heavy is imported: libraries count the CPUs when loaded.
-        os.sched_setaffinity(0, {int(cpu) for cpu in cpus.split(",")})
+    stay_on(cpus)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # What libraries print must not come between the answers.
 

@@ -14,8 +14,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 import fastmlp
 from fastmlp.kernels import cache, engine, gathering, jit, lists, weights
 from fastmlp.kernels.instructions import pointer_to
-from fastmlp.kernels.memory import BLOCK_ROWS, TURNED_BYTES
 from fastmlp.kernels.native import Kernel, kernel
+from fastmlp.kernels.sizes import BLOCK_ROWS, TURNED_BYTES
 
 Array = np.ndarray
 RNG = np.random.default_rng(0)

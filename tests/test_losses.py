@@ -68,8 +68,9 @@ def test_a_bad_row_spoils_no_other(n_rows: int, bad: float, dtype: str) -> None:
 WITHIN = """
 import numpy as np
 from fastmlp.kernels.machine import MACHINE
-from fastmlp.kernels.memory import LOSS_MEMORY, address
+from fastmlp.kernels.memory import address
 from fastmlp.kernels.native import kernel
+from fastmlp.kernels.sizes import LOSS_MEMORY
 from fastmlp.parameters import aligned_zeros, padded
 
 N_ROWS = 80

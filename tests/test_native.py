@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import llvmlite.binding as llvm
+import numba
 import numpy as np
 import pytest
 
 from fastmlp.kernels import cache, jit, native
 from fastmlp.kernels.cache import Compiled
+from fastmlp.kernels.instructions import call
+from fastmlp.kernels.machine import detect_machine
 from fastmlp.kernels.native import Kernel
 from fastmlp.kernels.objects import calls_of
 
@@ -136,6 +141,64 @@ def test_each_setting_of_numba_has_its_own_folder(name: str, monkeypatch: pytest
     before = key()
     monkeypatch.setenv(f"NUMBA_{name}", "7")
     assert key() != before
+
+
+@pytest.mark.parametrize("setting", ["ENABLE_AVX", "CPU_NAME"])
+def test_tiles_are_for_the_registers_that_numba_may_use(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"NUMBA_{setting}", {"ENABLE_AVX": "0", "CPU_NAME": "generic"}[setting])
+    assert detect_machine().vector_bytes == 16
+
+
+def kernels_behind(name: str) -> list[str]:
+    """The kernels that `call` may find at what a kernel knows by this name: a field of a record, or an argument."""
+    others = {
+        "activate": "softmax_outputs sigmoid_outputs",
+        "gather": "gather_sparse",
+        "loss_and_output_gradient": "classes_loss values_loss",
+        "multiply_inputs": "multiply_entries",
+    }
+    found = {name, *others.get(name, "").split()}
+    activations = [key for key in jit.KERNELS if key.startswith("activations.")]
+    return [
+        *(key for key in jit.KERNELS if key.rpartition(".")[2] in found),
+        *(key for key in jit.KERNELS if name == "update" and key.startswith("updates.")),
+        *(key for key in activations if name == ("multiply_by_slope" if key.endswith("_slope") else "layer.activate")),
+    ]
+
+
+def calls_in(source: Path) -> list[tuple[str, int]]:
+    """What a file's functions call by address, and with how many arguments."""
+    found = []
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "call":
+            address, arguments = node.args
+            assert isinstance(arguments, ast.Tuple)
+            name = ast.unparse(address)
+            found.append((name if name == "layer.activate" else name.rpartition(".")[2], len(arguments.elts)))
+    return found
+
+
+def test_kernels_that_are_called_by_address_take_as_many_arguments() -> None:
+    """The call would go through with any number, and the kernel work on what is in the registers."""
+    native.compiler()
+    calls = [call for source in Path(jit.__file__).parent.glob("*.py") for call in calls_in(source)]
+    assert len(calls) > 25
+    for name, n_arguments in calls:
+        behind = kernels_behind(name)
+        assert behind, name
+        for key in behind:
+            assert len(signature(jit.KERNELS[key]).parameters) == n_arguments, (name, key)
+
+
+def test_kernels_are_given_numbers_only() -> None:
+    """A bool is a byte: where 64 bits are read, the others may be anything."""
+
+    @numba.njit
+    def calls_with_a_bool(n: int) -> int:
+        return int(call(n, (n > 0,)))
+
+    with pytest.raises(numba.TypingError, match="kernels take int64, float32 and float64, not bool"):
+        calls_with_a_bool.compile((numba.int64,))
 
 
 @pytest.mark.parametrize("arguments", [(), (0,), (0, 1, 2), (0, "1"), (0, 2**64), (0, None), (0, 1.5)])

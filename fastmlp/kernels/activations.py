@@ -176,16 +176,16 @@ def activation(name: str, value: Any, slope: Any) -> None:
     or the input Z, `fastmlp.spec.BACKWARD_TAKES_INPUT` says.
     """
 
-    def activate(A_place, n, like):
+    def activate(A_address, n, like):
         """``A = f(A)`` for the n elements at an address."""
-        A = pointer(A_place, like)
+        A = pointer(A_address, like)
         for i in range(n):
             A[i] = value(A[i])
         return 0
 
-    def multiply_by_slope(D_place, A_place, n, like):
+    def multiply_by_slope(D_address, A_address, n, like):
         """``D *= f'``, which turns dA into dZ; A is the activation's output, or its input if that is what it takes."""
-        D, A = pointer(D_place, like), pointer(A_place, like)
+        D, A = pointer(D_address, like), pointer(A_address, like)
         for i in range(n):
             D[i] *= slope(A[i])
         return 0

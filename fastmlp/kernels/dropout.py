@@ -17,7 +17,7 @@ def key_of_row(key, row):
 
 
 @kernel
-def drop(A_place, n_rows, stride, key, layer, threshold, like):
+def drop(A_address, n_rows, stride, key, layer, threshold, like):
     """Multiply the rows of A, or of dA, by their masks; `fastmlp.dropout.masks` has the formulas.
 
     `key` is `key_of_row` of the first of these rows.
@@ -25,7 +25,7 @@ def drop(A_place, n_rows, stride, key, layer, threshold, like):
     limit = np.uint32(threshold)
     scale = real(4294967296.0 / (4294967296.0 - threshold), like)
     for row in range(n_rows):
-        a = advance(pointer(A_place, like), row * stride)
+        a = advance(pointer(A_address, like), row * stride)
         x64 = np.uint64(key) + GOLDEN * np.uint64((layer << 32) + row)
         x64 = (x64 ^ (x64 >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x64 = (x64 ^ (x64 >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -41,6 +41,6 @@ def drop(A_place, n_rows, stride, key, layer, threshold, like):
 
 
 @inline
-def drop_units(net, layer, number, rows_place, begin, end, key, like):
+def drop_units(net, layer, number, rows_address, begin, end, key, like):
     """Multiply the rows begin ... end of a layer's outputs, or of their derivative, by the masks of dropout."""
-    call(net.drop, (rows_place, end - begin, layer.stride, key_of_row(key, begin), number, layer.threshold, like))
+    call(net.drop, (rows_address, end - begin, layer.stride, key_of_row(key, begin), number, layer.threshold, like))

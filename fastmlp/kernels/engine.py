@@ -13,11 +13,12 @@ from fastmlp.dropout import step_keys, threshold
 from fastmlp.kernels import constants as c
 from fastmlp.kernels.constants import batch_scales, bits, step_constants, update_of
 from fastmlp.kernels.first_start import compile_together
-from fastmlp.kernels.memory import BLOCK_ROWS, Scratch, address, addresses, plan_of
+from fastmlp.kernels.memory import Scratch, address, addresses, plan_of
 from fastmlp.kernels.native import Kernel, activation_kernels, kernel
 from fastmlp.kernels.public import losses_of_rows
-from fastmlp.kernels.records import SAMPLE, Layer, SampleAddresses
+from fastmlp.kernels.records import LAYER, SAMPLE, SampleAddresses
 from fastmlp.kernels.single_steps import SingleSteps
+from fastmlp.kernels.sizes import BLOCK_ROWS
 from fastmlp.kernels.threads import NoThreadError, run_together
 from fastmlp.parameters import ParameterLayout
 from fastmlp.recipe import Recipe, TrainingState
@@ -61,7 +62,7 @@ SINGLE_ROW_KERNELS = {
 """The kernels for single rows, which not everyone has."""
 
 FORWARD_ALL, TRAIN_STEPS = kernel("loop.forward_all"), kernel("loop.train_steps")
-"""The kernels that Python calls."""
+"""The kernels that the engine calls."""
 
 SLOTS = {"sgd": 0, "sgd_momentum": 1, "sgd_nesterov": 1, "adam": 2, "rmsprop": 1}
 """How many buffers the kernels of the updates take, whatever an optimizer says."""
@@ -198,7 +199,7 @@ class Engine:
         forward_all = self._forward_all
         if forward_all is None:  # Not a `cached_property`: before Python 3.12 it has a lock, which a fork would copy.
             forward_all = self._forward_all = FORWARD_ALL.entry(self.dtype)
-        is_fit = forward_all(lets_go, scratch.place, parameters, rows, rows.itemsize, outputs, classes, activate)
+        is_fit = forward_all(lets_go, scratch.address, parameters, rows, rows.itemsize, outputs, classes, activate)
         spare.append(scratch)
         if not is_fit:
             raise InvalidInputsError
@@ -336,7 +337,7 @@ class Engine:
         """Run the loop, a step for each row of its constants, and give the steps' losses."""
         losses = np.empty(len(constants))
         run, lets_go = TRAIN_STEPS.entry(self.dtype), True
-        arguments = lets_go, scratch.place, address(constants), batch_size, first_batch, address(losses), len(losses)
+        arguments = lets_go, scratch.address, address(constants), batch_size, first_batch, address(losses), len(losses)
         threads = key[1]
         # A thread that outlives an interrupted call must not find its memory gone: its function holds all of it.
         memory = memory, scratch, constants, losses
@@ -354,12 +355,11 @@ class Engine:
         return losses[:done]
 
     def _layers_with_dropout(self, rates: tuple[float, ...]) -> NDArray[np.int64]:
-        """The table of layers with dropout's thresholds, and with places of their own for what it leaves."""
+        """The table of layers with dropout's thresholds, and with memory of its own for what it leaves."""
         layers = self._plan.layers.copy()
         for number, limit in enumerate(map(threshold, rates)):
             if limit:  # A layer without dropout is not copied to the other place.
-                layers[number, Layer._fields.index("threshold")] = limit
-                layers[number, Layer._fields.index("A")] = self._plan.dropped[number]
+                layers[number, LAYER.threshold], layers[number, LAYER.A] = limit, self._plan.dropped[number]
         return layers
 
     def _training_kernels(self, X: Inputs, recipe: Recipe | None) -> dict[str, Kernel]:
@@ -472,8 +472,7 @@ class Engine:
     def allocate(self, kind: str, threads: int) -> Scratch:
         """Make scratch memory."""
         for layer, name in zip(self._plan.layers, self._plan.activations, strict=True):
-            first = Layer._fields.index("activate")
-            for field, part in enumerate(activation_kernels(name), start=first):
+            for field, part in zip((LAYER.activate, LAYER.multiply_by_slope), activation_kernels(name), strict=False):
                 layer[field] = part.address(self.dtype)
         kernels_of_kind = {**FORWARD_KERNELS, **FORWARD_KERNELS_BY_KIND[kind]}
         addresses_of_them = {name: part.address(self.dtype) for name, part in kernels_of_kind.items()}

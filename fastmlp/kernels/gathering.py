@@ -4,7 +4,7 @@ A mask says which inputs of a row are not zero, a bit each. Listed tiles read on
 samples that need no conversion stay where they are, unless they have few inputs, or so few zeros that dense tiles are
 faster, which want all rows in one stride. Not to copy them leaves the level-2 cache to the weights.
 
-Of the memory in `fastmlp.kernels.records.State` this writes the gathered X, the places of its rows, the masks and
+Of the memory in `fastmlp.kernels.records.Part` this writes the gathered X, the addresses of its rows, the masks and
 doubts, and the sums of the parts of the inputs.
 """
 
@@ -25,11 +25,11 @@ from fastmlp.kernels.instructions import (
 )
 from fastmlp.kernels.jit import inline, kernel
 from fastmlp.kernels.lists import lists_pay
-from fastmlp.kernels.memory import MASK_SLACK
 from fastmlp.kernels.products import LISTED, LISTED_COLUMNS
 from fastmlp.kernels.readers import layer_at, part_at, samples_at, state_at
 from fastmlp.kernels.records import PART_BYTES
 from fastmlp.kernels.rows import scan_row, take_row
+from fastmlp.kernels.sizes import MASK_SLACK
 
 AHEAD = 4
 """Samples between the one that is read and the one that is asked for from memory. (Sparse ones, too: with 8, fit and
@@ -43,14 +43,14 @@ IN_PLACE_INPUTS = 64
 
 
 @kernel
-def gather(place, order_place, first_part, end_part, begin, end, n_rows, like):
+def gather(state, order_address, first_part, end_part, begin, end, n_rows, like):
     """Make the samples ``order[begin:end]`` the rows begin ... end: converted and scaled, or in place; with masks.
 
     This is done for the inputs of the parts first_part ... end_part. Whoever does the last of the block's `n_rows`
     clears the masks beyond it.
     """
-    net = state_at(place)
-    samples, order = samples_at(net.samples), pointer(order_place, np.int64(0))
+    net = state_at(state)
+    samples, order = samples_at(net.samples), pointer(order_address, np.int64(0))
     scale = real(net.input_scale, like)
     is_uint8 = samples.X_is_uint8 != 0
     itemsize, line = 1 if is_uint8 else itemsize_of(like), LINE_BYTES // itemsize_of(like)
@@ -63,13 +63,14 @@ def gather(place, order_place, first_part, end_part, begin, end, n_rows, like):
         and samples.X_stride % itemsize == 0  # Tiles take the distance between samples in numbers.
     )
     last = part_at(net.parts + (end_part - 1) * PART_BYTES)
-    first_byte, end_byte = part_at(net.parts + first_part * PART_BYTES).first, last.first + last.n_in
-    first_byte, end_byte = first_byte * itemsize, end_byte * itemsize
+    first_byte = part_at(net.parts + first_part * PART_BYTES).first * itemsize
+    end_byte = (last.first + last.n_in) * itemsize
     for row in range(begin, end):
         prefetch(pointer(samples.y + order[row] * samples.y_stride, np.uint8(0)))  # The loss will want it.
         # The samples lie anywhere in memory: ask for one that will be wanted soon while this one is read.
         ahead = pointer(samples.X + order[min(row + AHEAD, end - 1)] * samples.X_stride, np.uint8(0))
-        for byte in range(first_byte, end_byte + 63, 64):  # A line more, if the sample does not begin with one.
+        # Also for a line more: the sample may not begin with one.
+        for byte in range(first_byte, end_byte + LINE_BYTES - 1, LINE_BYTES):
             prefetch(advance(ahead, byte))
         for number in range(first_part, end_part):
             part = part_at(net.parts + number * PART_BYTES)
@@ -84,22 +85,22 @@ def gather(place, order_place, first_part, end_part, begin, end, n_rows, like):
                 values = pointer(address, like)
                 is_finite = scan_row(values, n_lines, mask) if in_place else take_row(values, scale, x, n_lines, mask)
                 is_finite &= take_rest(values, scale, x, part.n_in, mask)
-            pointer(part.row_places, np.int64(0))[row] = address if in_place else address_of(x)
+            pointer(part.row_addresses, np.int64(0))[row] = address if in_place else address_of(x)
             pointer(part.doubts, 0.0)[row] = 0.0 if is_finite else np.nan
     for number in range(first_part, end_part):
         part = part_at(net.parts + number * PART_BYTES)
-        masks, places = pointer(part.masks, np.uint64(0)), pointer(part.row_places, np.int64(0))
+        masks, addresses = pointer(part.masks, np.uint64(0)), pointer(part.row_addresses, np.int64(0))
         if in_place and not lists_pay(masks, part.n_words, begin, end, part.n_in):
             for row in range(begin, end):
-                x, values = advance(pointer(part.X, like), row * part.stride), pointer(places[row], like)
+                x, values = advance(pointer(part.X, like), row * part.stride), pointer(addresses[row], like)
                 for j in range(part.n_in):
                     x[j] = values[j]
-                places[row] = address_of(x)
+                addresses[row] = address_of(x)
         if end == n_rows:
             for i in range(n_rows * part.n_words, (n_rows + MASK_SLACK) * part.n_words):
                 masks[i] = np.uint64(0)
         if end % LISTED.rows != 0:  # The last of an odd number of rows is its own neighbour in the tile.
-            places[end] = places[end - 1]
+            addresses[end] = addresses[end - 1]
     return 0
 
 
@@ -128,17 +129,17 @@ def take_rest(values, scale, x, n, mask):
 @inline
 def takes_lists(part, first_row, last_row, like):
     """Whether listed tiles do these rows of a part: because it is faster, or because some have not been copied."""
-    places, X = pointer(part.row_places, np.int64(0)), pointer(part.X, like)
+    addresses, X = pointer(part.row_addresses, np.int64(0)), pointer(part.X, like)
     for row in range(first_row, last_row):
-        if places[row] != address_of(advance(X, row * part.stride)):
+        if addresses[row] != address_of(advance(X, row * part.stride)):
             return True
     return lists_pay(pointer(part.masks, np.uint64(0)), part.n_words, first_row, last_row, part.n_in)
 
 
 @kernel
-def multiply_inputs(place, first_part, end_part, begin, end, thread, like):
+def multiply_inputs(state, first_part, end_part, begin, end, thread, like):
     """The sums of the first layer's ``X W`` over the inputs of each part, for the rows; the first begin with b."""
-    net = state_at(place)
+    net = state_at(state)
     layer = layer_at(net.layers)
     workspace, parameters = pointer(net.workspace, like), pointer(net.parameters, like)
     indices = net.indices + thread * net.indices_size * 4
@@ -150,12 +151,12 @@ def multiply_inputs(place, first_part, end_part, begin, end, thread, like):
         part = part_at(net.parts + number * PART_BYTES)
         W = address_of(advance(parameters, layer.weights + part.first * stride))
         initial = address_of(advance(parameters, layer.bias)) if number == 0 else net.workspace
-        Z_place = address_of(advance(workspace, part.Z))
+        Z_address = address_of(advance(workspace, part.Z))
         if takes_lists(part, begin, end, like):
             call(
                 multiply_listed_rows,
                 (
-                    part.row_places, part.masks, part.n_words, W, stride, initial, Z_place, stride, begin, end,
+                    part.row_addresses, part.masks, part.n_words, W, stride, initial, Z_address, stride, begin, end,
                     n_vectors, indices, like,
                 ),
             )  # fmt: skip
@@ -163,7 +164,7 @@ def multiply_inputs(place, first_part, end_part, begin, end, thread, like):
             call(
                 multiply_rows,
                 (
-                    part.X, part.stride, W, stride, initial, Z_place, stride, begin, end, part.n_in, n_vectors, like,
+                    part.X, part.stride, W, stride, initial, Z_address, stride, begin, end, part.n_in, n_vectors, like,
                 ),
             )  # fmt: skip
     return 0

@@ -11,6 +11,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 from fastmlp.kernels.jit import I32, I64, POINTER, native_type
@@ -63,12 +64,12 @@ def multiply_add(builder: ir.IRBuilder, a: Any, b: Any, c: Any) -> Any:
     return builder.call(function, [a, b, c])
 
 
-def ask_for_line(builder: ir.IRBuilder, place: Any) -> None:
+def ask_for_line(builder: ir.IRBuilder, base: Any) -> None:
     """Have the cache line at a pointer brought near, to be read soon; wherever it points to, nothing can go wrong."""
     bytes_pointer = I8.as_pointer()
     signature = ir.FunctionType(ir.VoidType(), [bytes_pointer, I32, I32, I32])
     function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
-    builder.call(function, [builder.bitcast(place, bytes_pointer), I32(0), I32(2), I32(1)])
+    builder.call(function, [builder.bitcast(base, bytes_pointer), I32(0), I32(2), I32(1)])
 
 
 # --- Pointers ---------------------------------------------------------------------------------------------------------
@@ -109,7 +110,13 @@ def address_of(typing: Any, base: Any) -> Any:
 
 @intrinsic
 def call(typing: Any, address: Any, arguments: Any) -> Any:
-    """Call the kernel at an address with a tuple of scalars; it returns an int64."""
+    """Call the kernel at an address with a tuple of scalars; it returns an int64.
+
+    Nobody compares them with what the kernel takes, but a test, by their number.
+    """
+    for kind in arguments.types:
+        if types.unliteral(kind) not in (types.int64, types.float32, types.float64):
+            raise TypingError(f"kernels take int64, float32 and float64, not {kind}")
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
         scalars = cgutils.unpack_tuple(builder, values[1], len(arguments))
@@ -123,7 +130,7 @@ def call(typing: Any, address: Any, arguments: Any) -> Any:
 
 @intrinsic
 def advance(typing: Any, base: Any, offset: Any) -> Any:
-    """The address `offset` elements after `base`."""
+    """The pointer to the element `offset` elements after that of `base`."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         return builder.gep(arguments[0], [arguments[1]], source_etype=context.get_data_type(base.dtype))
@@ -312,7 +319,7 @@ def atomic_load(typing: Any, counter: Any) -> Any:
 
 @intrinsic
 def rest(typing: Any) -> Any:
-    """Leave this core to other threads for some microseconds.
+    """Leave this core to other threads for 10 µs, and what the system adds: on Linux some 50, unless it is told else.
 
     A thread that gives way (``sched_yield``) loses its turn, some milliseconds, to any other that can run; one that
     wakes up is soon let in again, since it has had less than its share. On Windows, where a sleep takes 1 to 16 ms, it

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable
-from operator import attrgetter
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -22,12 +21,12 @@ if numba.config.DISABLE_JIT or not numba.config.OPT:
 
 # No fastmath: the order of every sum is part of the contract (equal bits at every thread count), and NaN must survive.
 # error_model numpy: a division by zero gives inf or NaN like NumPy's, without a branch.
-inline: Callable[..., Any] = numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+OPTIONS: dict[str, Any] = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+inline: Callable[..., Any] = numba.njit(**OPTIONS)
 """Decorates what kernels are made of; it can be called from other kernels only."""
 
-scalar: Callable[..., Any] = numba.njit(
-    nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True
-)
+scalar: Callable[..., Any] = numba.njit(**OPTIONS, forceinline=True)
 """Decorates functions of one element: LLVM makes vector code of a loop only if no call is left in it."""
 
 
@@ -54,6 +53,7 @@ def kernel(function: Callable[..., Any], name: str | None = None) -> Callable[..
 def compile_kernel(key: str, dtype: np.dtype) -> Compiled:
     """Compile a kernel for a dtype."""
     given = KERNELS[key]
+    # A copy, by a name of its own: symbols are made of names, and both dtypes' kernels may be in one process.
     function = types.FunctionType(given.__code__, given.__globals__, given.__name__, closure=given.__closure__)
     function.__qualname__ = f"{key.replace('.', '_')}_{dtype}"
     T = numba.from_dtype(dtype)
@@ -65,7 +65,7 @@ def compile_kernel(key: str, dtype: np.dtype) -> Compiled:
     result = dispatcher.overloads[signature]
     returned = numba.types.unliteral(result.signature.return_type)
     assert returned == numba.int64, f"kernel {key} must return an int64, not {returned}"
-    machine_code = attrgetter("library")(result)
+    machine_code = result.library
     assert not machine_code.has_dynamic_globals, "a kernel that holds an address cannot be kept"
     *_, (object_file, _) = machine_code.serialize_using_object_code()
     symbol = result.fndesc.llvm_func_name
@@ -73,7 +73,10 @@ def compile_kernel(key: str, dtype: np.dtype) -> Compiled:
 
 
 def has_settings_of_cache() -> bool:
-    """Whether Numba compiles as the name of the cache's folder says, and no program has changed its settings since."""
+    """Whether Numba compiles as the name of the cache's folder says.
+
+    A program may have changed Numba's settings since. Those that the environment gives are not looked at.
+    """
     for name, default in SETTINGS.items():
         is_given = numba_setting(name) is not None or (name == "CPU_FEATURES" and numba_setting("CPU_NAME") is not None)
         if not is_given and getattr(numba.config, name) != default:

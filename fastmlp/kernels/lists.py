@@ -77,7 +77,7 @@ def forward_list(masks, n_words, first_word, last_word, first_row, n_rows, indic
 def turn_masks(masks, n_words, w, n_rows, turned):
     """Turn word `w` of the masks of `n_rows` rows into bytes; bit r of one: row ``8 r8 + r`` has one of two inputs.
 
-    The byte of the inputs ``64 w + 2 g`` and ``64 w + 2 g + 1`` is ``turned[32 r8 + place_of(g)]``. `masks` must have
+    The byte of the inputs ``64 w + 2 g`` and ``64 w + 2 g + 1`` is ``turned[32 r8 + byte_of(g)]``. `masks` must have
     memory up to the next multiple of eight rows; what is there does not matter.
 
     Two bits of each word, one for each pair of inputs, have room for two rows. So four words take the eight rows, and
@@ -115,7 +115,7 @@ def deal(a, b, mask, width):
 
 
 @inline
-def place_of(pair):
+def byte_of(pair):
     """Where a pair of inputs stands among the 32 bytes that `turn_masks` makes of a word: four words, dealt in turn."""
     return 8 * (pair & 3) + (pair >> 2)
 
@@ -125,7 +125,7 @@ def backward_list(turned, pair, n_rows, indices):
     """Write to `indices` every row that has any of the two inputs of `pair`; return how many."""
     length = 0
     positions, counts = pointer_to(POSITIONS), pointer_to(COUNTS)
-    bytes_of_pair = advance(turned, place_of(pair))
+    bytes_of_pair = advance(turned, byte_of(pair))
     for r8 in range((n_rows + 7) >> 3):
         byte = np.int64(bytes_of_pair[32 * r8])
         expand8(advance(indices, length), advance(positions, byte * 8), 8 * r8)

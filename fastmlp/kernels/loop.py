@@ -34,11 +34,20 @@ from fastmlp.kernels.instructions import (
     rest,
 )
 from fastmlp.kernels.jit import ZERO, inline, kernel
-from fastmlp.kernels.memory import BLOCK_ROWS
 from fastmlp.kernels.products import ROW_UNIT, share_of_rows
-from fastmlp.kernels.readers import array_at, has_one_output, layer_at, owns_parts, part_at, samples_at, state_at
+from fastmlp.kernels.readers import (
+    array_at,
+    has_one_output,
+    is_sparse,
+    layer_at,
+    owns_parts,
+    part_at,
+    samples_at,
+    state_at,
+)
 from fastmlp.kernels.records import LAYER_BYTES, PART_BYTES, SAMPLE, STATE
 from fastmlp.kernels.rows import add_vectors, dots_of_rows
+from fastmlp.kernels.sizes import BLOCK_ROWS
 from fastmlp.kernels.weights import USE, sum_halves
 
 assert BLOCK_ROWS % ROW_UNIT == 0
@@ -86,12 +95,13 @@ def shares(net, n_rows, thread, threads):
 
 
 @kernel
-def forward(place, begin, end, key, like):
+def forward(state, begin, end, key, like):
     """All layers for the rows begin ... end, from the sums over the parts of the inputs on.
 
-    A cross-entropy's activation is part of the loss, and not done here. `key` is that of the step, for dropout.
+    A cross-entropy's activation is part of the loss, and not done here. `key` is that of the block's first row
+    (`key_of_row`), for dropout.
     """
-    net = state_at(place)
+    net = state_at(state)
     workspace = pointer(net.workspace, like)
     parameters = pointer(net.parameters, like)
     width = lanes(like)
@@ -151,20 +161,20 @@ def add_parts(net, begin, end, like):
 
 
 @kernel
-def backward_through_layers(place, begin, end, key, like):
+def backward_through_layers(state, begin, end, key, like):
     """From the last layer's dA down to the first layer's dZ: times the activation's slope, then ``dX = dY Wᵀ``."""
-    net = state_at(place)
+    net = state_at(state)
     workspace = pointer(net.workspace, like)
     width = lanes(like)
     for number in range(net.n_layers - 1, -1, -1):
         layer = layer_at(net.layers + number * LAYER_BYTES)
         D = advance(workspace, layer.D)
         at, n = begin * layer.stride, (end - begin) * layer.stride
-        D_place = address_of(advance(D, at))
+        D_address = address_of(advance(D, at))
         if layer.threshold != 0:
-            drop_units(net, layer, number, D_place, begin, end, key, like)
+            drop_units(net, layer, number, D_address, begin, end, key, like)
         if layer.multiply_by_slope != 0:
-            call(layer.multiply_by_slope, (D_place, address_of(advance(workspace, at + layer.Z)), n, like))
+            call(layer.multiply_by_slope, (D_address, address_of(advance(workspace, at + layer.Z)), n, like))
         if number > 0:
             transposed = address_of(advance(workspace, layer.transposed))
             dX = address_of(advance(workspace, layer_at(net.layers + (number - 1) * LAYER_BYTES).D))
@@ -179,8 +189,10 @@ def backward_through_layers(place, begin, end, key, like):
 
 
 @kernel
-def train_steps(place, constants_place, batch_size, first_batch, losses_place, n_steps, thread, threads, like):
-    """Take the steps; return how many were taken. Every one of `threads` threads calls this once, with its own number.
+def train_steps(state, constants_address, batch_size, first_batch, losses_address, n_steps, thread, threads, like):
+    """Take the steps; return how many losses were written: of a last one that is not finite, the step is not taken.
+
+    Every one of `threads` threads calls this once, with its own number.
 
     `constants` is float64 (n_steps, N_CONSTANTS), `losses` float64 (n_steps,), written. A block of rows has barriers::
 
@@ -192,14 +204,14 @@ def train_steps(place, constants_place, batch_size, first_batch, losses_place, n
 
     A barrier that is called off ends the call; the step then does not count.
     """
-    net = state_at(place)
+    net = state_at(state)
     samples = samples_at(net.samples)
-    losses, row_losses = pointer(losses_place, 0.0), pointer(net.row_losses, 0.0)
+    losses, row_losses = pointer(losses_address, 0.0), pointer(net.row_losses, 0.0)
     n_batches = -(-samples.n_samples // batch_size)
     has_parts, clips = owns_parts(net, threads), net.gradient_squares != 0
     is_gathered = False  # What the next step needs: if all samples are one block, they stay there in one order.
     if thread == 0:
-        call(net.prepare_weights, (place, like))
+        call(net.prepare_weights, (state, like))
     n_waits = wait_for_all(net.barrier, threads, ZERO)
     if n_waits == CALLED_OFF:
         return 0
@@ -207,7 +219,7 @@ def train_steps(place, constants_place, batch_size, first_batch, losses_place, n
         epoch = (first_batch + step) // n_batches
         first = (first_batch + step) % n_batches * batch_size
         n_batch = min(batch_size, samples.n_samples - first)
-        constants = constants_place + step * N_CONSTANTS * 8
+        constants = constants_address + step * N_CONSTANTS * 8
         scale = pointer(constants, 0.0)[SCALE]
         if scale == 0.0:  # A batch without weight.
             losses[step] = 0.0
@@ -219,11 +231,11 @@ def train_steps(place, constants_place, batch_size, first_batch, losses_place, n
             rows = order + block * 8
             first_part, end_part, begin, end = shares(net, n_rows, thread, threads)
             if not is_gathered:
-                call(net.gather, (place, rows, first_part, end_part, begin, end, n_rows, like))
-                if net.entry_bounds != 0:
-                    call(net.sort_entries, (place, begin, end, thread, like))
+                call(net.gather, (state, rows, first_part, end_part, begin, end, n_rows, like))
+                if is_sparse(net):
+                    call(net.sort_entries, (state, begin, end, thread, like))
                 is_gathered = n_rows == samples.n_samples and samples.n_orders == 1
-            call(net.multiply_inputs, (place, first_part, end_part, begin, end, thread, like))
+            call(net.multiply_inputs, (state, first_part, end_part, begin, end, thread, like))
             if has_parts:
                 n_waits = wait_for_all(net.barrier, threads, n_waits)
                 if n_waits == CALLED_OFF:
@@ -233,10 +245,10 @@ def train_steps(place, constants_place, batch_size, first_batch, losses_place, n
                 loss = l2_loss(net, pointer(constants, 0.0)[L2])
 
             key = key_of_row(pointer(constants, np.int64(0))[KEY], block)
-            call(net.forward, (place, begin, end, key, like))
-            call(net.loss_and_output_gradient, (place, rows, begin, end, scale, thread, like))
-            call(net.backward_through_layers, (place, begin, end, key, like))
-            sum_halves(net, place, n_rows, thread, threads, True, like)
+            call(net.forward, (state, begin, end, key, like))
+            call(net.loss_and_output_gradient, (state, rows, begin, end, scale, thread, like))
+            call(net.backward_through_layers, (state, begin, end, key, like))
+            sum_halves(net, state, n_rows, thread, threads, True, like)
             n_waits = wait_for_all(net.barrier, threads, n_waits)
             if n_waits == CALLED_OFF:
                 return step
@@ -246,15 +258,15 @@ def train_steps(place, constants_place, batch_size, first_batch, losses_place, n
             if not np.isfinite(loss):
                 losses[step] = loss
                 return step + 1
-            sum_halves(net, place, n_rows, thread, threads, False, like)
+            sum_halves(net, state, n_rows, thread, threads, False, like)
             is_first, is_last = np.int64(block == 0), np.int64(block + n_rows == n_batch)
-            call(net.backward_to_weights, (place, n_rows, USE, is_first, is_last, constants, thread, threads, like))
+            call(net.backward_to_weights, (state, n_rows, USE, is_first, is_last, constants, thread, threads, like))
             if clips or not has_parts:
                 n_waits = wait_for_all(net.barrier, threads, n_waits)
                 if n_waits == CALLED_OFF:
                     return step
         if clips:
-            call(net.update_clipped, (place, constants, thread, threads, like))
+            call(net.update_clipped, (state, constants, thread, threads, like))
             if not has_parts:
                 n_waits = wait_for_all(net.barrier, threads, n_waits)
                 if n_waits == CALLED_OFF:
@@ -275,7 +287,8 @@ def l2_loss(net, l2):
 
 @kernel
 def take_step(
-    place, train_steps, constants, X_array, X_itemsize, y_array, y_ndim, targets_place, low, high, losses_place, like
+    state, train_steps, constants, X_array, X_itemsize, y_array, y_ndim, targets_address, low, high, losses_address,
+    like,
 ):  # fmt: skip
     """Take one step on a batch that has just come; Python has written to the state all but where X is.
 
@@ -284,7 +297,7 @@ def take_step(
     where nobody else can change it: classes are used as indices.
     Return whether X and y are what the network takes. If X is not finite, the loss is NaN.
     """
-    net = state_at(place)
+    net = state_at(state)
     samples = pointer(net.samples, np.int64(0))
     n_samples, n_in = samples[SAMPLE.n_samples], layer_at(net.layers).n_in
     n_out = layer_at(net.layers + (net.n_layers - 1) * LAYER_BYTES).n_out
@@ -298,7 +311,7 @@ def take_step(
     if net.loss == SOFTMAX_CROSS_ENTROPY:
         if y_ndim != 1:
             return np.int64(0)
-        classes = pointer(targets_place, np.int64(0))
+        classes = pointer(targets_address, np.int64(0))
         for row in range(n_samples):
             label = pointer(y.data + row * y_strides[0], np.int64(0))[0]
             if label < 0 or label >= n_out:
@@ -307,7 +320,7 @@ def take_step(
     else:
         if (1 if y_ndim == 1 else y_shape[1]) != n_out:
             return np.int64(0)
-        values = pointer(targets_place, like)
+        values = pointer(targets_address, like)
         for row in range(n_samples):
             for j in range(n_out):
                 value = pointer(y.data + row * y_strides[0] + (j * y_strides[1] if j > 0 else 0), like)[0]
@@ -315,12 +328,12 @@ def take_step(
                     return np.int64(0)
                 values[row * n_out + j] = value
     return call(
-        train_steps, (place, constants, n_samples, ZERO, losses_place, np.int64(1), ZERO, np.int64(1), like)
+        train_steps, (state, constants, n_samples, ZERO, losses_address, np.int64(1), ZERO, np.int64(1), like)
     )  # fmt: skip
 
 
 @kernel
-def forward_all(place, parameters_array, X_array, X_itemsize, outputs_array, classes_array, activate, like):
+def forward_all(state, parameters_array, X_array, X_itemsize, outputs_array, classes_array, activate, like):
     """Write the outputs for all samples of X to `outputs` or, unless it is empty, their argmax to `classes`.
 
     `activate` is the address of the kernel of an activation that the loss does in training, or 0 without.
@@ -330,14 +343,14 @@ def forward_all(place, parameters_array, X_array, X_itemsize, outputs_array, cla
     Return whether that is what the network takes, and is finite.
     """
     parameters = array_at(parameters_array).data
-    pointer(place, np.int64(0))[STATE.parameters] = parameters
-    net = state_at(place)
+    pointer(state, np.int64(0))[STATE.parameters] = parameters
+    net = state_at(state)
     X, outputs, classes = array_at(X_array), array_at(outputs_array), array_at(classes_array)
     shape, strides = pointer(X.shape, np.int64(0)), pointer(X.strides, np.int64(0))
     n_samples, writes_classes = shape[0], pointer(classes.shape, np.int64(0))[0] > 0
-    n_in, is_sparse = layer_at(net.layers).n_in, net.entry_bounds != 0
+    n_in, are_sparse = layer_at(net.layers).n_in, is_sparse(net)
     is_side_by_side = n_in == 1 or strides[1] == X_itemsize
-    if not (is_sparse or (n_samples > 0 and shape[1] == n_in and is_side_by_side)):
+    if not (are_sparse or (n_samples > 0 and shape[1] == n_in and is_side_by_side)):
         return np.int64(0)
     last = layer_at(net.layers + (net.n_layers - 1) * LAYER_BYTES)
     workspace, order = pointer(net.workspace, like), pointer(net.order, np.int64(0))
@@ -350,7 +363,7 @@ def forward_all(place, parameters_array, X_array, X_itemsize, outputs_array, cla
         if has_one_output(layer):
             W = advance(pointer(parameters, like), layer.weights)
             w = advance(workspace, layer.transposed)
-            for i in range(layer.n_in):
+            for i in range(layer.n_in):  # Not by `transpose_weights`, a kernel that only training needs.
                 w[i] = W[i * layer.stride]
     doubt = 0.0
     for block in range(0, n_samples, FORWARD_ROWS):
@@ -358,9 +371,9 @@ def forward_all(place, parameters_array, X_array, X_itemsize, outputs_array, cla
         for row in range(n_rows):
             order[row] = block + row
         # The rows beyond need not be cleared: what a tile reads there changes nothing but its rows that nobody reads.
-        call(net.gather, (place, net.order, ZERO, net.n_parts, ZERO, n_rows, ZERO, like))
-        call(net.multiply_inputs, (place, ZERO, net.n_parts, ZERO, n_rows, ZERO, like))
-        call(net.forward, (place, ZERO, n_rows, ZERO, like))
+        call(net.gather, (state, net.order, ZERO, net.n_parts, ZERO, n_rows, ZERO, like))
+        call(net.multiply_inputs, (state, ZERO, net.n_parts, ZERO, n_rows, ZERO, like))
+        call(net.forward, (state, ZERO, n_rows, ZERO, like))
         if activate != 0:
             call(activate, (address_of(advance(workspace, last.A)), n_rows, last.n_out, last.stride, like))
         for row in range(n_rows):

@@ -16,7 +16,6 @@ from fastmlp.kernels.exponentials import exp_negative, exp_value, expm1_value, l
 from fastmlp.kernels.instructions import address_of, advance, call, lanes, pointer, real
 from fastmlp.kernels.jit import inline, kernel
 from fastmlp.kernels.machine import lanes_of
-from fastmlp.kernels.memory import LOSS_MEMORY, VALUES_AT_ONCE
 from fastmlp.kernels.readers import layer_at, samples_at, state_at
 from fastmlp.kernels.records import LAYER_BYTES
 from fastmlp.kernels.rows import (
@@ -30,6 +29,7 @@ from fastmlp.kernels.rows import (
     sum_of_rows,
     transpose_square,
 )
+from fastmlp.kernels.sizes import LOSS_MEMORY, VALUES_AT_ONCE
 
 # --- Softmax: rows of logits, and classes -----------------------------------------------------------------------------
 
@@ -42,9 +42,9 @@ def exp_below_max(P, n):
 
 
 @kernel
-def softmax_outputs(place, n_rows, n, stride, like):
+def softmax_outputs(Z_address, n_rows, n, stride, like):
     """The softmax of rows of n logits, in place, with zeros as padding: ``P = exp(Z - max Z) / Σ``."""
-    P = pointer(place, like)
+    P = pointer(Z_address, like)
     for row in range(n_rows):
         p = advance(P, row * stride)
         shift_row(p, n, row_max(p, n), p)
@@ -56,9 +56,9 @@ def softmax_outputs(place, n_rows, n, stride, like):
 
 
 @kernel
-def sigmoid_outputs(place, n_rows, n, stride, like):
+def sigmoid_outputs(Z_address, n_rows, n, stride, like):
     """The sigmoid of rows of n logits, in place."""
-    rows = pointer(place, like)
+    rows = pointer(Z_address, like)
     for i in range(n_rows * stride):
         rows[i] = sigmoid_value(rows[i])
     return 0
@@ -78,7 +78,8 @@ assert 3 * SOFTMAX_ROWS + lanes_of(32) ** 2 + FEW_CLASSES * SOFTMAX_ROWS <= LOSS
 
 @kernel
 def softmax_cross_entropy(
-    Z_place, n, classes_place, order_place, scale, D_place, stride, losses_place, begin, end, memory_place, like
+    Z_address, n, classes_address, order_address, scale, D_address, stride, losses_address, begin, end, memory_address,
+    like,
 ):  # fmt: skip
     """Add to `losses` those of rows: ``log Σ exp z - z[y]``; and write ``D = scale (softmax(Z) - onehot(y))``.
 
@@ -86,11 +87,11 @@ def softmax_cross_entropy(
     Of few classes, the rows are transposed, so that each class is a vector of m rows: those that there are, and zeros.
     A row has the same bits either way. `memory` (LOSS_MEMORY) is for zeros, maxima, sums, a square of D, and Zᵀ.
     """
-    Z, D, losses = pointer(Z_place, like), pointer(D_place, like), pointer(losses_place, 0.0)
-    classes, order = pointer(classes_place, np.int64(0)), pointer(order_place, np.int64(0))
+    Z, D, losses = pointer(Z_address, like), pointer(D_address, like), pointer(losses_address, 0.0)
+    classes, order = pointer(classes_address, np.int64(0)), pointer(order_address, np.int64(0))
     factor, width = real(scale, like), lanes(like)
-    zeros = pointer(memory_place, like)
-    top, total = advance(zeros, SOFTMAX_ROWS), advance(zeros, 2 * SOFTMAX_ROWS)
+    zeros = pointer(memory_address, like)
+    maxima, sums = advance(zeros, SOFTMAX_ROWS), advance(zeros, 2 * SOFTMAX_ROWS)
     square = advance(zeros, 3 * SOFTMAX_ROWS)
     transposed = advance(square, width * width)
     for i in range(width):
@@ -98,43 +99,46 @@ def softmax_cross_entropy(
     for first in range(begin, end, SOFTMAX_ROWS):
         n_rows = min(SOFTMAX_ROWS, end - first)
         z, d = advance(Z, first * stride), advance(D, first * stride)
-        m = -(-n_rows // width) * width
+        m = -(-n_rows // width) * width  # Padded.
         by_classes = n <= FEW_CLASSES and n_rows >= MANY_ROWS
-        # P has `size` elements; that of class j and row i is P[j * next_class + i * next_row].
-        P, size, next_class, next_row = (
+        # P has `size` elements; that of class j and row i is P[j * class_stride + i * row_stride].
+        P, size, class_stride, row_stride = (
             (transposed, n * m, m, np.int64(1)) if by_classes else (d, n_rows * stride, np.int64(1), stride)
         )
 
+        # P = exp(Z - max Z)
         if by_classes:
             for i in range(0, m, width):
                 for j in range(0, n, width):
                     transpose_square(advance(z, i * stride + j), stride, n_rows - i, zeros, advance(P, j * m + i), m)
-            max_of_rows(top, P, n, m, m)
-            subtract_from_rows(P, top, n, m)
+            max_of_rows(maxima, P, n, m, m)
+            subtract_from_rows(P, maxima, n, m)
         else:
             for i in range(n_rows):
                 row = advance(z, i * stride)
                 shift_row(row, n, row_max(row, n), advance(P, i * stride))
         for i in range(n_rows):
-            losses[first + i] -= np.float64(P[classes[order[first + i]] * next_class + i * next_row])
+            losses[first + i] -= np.float64(P[classes[order[first + i]] * class_stride + i * row_stride])
         exp_below_max(P, size)
 
+        # P = scale (P / sum - onehot)
         if by_classes:
-            sum_of_rows(total, P, n, m, m)
+            sum_of_rows(sums, P, n, m, m)
         else:
             for i in range(n_rows):
-                total[i] = sum_of_row(advance(P, i * stride), n)
+                sums[i] = sum_of_row(advance(P, i * stride), n)
         for i in range(n_rows):
-            losses[first + i] += log_from_one(np.float64(total[i]))
-            total[i] = factor / total[i]
+            losses[first + i] += log_from_one(np.float64(sums[i]))
+            sums[i] = factor / sums[i]
         if by_classes:
-            multiply_rows_by(P, total, n, m)
+            multiply_rows_by(P, sums, n, m)
         else:
             for i in range(n_rows):
-                scale_row(advance(P, i * stride), n, total[i])
+                scale_row(advance(P, i * stride), n, sums[i])
         for i in range(n_rows):
-            P[classes[order[first + i]] * next_class + i * next_row] -= factor
+            P[classes[order[first + i]] * class_stride + i * row_stride] -= factor
 
+        # D = Pᵀ; of rows, P is D.
         if by_classes:
             for i in range(0, m, width):
                 for j in range(0, n, width):
@@ -267,9 +271,9 @@ def values_loss_rows(code, A, stride, n, targets, order, scale, low, high, D, lo
     if n >= LONG_ROW:
         for row in range(begin, end):
             for first in range(0, n, VALUES_AT_ONCE):
-                count, place = min(VALUES_AT_ONCE, n - first), row * stride + first
+                count, offset = min(VALUES_AT_ONCE, n - first), row * stride + first
                 of_row = advance(targets, order[row] * n + first)
-                losses_of_values(code, advance(A, place), of_row, count, scale, low, high, advance(D, place), memory)
+                losses_of_values(code, advance(A, offset), of_row, count, scale, low, high, advance(D, offset), memory)
                 losses[row] += row_sum(memory, count)
     else:
         for first in range(begin, end, VALUES_AT_ONCE // n):
@@ -289,14 +293,14 @@ def values_loss_rows(code, A, stride, n, targets, order, scale, low, high, D, lo
 
 
 @kernel
-def classes_loss(place, order_place, begin, end, scale, thread, like):
+def classes_loss(state, order_address, begin, end, scale, thread, like):
     """The softmax cross-entropy of the rows begin ... end, and its derivative by the last layer's Z.
 
     The derivative is that of the batch's loss: `scale` is the division by the batch size, or by its weights. A sample's
     weight multiplies both.
     """
-    net = state_at(place)
-    samples, order = samples_at(net.samples), pointer(order_place, np.int64(0))
+    net = state_at(state)
+    samples, order = samples_at(net.samples), pointer(order_address, np.int64(0))
     last = layer_at(net.layers + (net.n_layers - 1) * LAYER_BYTES)
     stride, n_out = last.stride, last.n_out
     factor = scale if samples.weights == 0 else 1.0
@@ -306,7 +310,7 @@ def classes_loss(place, order_place, begin, end, scale, thread, like):
     call(
         net.softmax_cross_entropy,
         (
-            address_of(A), n_out, samples.y, order_place, factor, address_of(D), stride, net.row_losses, begin, end,
+            address_of(A), n_out, samples.y, order_address, factor, address_of(D), stride, net.row_losses, begin, end,
             net.loss_memory + thread * LOSS_MEMORY * 8, like,
         ),
     )  # fmt: skip
@@ -322,10 +326,10 @@ def classes_loss(place, order_place, begin, end, scale, thread, like):
 
 
 @kernel
-def values_loss(place, order_place, begin, end, scale, thread, like):
+def values_loss(state, order_address, begin, end, scale, thread, like):
     """A loss of values of the rows begin ... end, and its derivative: by Z if the loss has the activation, or by A."""
-    net = state_at(place)
-    samples, order = samples_at(net.samples), pointer(order_place, np.int64(0))
+    net = state_at(state)
+    samples, order = samples_at(net.samples), pointer(order_address, np.int64(0))
     last = layer_at(net.layers + (net.n_layers - 1) * LAYER_BYTES)
     stride, n_out = last.stride, last.n_out
     factor = real(scale if samples.weights == 0 else 1.0, like)
@@ -359,13 +363,13 @@ def weigh_samples(samples, order, begin, end, scale, losses, D, n_out, stride, l
 
 @kernel
 def loss_rows(
-    A_place, n, Y_place, order_place, scale, D_place, stride, losses_place, begin, end, memory_place, loss, low, high,
-    like,
+    A_address, n, Y_address, order_address, scale, D_address, stride, losses_address, begin, end, memory_address, loss,
+    low, high, like,
 ):  # fmt: skip
     """`values_loss_rows` for whoever has no network."""
     values_loss_rows(
-        loss, pointer(A_place, like), stride, n, pointer(Y_place, like), pointer(order_place, np.int64(0)),
-        real(scale, like), low, high, pointer(D_place, like), pointer(losses_place, 0.0), begin, end,
-        pointer(memory_place, 0.0),
+        loss, pointer(A_address, like), stride, n, pointer(Y_address, like), pointer(order_address, np.int64(0)),
+        real(scale, like), low, high, pointer(D_address, like), pointer(losses_address, 0.0), begin, end,
+        pointer(memory_address, 0.0),
     )  # fmt: skip
     return 0

@@ -38,13 +38,19 @@ NO_COMPILER = (
 
 
 def detect_machine() -> Machine:
-    """Read the CPU that Numba compiles for: the host, or what NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say."""
+    """Read the CPU that Numba compiles for: the host, or what the environment says.
+
+    That is NUMBA_CPU_NAME, NUMBA_CPU_FEATURES, and NUMBA_ENABLE_AVX, with which Numba takes from the host what begins
+    with avx.
+    """
     features = numba_setting("CPU_FEATURES")
     if features is None:
         if numba_setting("CPU_NAME") == "generic":
             features = ""
         else:
-            features = ",".join(f"+{name}" for name, has in llvm.get_host_cpu_features().items() if has)
+            without = "avx" if (numba_setting("ENABLE_AVX") or "1").strip() == "0" else " "
+            host = llvm.get_host_cpu_features().items()
+            features = ",".join(f"+{name}" for name, has in host if has and not name.startswith(without))
     has = set(features.split(","))
     if {"+avx512f", "+avx512bw", "+avx512vl", "+avx512dq"} <= has:
         return Machine(vector_bytes=64, registers=32, fused=True)

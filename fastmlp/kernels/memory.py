@@ -12,34 +12,12 @@ from numpy.typing import NDArray
 
 from fastmlp.kernels.constants import bits, loss_constants
 from fastmlp.kernels.records import STATE, Layer, Part, SampleAddresses, State
+from fastmlp.kernels.sizes import BLOCK_ROWS, LOSS_MEMORY, MASK_SLACK, TURNED_SIZE, WEIGHT_ROWS, has_few_weights
 from fastmlp.parameters import ParameterLayout, aligned_zeros, padded
 from fastmlp.sparse import SparseRows
 from fastmlp.spec import BACKWARD_TAKES_INPUT, NetworkSpec
 
 Array = NDArray[Any]
-
-BLOCK_ROWS = 264
-"""Rows of a batch that are worked on at once: a multiple of `fastmlp.kernels.products.ROW_UNIT` and of 8."""
-
-MASK_SLACK = 8
-"""Rows of masks beyond a block's last row that a tile or a byte of a list may read; to tiles, they must say that
-nothing is there."""
-
-TURNED_BYTES = 4
-"""Bytes of turned masks (`fastmlp.kernels.lists`) for each row: 32 for eight rows."""
-
-WEIGHT_ROWS = 16
-"""Rows of a weight matrix in a piece: enough that the update is one long loop, few enough that they stay in the cache
-for it. It divides 64, so that a word of the masks serves a whole number of pieces, and is whole tiles."""
-
-VALUES_AT_ONCE = 512
-"""Outputs that `fastmlp.kernels.losses.values_loss_rows` takes at once."""
-LOSS_MEMORY = 4 * VALUES_AT_ONCE
-"""The float64 of memory that a loss needs, of each thread and whatever the dtype."""
-
-HALVES_PAY = 4
-"""Where the weights are fewer than one in so many of the elements of X and dY, two threads exchange sums faster than
-rows (measured: 0.80 to 0.87 of the time; where they are 0.4 or 0.5 of them nothing was gained, or some was lost)."""
 
 PARTS = 2
 """Parts of the inputs, where there are many: so many threads can have one each to themselves. The sums of the first
@@ -56,7 +34,7 @@ class Scratch:
     def __init__(self, network: dict[str, int], sizes: dict[str, tuple[int, str]]) -> None:
         self.arrays: dict[str, Array] = {}
         self.state = np.zeros(len(State._fields), dtype=np.int64)
-        self.place = address(self.state)
+        self.address = address(self.state)
         self.takes_single_rows = False  # Whether the state has the kernels for those.
         self.samples = np.zeros(len(SampleAddresses._fields), dtype=np.int64)
         self.set(**network, samples=address(self.samples))
@@ -107,7 +85,7 @@ class Plan:
         itemsize = np.dtype(spec.dtype).itemsize
         end = max(layout.row_strides)  # Behind a row of zeros as long as any.
 
-        def place(size: int) -> int:
+        def reserve(size: int) -> int:
             nonlocal end
             start, end = end, end + padded(size, itemsize)
             return start
@@ -119,7 +97,7 @@ class Plan:
             stride = layout.row_strides[layer]
             name = self.activations[layer]
             takes_input = name in BACKWARD_TAKES_INPUT
-            Z = place(BLOCK_ROWS * stride)
+            Z = reserve(BLOCK_ROWS * stride)
             layers.append(
                 Layer(
                     n_in=n_in,
@@ -129,9 +107,9 @@ class Plan:
                     weights=layout.weight_offsets[layer],
                     bias=layout.bias_offsets[layer],
                     Z=Z,
-                    A=place(BLOCK_ROWS * stride) if takes_input else Z,
-                    D=place(BLOCK_ROWS * stride),
-                    transposed=place(stride * layout.row_strides[layer - 1]) if layer else 0,
+                    A=reserve(BLOCK_ROWS * stride) if takes_input else Z,
+                    D=reserve(BLOCK_ROWS * stride),
+                    transposed=reserve(stride * layout.row_strides[layer - 1]) if layer else 0,
                     activate=0,  # Written when memory is allocated, for that is when kernels are compiled.
                     multiply_by_slope=0,
                     takes_input=takes_input,
@@ -143,11 +121,11 @@ class Plan:
             if (layer > 0 or len(parts) == 1) and has_few_weights(n_in, n_out, BLOCK_ROWS):
                 self.sums_size += (-(-n_in // WEIGHT_ROWS) * WEIGHT_ROWS + 1) * stride
         # Behind all else: memory that is never touched without dropout.
-        dropped = [place(BLOCK_ROWS * layer.stride) if layer.Z == layer.A else layer.A for layer in layers]
+        dropped = [reserve(BLOCK_ROWS * layer.stride) if layer.Z == layer.A else layer.A for layer in layers]
         if len(parts) == 1:
             parts = [parts[0]._replace(Z=layers[0].Z)]
         else:
-            parts = [part._replace(Z=place(BLOCK_ROWS * layers[0].stride)) for part in parts]
+            parts = [part._replace(Z=reserve(BLOCK_ROWS * layers[0].stride)) for part in parts]
         self.layers, self.parts, self.dropped = np.array(layers, dtype=np.int64), parts, dropped
         self._workspace_size = end
 
@@ -156,7 +134,6 @@ class Plan:
         spec, n_parts = self.layout.spec, len(self.parts)
         dtype = spec.dtype
         rows_size = WEIGHT_ROWS * max(self.layout.row_strides)
-        turned_size = TURNED_BYTES * BLOCK_ROWS
         n_words = sum(part.n_words for part in self.parts)
         indices_size = max(n_words * 64, BLOCK_ROWS)
         loss, low, high = loss_constants(spec.loss, spec.loss_parameter)
@@ -173,7 +150,6 @@ class Plan:
             "weight_rows_size": rows_size,
             "sums_size": self.sums_size,
             "indices_size": indices_size,
-            "turned_size": turned_size,
             "n_pieces": n_pieces,
             **kernels,
         }
@@ -191,10 +167,10 @@ class Plan:
         by_kind = {
             "dense": {
                 "inputs": (BLOCK_ROWS * sum(part.stride for part in self.parts), dtype),
-                "row_places": (n_parts * (BLOCK_ROWS + 1), "int64"),
+                "row_addresses": (n_parts * (BLOCK_ROWS + 1), "int64"),
                 "masks": ((BLOCK_ROWS + MASK_SLACK) * n_words, "uint64"),
                 "indices": (threads * indices_size, "int32"),
-                "turned": (threads * turned_size, "uint8"),
+                "turned": (threads * TURNED_SIZE, "uint8"),
             },
             "sparse": {
                 "entry_bounds": (2 * BLOCK_ROWS, "int64"),
@@ -203,14 +179,14 @@ class Plan:
             },
         }
         scratch = Scratch(network, sizes | by_kind[kind] | {"parts": (n_parts * len(Part._fields), "int64")})
-        parts = [self._place_part(number, scratch) for number in range(n_parts)]
+        parts = [self._locate_part(number, scratch) for number in range(n_parts)]
         if threads == 1:  # No other thread still reads what these hold from the step before.
             bottom = Layer(*map(int, self.layers[0]))
             parts = [part._replace(Z=Z) for part, Z in zip(parts, (bottom.Z, bottom.D), strict=False)]
         scratch.arrays["parts"][:] = np.ravel(parts)
         return scratch
 
-    def _place_part(self, number: int, scratch: Scratch) -> Part:
+    def _locate_part(self, number: int, scratch: Scratch) -> Part:
         """Say where the memory of a part of the inputs is."""
         part, before = self.parts[number], self.parts[:number]
         arrays, itemsize = scratch.arrays, np.dtype(self.layout.spec.dtype).itemsize
@@ -220,7 +196,7 @@ class Plan:
         n_words = sum(each.n_words for each in before)
         return part._replace(
             X=address(arrays["inputs"]) + BLOCK_ROWS * sum(each.stride for each in before) * itemsize,
-            row_places=address(arrays["row_places"]) + number * (BLOCK_ROWS + 1) * 8,
+            row_addresses=address(arrays["row_addresses"]) + number * (BLOCK_ROWS + 1) * 8,
             masks=address(arrays["masks"]) + (BLOCK_ROWS + MASK_SLACK) * n_words * 8,
         )
 
@@ -239,11 +215,6 @@ def plan_of(layout: ParameterLayout) -> Plan:
     return plan
 
 
-def has_few_weights(n_in: int, n_out: int, n_rows: int) -> bool:
-    """Whether two threads exchange a layer's sums of dW faster than rows of its X and dY."""
-    return HALVES_PAY * n_in * n_out < n_rows * (n_in + n_out)
-
-
 def parts_of(n_in: int, itemsize: int) -> list[Part]:
     """Cut the inputs into parts: as many pieces of the weights in each."""
     n_pieces = -(-n_in // WEIGHT_ROWS)
@@ -253,7 +224,7 @@ def parts_of(n_in: int, itemsize: int) -> list[Part]:
     return [
         Part(
             first=first, n_in=end - first, n_words=n_words, stride=padded(end - first, itemsize),
-            X=0, row_places=0, masks=0, doubts=0, Z=0,
+            X=0, row_addresses=0, masks=0, doubts=0, Z=0,
         )
         for (first, end), n_words in zip(pairwise(edges), words, strict=True)
     ]  # fmt: skip

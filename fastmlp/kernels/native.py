@@ -214,9 +214,9 @@ def prepare_linker() -> None:
     llvm.initialize_native_asmprinter()
     new_linker().close()  # LLVM finds nothing of this process before there was one.
     for name in PYTHON_CALLS:
-        place = ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value
-        assert place is not None
-        llvm.add_symbol(name, place)
+        address = ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value
+        assert address is not None
+        llvm.add_symbol(name, address)
 
 
 def new_linker() -> Any:
@@ -238,8 +238,8 @@ def link(compiled: Compiled, name: str) -> Linked:
     for object_file in (compiled.kernel, compiled.entry):
         linker.add_object_file(llvm.ObjectFileRef.from_data(object_file))
     linker.finalize_object()
-    places = linker.get_function_address(compiled.symbol), linker.get_function_address(ENTRY)
+    addresses = linker.get_function_address(compiled.symbol), linker.get_function_address(ENTRY)
     linker.detach()  # The code stays for the life of the process: a thread may be in it to the last.
-    definition = MethodDefinition(name.encode(), places[1], FASTCALL, None)
+    definition = MethodDefinition(name.encode(), addresses[1], FASTCALL, None)
     # CPython reads the definition until the function has gone, so the function has to hold it: as its ``self``.
-    return Linked(places[0], make_function(ctypes.addressof(definition), definition, None))
+    return Linked(addresses[0], make_function(ctypes.addressof(definition), definition, None))

@@ -53,6 +53,6 @@ def calls_of_mach_o(object_file: bytes) -> set[str]:
     return calls
 
 
-def text_at(content: bytes, place: int) -> str:
+def text_at(content: bytes, offset: int) -> str:
     """Read a text that ends with a zero."""
-    return content[place : content.index(b"\0", place)].decode()
+    return content[offset : content.index(b"\0", offset)].decode()

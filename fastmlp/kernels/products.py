@@ -68,24 +68,26 @@ def share_of_rows(n_rows, thread, threads):
 
 
 @inline
-def panel_edge(panel, n_panels, n_vectors):
-    """First vector of a panel (or, for ``panel = n_panels``, the end)."""
-    return panel * n_vectors // n_panels
+def extent(panel, n_panels, n_vectors):
+    """The first vector of a panel, or of a group, and how many it has."""
+    first = panel * n_vectors // n_panels
+    return first, (panel + 1) * n_vectors // n_panels - first
 
 
 def product_by_rows(name: str, tile: Any, shape: Shape) -> Any:
     """Make ``C[i, :] = initial + A[i, :depth] B[:depth, :]`` for the rows from `first_row` up to `last_row`."""
 
-    def multiply(A_place, lda, B_place, ldb, initial_place, C_place, ldc, first_row, last_row, depth, n_vectors, like):
-        A, B = pointer(A_place, like), pointer(B_place, like)
-        C, initial = pointer(C_place, like), pointer(initial_place, like)
+    def multiply(
+        A_address, lda, B_address, ldb, initial_address, C_address, ldc, first_row, last_row, depth, n_vectors, like
+    ):  # fmt: skip
+        A, B = pointer(A_address, like), pointer(B_address, like)
+        C, initial = pointer(C_address, like), pointer(initial_address, like)
         no_list = pointer(ZERO, np.int32(0))
         n_panels = -(-n_vectors // shape.vectors)
         for p in range(0, depth, DEPTH):
             n = min(DEPTH, depth - p)
             for panel in range(n_panels):
-                v = panel_edge(panel, n_panels, n_vectors)
-                count = panel_edge(panel + 1, n_panels, n_vectors) - v
+                v, count = extent(panel, n_panels, n_vectors)
                 column = v * lanes(like)
                 b = advance(B, p * ldb + column)
                 for row in range(first_row, last_row, shape.rows):
@@ -108,16 +110,15 @@ def product_by_listed_rows(name: str, tile: Any, shape: Shape) -> Any:
     """
 
     def multiply(
-        rows_place, masks_place, n_words, B_place, ldb, initial_place, C_place, ldc, first_row, last_row, n_vectors,
-        indices_place, like,
+        rows_address, masks_address, n_words, B_address, ldb, initial_address, C_address, ldc, first_row, last_row,
+        n_vectors, indices_address, like,
     ):  # fmt: skip
-        rows, B = pointer(rows_place, np.int64(0)), pointer(B_place, like)
-        C, initial = pointer(C_place, like), pointer(initial_place, like)
-        masks, indices = pointer(masks_place, np.uint64(0)), pointer(indices_place, np.int32(0))
+        rows, B = pointer(rows_address, np.int64(0)), pointer(B_address, like)
+        C, initial = pointer(C_address, like), pointer(initial_address, like)
+        masks, indices = pointer(masks_address, np.uint64(0)), pointer(indices_address, np.int32(0))
         n_groups = -(-n_vectors // max(LISTED_VECTORS, shape.vectors))
         for group in range(n_groups):
-            first = panel_edge(group, n_groups, n_vectors)
-            n_across = panel_edge(group + 1, n_groups, n_vectors) - first
+            first, n_across = extent(group, n_groups, n_vectors)
             n_panels = -(-n_across // shape.vectors)
             for word in range(0, n_words, DEPTH // 64):
                 end = min(word + DEPTH // 64, n_words)
@@ -126,8 +127,7 @@ def product_by_listed_rows(name: str, tile: Any, shape: Shape) -> Any:
                     lda = (rows[row + 1] - rows[row]) // itemsize_of(like)
                     length = forward_list(masks, n_words, word, end, row, shape.rows, indices)
                     for panel in range(n_panels):
-                        v = panel_edge(panel, n_panels, n_across)
-                        count = panel_edge(panel + 1, n_panels, n_across) - v
+                        v, count = extent(panel, n_panels, n_across)
                         column = (first + v) * lanes(like)
                         b, c = advance(B, column), advance(C, row * ldc + column)
                         start, ldi = (advance(initial, column), 0) if word == 0 else (c, ldc)
@@ -142,23 +142,22 @@ multiply_listed_row = product_by_listed_rows("multiply_listed_row", listed_row, 
 
 
 @kernel
-def multiply_columns(A_place, lda, B_place, ldb, initial_place, C_place, ldc, n_rows, depth, n_vectors, like):
-    """``C[i, :] = initial + A[:depth, i]ᵀ B[:depth, :]`` for the first `n_rows` rows of C."""
-    A, B, C, initial = (
-        pointer(A_place, like),
-        pointer(B_place, like),
-        pointer(C_place, like),
-        pointer(initial_place, like),
+def multiply_columns(A_address, lda, B_address, ldb, zeros_address, C_address, ldc, n_rows, depth, n_vectors, like):
+    """``C[i, :] = A[:depth, i]ᵀ B[:depth, :]`` for the first `n_rows` rows of C; `zeros` are a row of B's length."""
+    A, B, C, zeros = (
+        pointer(A_address, like),
+        pointer(B_address, like),
+        pointer(C_address, like),
+        pointer(zeros_address, like),
     )
     no_list = pointer(ZERO, np.int32(0))
     n_panels = -(-n_vectors // DENSE_COLUMNS.vectors)
     for panel in range(n_panels):
-        v = panel_edge(panel, n_panels, n_vectors)
-        count = panel_edge(panel + 1, n_panels, n_vectors) - v
+        v, count = extent(panel, n_panels, n_vectors)
         column = v * lanes(like)
         for row in range(0, n_rows, DENSE_COLUMNS.rows):
             dense_columns(
-                count, advance(A, row), lda, advance(B, column), ldb, advance(initial, column), 0,
+                count, advance(A, row), lda, advance(B, column), ldb, advance(zeros, column), 0,
                 advance(C, row * ldc + column), ldc, no_list, depth,
             )  # fmt: skip
     return 0
@@ -166,34 +165,32 @@ def multiply_columns(A_place, lda, B_place, ldb, initial_place, C_place, ldc, n_
 
 @kernel
 def multiply_listed_columns(
-    rows_place, first_column, turned_place, n_rows_of_A, B_place, ldb, initial_place, C_place, ldc, n_rows, n_vectors,
-    indices_place, like,
+    rows_address, first_column, turned_address, n_rows_of_A, B_address, ldb, zeros_address, C_address, ldc, n_rows,
+    n_vectors, indices_address, like,
 ):  # fmt: skip
     """`multiply_columns` for an A with turned masks, given by the addresses of its rows, over those that are not zero.
 
     The first row of C belongs to the column `first_column` of A, and the masks are those of its 64 columns.
     """
-    A, B, C, initial = (
-        pointer(rows_place, like),
-        pointer(B_place, like),
-        pointer(C_place, like),
-        pointer(initial_place, like),
+    A, B, C, zeros = (
+        pointer(rows_address, like),
+        pointer(B_address, like),
+        pointer(C_address, like),
+        pointer(zeros_address, like),
     )
-    turned, indices = pointer(turned_place, np.uint8(0)), pointer(indices_place, np.int32(0))
+    turned, indices = pointer(turned_address, np.uint8(0)), pointer(indices_address, np.int32(0))
     n_groups = -(-n_vectors // LISTED_VECTORS)
     for group in range(n_groups):
-        first = panel_edge(group, n_groups, n_vectors)
-        n_across = panel_edge(group + 1, n_groups, n_vectors) - first
+        first, n_across = extent(group, n_groups, n_vectors)
         n_panels = -(-n_across // LISTED_COLUMNS.vectors)
         for row in range(0, n_rows, LISTED_COLUMNS.rows):
             a = first_column + row
             length = backward_list(turned, (a & 63) >> 1, n_rows_of_A, indices)
             for panel in range(n_panels):
-                v = panel_edge(panel, n_panels, n_across)
-                count = panel_edge(panel + 1, n_panels, n_across) - v
+                v, count = extent(panel, n_panels, n_across)
                 column = (first + v) * lanes(like)
                 listed_columns(
-                    count, A, a, advance(B, column), ldb, advance(initial, column), 0,
+                    count, A, a, advance(B, column), ldb, advance(zeros, column), 0,
                     advance(C, row * ldc + column), ldc, indices, length,
                 )  # fmt: skip
     return 0

@@ -1,8 +1,8 @@
 """The kernels as functions on arrays: the public names, checks, and memory that the compiled code can use.
 
-Every function here has the signature and the meaning of its twin in `fastmlp.reference`, whose docstring it shows. The
-compiled code is that of the minibatch loop; what is added is a copy where an argument's layout asks for it, because
-tiles read and write whole vectors: padded rows, and whole tiles of rows.
+Every public function here has the signature and the meaning of its twin in `fastmlp.reference`, whose docstring it
+shows. The compiled code is that of the minibatch loop; what is added is a copy where an argument's layout asks for it,
+because tiles read and write whole vectors: padded rows, and whole tiles of rows.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from fastmlp import reference
 from fastmlp.kernels.constants import loss_constants, step_constants, update_of
 from fastmlp.kernels.machine import SHAPES, lanes_of
-from fastmlp.kernels.memory import LOSS_MEMORY, address
+from fastmlp.kernels.memory import address
 from fastmlp.kernels.native import kernel
+from fastmlp.kernels.sizes import LOSS_MEMORY
 from fastmlp.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 from fastmlp.parameters import aligned_zeros, padded
 from fastmlp.shapes import (
@@ -49,9 +50,8 @@ DENSE, DENSE_COLUMNS = SHAPES["dense", "rows"], SHAPES["dense", "columns"]
 # --- The affine layer -------------------------------------------------------------------------------------------------
 
 
-def in_whole_tiles(A: Array, dtype: Any, tile_rows: int = 1) -> Array:
+def in_whole_tiles(A: Array, dtype: np.dtype[Any], tile_rows: int = 1) -> Array:
     """Copy a matrix to one whose rows are padded with zeros, and are as many as whole tiles have."""
-    dtype = np.dtype(dtype)
     n_rows, n_columns = A.shape
     rows, stride = -(-n_rows // tile_rows) * tile_rows, padded(n_columns, dtype.itemsize)
     copy = aligned_zeros(rows * stride, dtype.name).reshape(rows, stride)
@@ -64,12 +64,12 @@ def product(A: Array, B: Array, initial: Array, n_rows: int, depth: int, by_colu
     tile_rows = (DENSE_COLUMNS if by_columns else DENSE).rows
     stride = B.shape[1]
     C = aligned_zeros(-(-n_rows // tile_rows) * tile_rows * stride, B.dtype.name).reshape(-1, stride)
-    places = address(A), A.shape[1], address(B), stride, address(initial), address(C), stride
+    addresses = address(A), A.shape[1], address(B), stride, address(initial), address(C), stride
     n_vectors = stride // lanes_of(B.dtype.itemsize * 8)
     if by_columns:
-        kernel("products.multiply_columns").run(B.dtype, *places, n_rows, depth, n_vectors)
+        kernel("products.multiply_columns").run(B.dtype, *addresses, n_rows, depth, n_vectors)
     else:
-        kernel("products.multiply_rows").run(B.dtype, *places, 0, n_rows, depth, n_vectors)
+        kernel("products.multiply_rows").run(B.dtype, *addresses, 0, n_rows, depth, n_vectors)
     return C
 
 
@@ -102,9 +102,8 @@ def affine_backward(X: Array, W: Array, dY: Array) -> tuple[Array, Array, Array]
     D = in_whole_tiles(dY, W.dtype, DENSE.rows)
     no_bias = aligned_zeros(max(D.shape[1], padded(n_in, W.dtype.itemsize)), W.dtype.name)
     dX = product(D, in_whole_tiles(W.T, W.dtype), no_bias, n_samples, n_out)
-    # A tile by columns reads whole tiles across: of the columns of X, here.
-    wide_X = in_whole_tiles(np.pad(X, ((0, 0), (0, DENSE_COLUMNS.rows))), W.dtype)
-    dW = product(wide_X, D, no_bias, n_in, n_samples, by_columns=True)
+    # A tile by columns reads whole tiles across, of the columns of X: the padding has them, as in the loop.
+    dW = product(in_whole_tiles(X, W.dtype), D, no_bias, n_in, n_samples, by_columns=True)
     ones = np.ones((n_samples, DENSE_COLUMNS.rows), W.dtype)
     db = product(ones, D, no_bias, 1, n_samples, by_columns=True)
     return (
@@ -259,8 +258,8 @@ def softmax(Z: Array, out: Array | None = None) -> Array:
     """See `twin`."""
     logits = check_softmax(Z, out).reshape(-1, Z.shape[-1])
     # Blocks are read and written in turn, so `out` may be Z, or no part of it.
-    is_place = out is not None and out.flags.c_contiguous and (out is Z or not np.may_share_memory(out, Z))
-    P = out.reshape(logits.shape) if out is not None and is_place else np.empty_like(logits)
+    is_direct = out is not None and out.flags.c_contiguous and (out is Z or not np.may_share_memory(out, Z))
+    P = out.reshape(logits.shape) if out is not None and is_direct else np.empty_like(logits)
     n_rows, n = logits.shape
     stride = padded(n, Z.itemsize)
     at_once = max(1, min(n_rows, SOFTMAX_BYTES // (stride * Z.itemsize)))
@@ -273,7 +272,7 @@ def softmax(Z: Array, out: Array | None = None) -> Array:
         P[first : first + count] = block[:count, :n]
     if out is None:
         return P.reshape(Z.shape)
-    if not is_place:
+    if not is_direct:
         out[...] = P.reshape(Z.shape)
     return out
 

@@ -45,8 +45,8 @@ class RecordFields(AttributeTemplate):  # type: ignore[misc]
 def load_field(context: Any, builder: ir.IRBuilder, record: Record, address: Any, name: str) -> Any:
     """Load a field. None changes while a kernel that reads it runs, so LLVM may load it once."""
     kind = context.get_value_type(record.fields[name])
-    place = builder.add(address, I64(8 * list(record.fields).index(name)))
-    value = builder.load(builder.inttoptr(place, kind.as_pointer()), typ=kind)
+    field = builder.add(address, I64(8 * list(record.fields).index(name)))
+    value = builder.load(builder.inttoptr(field, kind.as_pointer()), typ=kind)
     value.set_metadata("invariant.load", builder.module.add_metadata([]))
     return value
 
@@ -70,12 +70,18 @@ array_at = reader(ArrayObject, ARRAY_OFFSET)
 
 
 @inline
+def is_sparse(net):
+    """Whether the samples of a call are sparse."""
+    return net.entry_bounds != 0
+
+
+@inline
 def owns_parts(net, threads):
     """Whether each thread has parts of the inputs, and what belongs to them, to itself; else it has a share of rows.
 
     One thread always has, with dense samples.
     """
-    return net.n_parts % threads == 0 and net.entry_bounds == 0
+    return net.n_parts % threads == 0 and not is_sparse(net)
 
 
 @inline

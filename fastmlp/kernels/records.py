@@ -41,7 +41,7 @@ class Layer(NamedTuple):
 class Part(NamedTuple):
     """Some of the network's inputs: columns of X, rows of the first W, and the part of each sum of Z that is theirs.
 
-    The memory of X, of the places and of the masks is not there with sparse samples (0).
+    The memory of X, of the addresses and of the masks is not there with sparse samples (0).
     """
 
     first: int
@@ -49,7 +49,7 @@ class Part(NamedTuple):
     n_words: int  # Of a row's mask.
     stride: int  # Between rows of X.
     X: int  # The gathered X.
-    row_places: int  # int64 (BLOCK_ROWS + 1,): the addresses of its rows: in X, or where the sample lies.
+    row_addresses: int  # int64 (BLOCK_ROWS + 1,): the addresses of its rows: in X, or where the sample lies.
     masks: int  # uint64 (BLOCK_ROWS + MASK_SLACK, n_words)
     doubts: int  # float64 (BLOCK_ROWS,): 0, or NaN if the row's inputs are not finite.
     Z: int  # In the workspace, the sums; with one part only, or one thread, in the place of the first layer's Z and D.
@@ -84,7 +84,7 @@ class State(NamedTuple):
     row_losses: int  # float64 (BLOCK_ROWS,)
     loss_memory: int  # float64 (LOSS_MEMORY,), see `fastmlp.kernels.losses`.
     barrier: int  # int64 (2,), see `fastmlp.kernels.loop.wait_for_all`
-    samples: int  # `SampleAddresses`, which Python writes, or `forward_all`, before any other kernel reads it.
+    samples: int  # `SampleAddresses`: what Python does not write of it, `forward_all` and `take_step` do first of all.
     order: int  # int64 (BLOCK_ROWS,), for samples in their own order
     weight_rows: int  # Rows of dW, or db, before they are used.
     weight_rows_size: int
@@ -94,7 +94,6 @@ class State(NamedTuple):
     indices: int  # int32, a list.
     indices_size: int
     turned: int  # uint8, the masks of 64 inputs, turned.
-    turned_size: int
     parameters: int  # Python writes it for training, and `forward_all` before any other kernel reads it.
     gradient: int  # Or none, where no step needs it.
     slot1: int
@@ -165,4 +164,5 @@ ARRAY_OFFSET = object.__basicsize__
 
 LAYER_BYTES, PART_BYTES = 8 * len(Layer._fields), 8 * len(Part._fields)
 SAMPLE, STATE = SampleAddresses(*range(len(SampleAddresses._fields))), State(*range(len(State._fields)))
-"""The number of each field, for the kernel that writes them."""
+LAYER = Layer(*range(len(Layer._fields)))
+"""The number of each field, for those who write single ones."""

@@ -199,33 +199,34 @@ def dots_of_rows(
     of a row that overflowed. Four rows share the loads of b; a row's sum is made lane by lane and then over the lanes,
     in an order that depends on nothing else.
     """
-    lanes = lanes_of(target.dtype.bitwidth)
+    dtype, whole = target.dtype, types.int64
+    lanes = lanes_of(dtype.bitwidth)
+    signature = types.void(target, whole, rows, whole, whole, whole, b, whole, dtype)
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        to, apart, base, between, first_row, end_row, right, length, initial = arguments
-        vector = ir.VectorType(context.get_data_type(target.dtype), lanes)
+        target, stride, rows, distance, begin, end, b, n, start = arguments
+        vector = ir.VectorType(context.get_data_type(dtype), lanes)
         integers = ir.VectorType(I64, lanes)
         lane_numbers, zeros = ir.Constant(integers, list(range(lanes))), ir.Constant(vector, [0.0] * lanes)
         totals = [cgutils.alloca_once(builder, vector) for _ in range(ROWS_AT_ONCE)]
-        with cgutils.for_range_slice(builder, first_row, end_row, I64(ROWS_AT_ONCE), intp=I64) as (row, _):
-            numbers = rows_at_once(builder, row, end_row)
+        with cgutils.for_range_slice(builder, begin, end, I64(ROWS_AT_ONCE), intp=I64) as (row, _):
+            numbers = rows_at_once(builder, row, end)
             for total in totals:
                 builder.store(zeros, total)
-            with cgutils.for_range_slice(builder, I64(0), length, I64(lanes), intp=I64) as (j, _):
-                shared = load_vector(builder, right, j, vector)
-                inside = builder.icmp_signed("<", lane_numbers, splat(builder, builder.sub(length, j), integers))
+            with cgutils.for_range_slice(builder, I64(0), n, I64(lanes), intp=I64) as (j, _):
+                shared = load_vector(builder, b, j, vector)
+                inside = builder.icmp_signed("<", lane_numbers, splat(builder, builder.sub(n, j), integers))
                 for number, total in zip(numbers, totals, strict=True):
-                    values = load_vector(builder, base, builder.add(builder.mul(number, between), j), vector)
+                    values = load_vector(builder, rows, builder.add(builder.mul(number, distance), j), vector)
                     values = builder.select(inside, values, zeros)
                     builder.store(multiply_add(builder, values, shared, builder.load(total)), total)
             for number, total in zip(numbers, totals, strict=True):
-                dot = builder.fadd(initial, reduce_lanes(builder, "fadd", builder.load(total)))
+                dot = builder.fadd(start, reduce_lanes(builder, "fadd", builder.load(total)))
                 row_of_target = builder.insert_element(zeros, dot, I32(0))
-                store_vector(builder, row_of_target, to, builder.mul(number, apart))
+                store_vector(builder, row_of_target, target, builder.mul(number, stride))
         return context.get_dummy_value()
 
-    whole = types.int64
-    return types.void(target, whole, rows, whole, whole, whole, b, whole, target.dtype), codegen
+    return signature, codegen
 
 
 @intrinsic
@@ -237,34 +238,35 @@ def weighted_sum_of_rows(
     Those that fill the last vector of `rows` are written, too.
     The sums of every fourth row are made apart, so that no multiply-add waits for the one before.
     """
-    lanes = lanes_of(target.dtype.bitwidth)
+    dtype, whole = target.dtype, types.int64
+    lanes = lanes_of(dtype.bitwidth)
+    signature = types.void(target, whole, rows, whole, whole, weights, whole, whole)
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        to, apart, base, between, count, factors, factors_apart, length = arguments
-        vector = ir.VectorType(context.get_data_type(target.dtype), lanes)
+        target, stride, rows, distance, n_rows, weights, step, n = arguments
+        vector = ir.VectorType(context.get_data_type(dtype), lanes)
         zeros = ir.Constant(vector, [0.0] * lanes)
         totals = [cgutils.alloca_once(builder, vector) for _ in range(ROWS_AT_ONCE)]
-        with cgutils.for_range_slice(builder, I64(0), length, I64(lanes), intp=I64) as (j, _):
+        with cgutils.for_range_slice(builder, I64(0), n, I64(lanes), intp=I64) as (j, _):
             for total in totals:
                 builder.store(zeros, total)
-            with cgutils.for_range_slice(builder, I64(0), count, I64(ROWS_AT_ONCE), intp=I64) as (row, _):
-                for k, (number, total) in enumerate(zip(rows_at_once(builder, row, count), totals, strict=True)):
-                    place = builder.gep(factors, [builder.mul(number, factors_apart)], source_etype=vector.element)
-                    factor = builder.load(place, align=bytes_of(vector.element), typ=vector.element)
-                    inside = builder.icmp_signed("<", builder.add(row, I64(k)), count)
-                    factor = builder.select(inside, factor, vector.element(0.0))
-                    values = load_vector(builder, base, builder.add(builder.mul(number, between), j), vector)
-                    products = multiply_add(builder, splat(builder, factor, vector), values, builder.load(total))
+            with cgutils.for_range_slice(builder, I64(0), n_rows, I64(ROWS_AT_ONCE), intp=I64) as (row, _):
+                for k, (number, total) in enumerate(zip(rows_at_once(builder, row, n_rows), totals, strict=True)):
+                    source = builder.gep(weights, [builder.mul(number, step)], source_etype=vector.element)
+                    weight = builder.load(source, align=bytes_of(vector.element), typ=vector.element)
+                    inside = builder.icmp_signed("<", builder.add(row, I64(k)), n_rows)
+                    weight = builder.select(inside, weight, vector.element(0.0))
+                    values = load_vector(builder, rows, builder.add(builder.mul(number, distance), j), vector)
+                    products = multiply_add(builder, splat(builder, weight, vector), values, builder.load(total))
                     builder.store(products, total)
             a, b, c, d = (builder.load(total) for total in totals)
             result = builder.fadd(builder.fadd(a, b), builder.fadd(c, d))
             for lane in range(lanes):
                 row_of_target = builder.insert_element(zeros, builder.extract_element(result, I32(lane)), I32(0))
-                store_vector(builder, row_of_target, to, builder.mul(builder.add(j, I64(lane)), apart))
+                store_vector(builder, row_of_target, target, builder.mul(builder.add(j, I64(lane)), stride))
         return context.get_dummy_value()
 
-    whole = types.int64
-    return types.void(target, whole, rows, whole, whole, weights, whole, whole), codegen
+    return signature, codegen
 
 
 @intrinsic
@@ -316,8 +318,8 @@ def transpose_square(typing: Any, rows: Any, stride: Any, n_rows: Any, zeros: An
         square = []
         for row in range(lanes):
             inside = builder.icmp_signed("<", I64(row), count)
-            place = builder.gep(base, [builder.mul(I64(row), between)], source_etype=vector.element)
-            square.append(load_vector(builder, builder.select(inside, place, none), I64(0), vector))
+            source = builder.gep(base, [builder.mul(I64(row), between)], source_etype=vector.element)
+            square.append(load_vector(builder, builder.select(inside, source, none), I64(0), vector))
         indices = [lane // 2 + lane % 2 * lanes for lane in range(2 * lanes)]
         halves = [ir.Constant(ir.VectorType(I32, lanes), part) for part in (indices[:lanes], indices[lanes:])]
         for _ in range(lanes.bit_length() - 1):

@@ -70,8 +70,8 @@ class SingleSteps:
         self._loss[0] = np.nan
         try:
             fits = self._take_step(
-                self._lets_go, self._scratch.place, self._train_steps, self._constants_place + 8 * N_CONSTANTS * ahead,
-                X, X.itemsize, y, y.ndim, *self._arguments,
+                self._lets_go, self._scratch.address, self._train_steps,
+                self._constants_address + 8 * N_CONSTANTS * ahead, X, X.itemsize, y, y.ndim, *self._arguments,
             )  # fmt: skip
         finally:  # A Ctrl-C comes when the step has been taken.
             loss = float(self._loss[0])
@@ -99,4 +99,4 @@ class SingleSteps:
         rates = np.full(STEPS_AHEAD, learning_rate)
         scales = np.full(STEPS_AHEAD, 1.0 if is_sum else 1.0 / self._n_rows)
         self._constants = self._engine.constants_of_steps(self._state, self._recipe, rates, scales)
-        self._constants_place = address(self._constants)
+        self._constants_address = address(self._constants)

@@ -1,7 +1,8 @@
 """Sparse samples: gathered as they are, and the first layer's products over the entries that they have.
 
 A batch's entries (value, column) are copied to the workspace, row by row, and X is never made dense. Of the memory in
-`fastmlp.kernels.records.State` this writes the entries, their sorted copies, and the sums of the parts of the inputs.
+`fastmlp.kernels.records.State` this writes the entries, where each row's begin and end, their copies by column and
+where each column's end; of that in `Part`, the sums of the parts of the inputs.
 
 - ``Z = X W + b``: a row of Z is b and the sum of the rows of W that the sample's columns name, times its values.
   The entries are finite: that was seen to when they became `SparseRows`.
@@ -21,7 +22,7 @@ from fastmlp.kernels.gathering import AHEAD
 from fastmlp.kernels.instructions import advance, lanes, pointer, prefetch, real
 from fastmlp.kernels.jit import inline, kernel
 from fastmlp.kernels.machine import SHAPES
-from fastmlp.kernels.products import panel_edge
+from fastmlp.kernels.products import extent
 from fastmlp.kernels.readers import layer_at, part_at, samples_at, state_at
 from fastmlp.kernels.records import PART_BYTES
 from fastmlp.kernels.tiles import packed_row
@@ -30,15 +31,15 @@ PACKED = SHAPES["packed", "row"]
 
 
 @kernel
-def gather_sparse(place, order_place, first_part, end_part, begin, end, n_rows, like):
+def gather_sparse(state, order_address, first_part, end_part, begin, end, n_rows, like):
     """Copy the entries of the samples ``order[begin:end]`` to those of the rows begin ... end, scaled."""
-    net = state_at(place)
-    samples, order = samples_at(net.samples), pointer(order_place, np.int64(0))
+    net = state_at(state)
+    samples, order = samples_at(net.samples), pointer(order_address, np.int64(0))
     starts, bounds = pointer(samples.starts, np.int64(0)), pointer(net.entry_bounds, np.int64(0))
     scale = real(net.input_scale, like)
-    place_of_row = 0
+    row_start = 0
     for row in range(begin):  # Other threads copy these.
-        place_of_row += starts[order[row] + 1] - starts[order[row]]
+        row_start += starts[order[row] + 1] - starts[order[row]]
     for row in range(begin, end):
         first = starts[order[row]]
         n = starts[order[row] + 1] - first
@@ -50,21 +51,21 @@ def gather_sparse(place, order_place, first_part, end_part, begin, end, n_rows, 
             prefetch(advance(pointer(samples.columns, np.int32(0)), k))
         values = advance(pointer(samples.values, like), first)
         columns = advance(pointer(samples.columns, np.int32(0)), first)
-        to_values = advance(pointer(net.entry_values, like), place_of_row)
-        to_columns = advance(pointer(net.entry_columns, np.int32(0)), place_of_row)
+        to_values = advance(pointer(net.entry_values, like), row_start)
+        to_columns = advance(pointer(net.entry_columns, np.int32(0)), row_start)
         for k in range(n):
             to_values[k] = values[k] * scale
         for k in range(n):
             to_columns[k] = columns[k]
-        bounds[2 * row], bounds[2 * row + 1] = place_of_row, place_of_row + n
-        place_of_row += n
+        bounds[2 * row], bounds[2 * row + 1] = row_start, row_start + n
+        row_start += n
     return 0
 
 
 @kernel
-def multiply_entries(place, first_part, end_part, begin, end, thread, like):
+def multiply_entries(state, first_part, end_part, begin, end, thread, like):
     """The sums of the first layer's ``X W`` over the inputs of each part, for the rows; the first begin with b."""
-    net = state_at(place)
+    net = state_at(state)
     layer = layer_at(net.layers)
     stride = layer.stride
     parameters, bounds = pointer(net.parameters, like), pointer(net.entry_bounds, np.int64(0))
@@ -72,8 +73,7 @@ def multiply_entries(place, first_part, end_part, begin, end, thread, like):
     n_vectors = -(-layer.n_out // lanes(like))
     n_panels = -(-n_vectors // PACKED.vectors)
     for panel in range(n_panels):
-        v = panel_edge(panel, n_panels, n_vectors)
-        count = panel_edge(panel + 1, n_panels, n_vectors) - v
+        v, count = extent(panel, n_panels, n_vectors)
         column = v * lanes(like)
         W = advance(parameters, layer.weights + column)
         for row in range(begin, end):
@@ -95,13 +95,13 @@ def multiply_entries(place, first_part, end_part, begin, end, thread, like):
 
 
 @kernel
-def sort_entries(place, begin, end, thread, like):
+def sort_entries(state, begin, end, thread, like):
     """Copy the entries of the rows begin ... end by column, as value and row; within a column the rows ascend.
 
     This is a counting sort. Afterwards the thread's part of `column_ends` says where its columns end, and first where
     they begin.
     """
-    net = state_at(place)
+    net = state_at(state)
     n_in = layer_at(net.layers).n_in
     bounds = pointer(net.entry_bounds, np.int64(0))
     values, columns = pointer(net.entry_values, like), pointer(net.entry_columns, np.int32(0))
@@ -116,7 +116,7 @@ def sort_entries(place, begin, end, thread, like):
         ends[columns[k]] += 1
     total = first
     begins[0] = first
-    for j in range(n_in):  # The number of a column's entries becomes the place of the first.
+    for j in range(n_in):  # The number of a column's entries becomes the index of the first.
         n = ends[j]
         ends[j] = total
         total += n
@@ -141,9 +141,9 @@ def prefetch_weights(net, begin, n, like):
 
 
 @kernel
-def multiply_sorted_entries(place, first_row, n_rows, threads, dW_place, like):
+def multiply_sorted_entries(state, first_row, n_rows, threads, dW_address, like):
     """``dW = Xᵀ dZ`` of the first layer, for `n_rows` rows of dW from `first_row` on."""
-    net = state_at(place)
+    net = state_at(state)
     layer = layer_at(net.layers)
     stride = layer.stride
     next_row = min(first_row + threads * n_rows, layer.n_in - n_rows)
@@ -152,13 +152,12 @@ def multiply_sorted_entries(place, first_row, n_rows, threads, dW_place, like):
     n_vectors = -(-layer.n_out // lanes(like))
     n_panels = -(-n_vectors // PACKED.vectors)
     for panel in range(n_panels):
-        v = panel_edge(panel, n_panels, n_vectors)
-        count = panel_edge(panel + 1, n_panels, n_vectors) - v
+        v, count = extent(panel, n_panels, n_vectors)
         D = advance(pointer(net.workspace, like), layer.D + v * lanes(like))
         for i in range(n_rows):
             if panel == 0:
                 prefetch_weights(net, layer.weights + (next_row + i) * stride, stride, like)
-            g = advance(pointer(dW_place, like), i * stride + v * lanes(like))
+            g = advance(pointer(dW_address, like), i * stride + v * lanes(like))
             initial = zeros
             for thread in range(threads):
                 ends = advance(pointer(net.column_ends, np.int32(0)), thread * (layer.n_in + 1) + first_row + i)

@@ -60,7 +60,7 @@ from fastmlp.kernels.machine import SHAPES, lanes_of
 
 
 def emit_tile(module: ir.Module, element: ir.Type, lanes: int, rows: int, vectors: int, kind: tuple[str, str]) -> Any:
-    """Add to `module` the function of one tile, unless it is there, and return it.
+    """Add to `module` the function of one tile, and return it.
 
     ``void tile(A, lda, B, ldb, initial, ldi, C, ldc, list, depth)``: ``C[i, :] = initial[i * ldi, :] + sum over p``,
     C being `rows` by ``vectors * lanes``. Strides are in elements. ``ldi = 0`` starts every row from the same vector,
@@ -68,8 +68,6 @@ def emit_tile(module: ir.Module, element: ir.Type, lanes: int, rows: int, vector
     """
     listed, packed, by_columns = kind[0] != "dense", kind[0] == "packed", kind[1] == "columns"
     name = f"fastmlp_tile_{element}_{lanes}x{rows}x{vectors}_{kind[0]}_{kind[1]}"
-    if name in module.globals:
-        return module.globals[name]
     vector, pointer = ir.VectorType(element, lanes), element.as_pointer()
     signature = [pointer, I64, pointer, I64, pointer, I64, pointer, I64, I32.as_pointer(), I64]
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), signature), name)
@@ -104,10 +102,10 @@ def emit_tile(module: ir.Module, element: ir.Type, lanes: int, rows: int, vector
 
     def splat_of_A(i: int) -> Any:
         if by_columns:
-            place = builder.gep(column_of_A, [I64(i)], source_etype=element)
+            source = builder.gep(column_of_A, [I64(i)], source_etype=element)
         else:
-            place = builder.gep(row_of_A[i], [q if packed else p], source_etype=element)
-        return splat(builder, builder.load(place, align=bytes_of(element), typ=element), vector)
+            source = builder.gep(row_of_A[i], [q if packed else p], source_etype=element)
+        return splat(builder, builder.load(source, align=bytes_of(element), typ=element), vector)
 
     def vector_of_B(j: int) -> Any:
         return load_vector(builder, B, builder.add(row_of_B, columns[j]), vector)
@@ -166,7 +164,7 @@ def tile_family(kind: tuple[str, str]) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
             count, *rest = arguments
             element = context.get_data_type(A.dtype)
-            default = builder.append_basic_block("no_tile")
+            default = builder.append_basic_block("no_tile")  # It never comes to that: panels have 1 ... the most.
             after = builder.append_basic_block("after_tile")
             switch = builder.switch(count, default)
             for n in range(1, shape.vectors + 1):

@@ -15,27 +15,27 @@ from fastmlp.kernels.jit import kernel, scalar
 
 
 @scalar
-def constant(constants_place, number, like):
+def constant(constants_address, number, like):
     """A constant of the step, in the dtype of `like`."""
-    return real(pointer(constants_place, 0.0)[number], like)
+    return real(pointer(constants_address, 0.0)[number], like)
 
 
 @kernel
-def sgd(constants_place, l2, w_place, g_place, m_place, v_place, n, like):
+def sgd(constants_address, l2, w_address, g_address, m_address, v_address, n, like):
     """``w -= RATE g'``."""
-    w, g = pointer(w_place, like), pointer(g_place, like)
-    rate, decay = constant(constants_place, RATE, like), real(pointer(constants_place, 0.0)[DECAY] + l2, like)
+    w, g = pointer(w_address, like), pointer(g_address, like)
+    rate, decay = constant(constants_address, RATE, like), real(pointer(constants_address, 0.0)[DECAY] + l2, like)
     for i in range(n):
         w[i] -= rate * (g[i] + decay * w[i])
     return 0
 
 
 @kernel
-def sgd_momentum(constants_place, l2, w_place, g_place, m_place, v_place, n, like):
+def sgd_momentum(constants_address, l2, w_address, g_address, m_address, v_address, n, like):
     """``m = BETA1 m + g'``, ``w -= RATE m``."""
-    w, g, m = pointer(w_place, like), pointer(g_place, like), pointer(m_place, like)
-    rate, decay = constant(constants_place, RATE, like), real(pointer(constants_place, 0.0)[DECAY] + l2, like)
-    beta1 = constant(constants_place, BETA1, like)
+    w, g, m = pointer(w_address, like), pointer(g_address, like), pointer(m_address, like)
+    rate, decay = constant(constants_address, RATE, like), real(pointer(constants_address, 0.0)[DECAY] + l2, like)
+    beta1 = constant(constants_address, BETA1, like)
     for i in range(n):
         m[i] = beta1 * m[i] + (g[i] + decay * w[i])
         w[i] -= rate * m[i]
@@ -43,11 +43,11 @@ def sgd_momentum(constants_place, l2, w_place, g_place, m_place, v_place, n, lik
 
 
 @kernel
-def sgd_nesterov(constants_place, l2, w_place, g_place, m_place, v_place, n, like):
+def sgd_nesterov(constants_address, l2, w_address, g_address, m_address, v_address, n, like):
     """``m = BETA1 m + g'``, ``w -= RATE (g' + BETA1 m)``."""
-    w, g, m = pointer(w_place, like), pointer(g_place, like), pointer(m_place, like)
-    rate, decay = constant(constants_place, RATE, like), real(pointer(constants_place, 0.0)[DECAY] + l2, like)
-    beta1 = constant(constants_place, BETA1, like)
+    w, g, m = pointer(w_address, like), pointer(g_address, like), pointer(m_address, like)
+    rate, decay = constant(constants_address, RATE, like), real(pointer(constants_address, 0.0)[DECAY] + l2, like)
+    beta1 = constant(constants_address, BETA1, like)
     for i in range(n):
         gradient = g[i] + decay * w[i]
         m[i] = beta1 * m[i] + gradient
@@ -56,19 +56,19 @@ def sgd_nesterov(constants_place, l2, w_place, g_place, m_place, v_place, n, lik
 
 
 @kernel
-def adam(constants_place, l2, w_place, g_place, m_place, v_place, n, like):
+def adam(constants_address, l2, w_address, g_address, m_address, v_address, n, like):
     """``m = BETA1 m + (1 - BETA1) g'``, ``v = BETA2 v + (1 - BETA2) g'²``, ``w -= RATE m / s + DECOUPLED_DECAY w``.
 
     ``s = ROOT_SCALE √v + EPSILON``; RATE and ROOT_SCALE hold the corrections of the bias. The decay is not a factor
     ``1 - DECOUPLED_DECAY``, of which float32 would leave little.
     """
-    w, g, m, v = pointer(w_place, like), pointer(g_place, like), pointer(m_place, like), pointer(v_place, like)
-    rate, decay = constant(constants_place, RATE, like), real(pointer(constants_place, 0.0)[DECAY] + l2, like)
-    beta1, beta2 = constant(constants_place, BETA1, like), constant(constants_place, BETA2, like)
-    rest_of_beta1 = real(1.0 - pointer(constants_place, 0.0)[BETA1], like)
-    rest_of_beta2 = real(1.0 - pointer(constants_place, 0.0)[BETA2], like)
-    decoupled_decay = constant(constants_place, DECOUPLED_DECAY, like)
-    root_scale, epsilon = constant(constants_place, ROOT_SCALE, like), constant(constants_place, EPSILON, like)
+    w, g, m, v = pointer(w_address, like), pointer(g_address, like), pointer(m_address, like), pointer(v_address, like)
+    rate, decay = constant(constants_address, RATE, like), real(pointer(constants_address, 0.0)[DECAY] + l2, like)
+    beta1, beta2 = constant(constants_address, BETA1, like), constant(constants_address, BETA2, like)
+    rest_of_beta1 = real(1.0 - pointer(constants_address, 0.0)[BETA1], like)
+    rest_of_beta2 = real(1.0 - pointer(constants_address, 0.0)[BETA2], like)
+    decoupled_decay = constant(constants_address, DECOUPLED_DECAY, like)
+    root_scale, epsilon = constant(constants_address, ROOT_SCALE, like), constant(constants_address, EPSILON, like)
     for i in range(n):
         gradient = g[i] + decay * w[i]
         m[i] = beta1 * m[i] + rest_of_beta1 * gradient
@@ -78,12 +78,12 @@ def adam(constants_place, l2, w_place, g_place, m_place, v_place, n, like):
 
 
 @kernel
-def rmsprop(constants_place, l2, w_place, g_place, m_place, v_place, n, like):
+def rmsprop(constants_address, l2, w_address, g_address, m_address, v_address, n, like):
     """``m = BETA2 m + (1 - BETA2) g'²``, ``w -= RATE g' / (√m + EPSILON)``."""
-    w, g, m = pointer(w_place, like), pointer(g_place, like), pointer(m_place, like)
-    rate, decay = constant(constants_place, RATE, like), real(pointer(constants_place, 0.0)[DECAY] + l2, like)
-    beta2, epsilon = constant(constants_place, BETA2, like), constant(constants_place, EPSILON, like)
-    rest_of_beta2 = real(1.0 - pointer(constants_place, 0.0)[BETA2], like)
+    w, g, m = pointer(w_address, like), pointer(g_address, like), pointer(m_address, like)
+    rate, decay = constant(constants_address, RATE, like), real(pointer(constants_address, 0.0)[DECAY] + l2, like)
+    beta2, epsilon = constant(constants_address, BETA2, like), constant(constants_address, EPSILON, like)
+    rest_of_beta2 = real(1.0 - pointer(constants_address, 0.0)[BETA2], like)
     for i in range(n):
         gradient = g[i] + decay * w[i]
         m[i] = beta2 * m[i] + rest_of_beta2 * gradient * gradient
