@@ -15,7 +15,6 @@ import sys
 import time
 import warnings
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -201,10 +200,9 @@ def markdown(all_turns: list[Turns]) -> str:
 
 def main(tasks: list[str], conditions: list[Conditions], with_table: bool) -> None:
     """Race and report: what `compare.py --estimators` does."""
-    from results import machine
+    from results import caption
 
-    packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "numba", "scikit-learn"))
-    print(f"{machine()}; {packages}; load {os.getloadavg()[0]:.1f}", flush=True)
+    print(f"{caption(['sklearn'], conditions[0].isa)}; load {os.getloadavg()[0]:.1f}", flush=True)
     all_turns = race(tasks, conditions)
     if with_table:
         print(f"\n{markdown(all_turns)}")
