@@ -202,7 +202,7 @@ class MLP:
     # --- Parameters ---------------------------------------------------------------------------------------------------
 
     @property
-    def weights(self) -> list[Array]:
+    def weights(self) -> ParameterViews:
         """The weights, ``(n_in, n_out)`` arrays, layer by layer.
 
         They are views: to write into one changes the network. To assign another array to an element, or a list of
@@ -212,16 +212,16 @@ class MLP:
 
     @weights.setter
     def weights(self, arrays: Sequence[ArrayLike]) -> None:
-        self._set("weights", arrays)
+        self.weights[:] = arrays
 
     @property
-    def biases(self) -> list[Array]:
+    def biases(self) -> ParameterViews:
         """The biases, ``(n_out,)`` arrays, layer by layer; an empty list with ``bias=False``. Views, like `weights`."""
         return ParameterViews("biases", self._layout.biases(self._parameters))
 
     @biases.setter
     def biases(self, arrays: Sequence[ArrayLike]) -> None:
-        self._set("biases", arrays)
+        self.biases[:] = arrays
 
     def set_parameters(self, weights: Sequence[ArrayLike], biases: Sequence[ArrayLike] | None = None) -> None:
         """Copy the given weights and biases into the network.
@@ -250,14 +250,6 @@ class MLP:
         if biases is not None:
             copy_checked("biases", biases, self._layout.biases(fresh))
         self._parameters[:] = fresh
-
-    def _set(self, what: str, arrays: Sequence[ArrayLike]) -> None:
-        """Copy the given weights, or biases, all of them or none."""
-        views = getattr(self, what)
-        fresh = [np.empty_like(view) for view in views]
-        copy_checked(what, arrays, fresh)
-        for view, array in zip(views, fresh, strict=True):
-            view[:] = array
 
     # --- Inference ----------------------------------------------------------------------------------------------------
 
@@ -491,14 +483,15 @@ class MLP:
             all parameters together, as ``torch.nn.utils.clip_grad_norm_`` does.
         average : float, optional
             Decay in (0, 1) of a moving average of all parameters, ``a += (1 - decay) (w - a)`` after every step whose
-            batch has a weight, a being w after the first. The network holds the average: callbacks and validation see
-            it, and it stays.
+            batch has a weight, a being w after the run's first step. The network holds the average: callbacks and
+            validation see it, and it stays.
         dropout : float or sequence of float, default 0.0
             Rate in [0, 1) of the hidden units that each step leaves out, each sample its own, one rate or one a layer.
             The others are multiplied by ``1 / (1 - rate)``. In the training alone.
         checkpoint : str or path, optional
             Folder, made if missing, whose ``checkpoint.safetensors`` is replaced as the run goes and at its end; when a
-            run begins, one that is there moves to the folder's ``previous``. Ctrl-C and SIGTERM wait for a checkpoint,
+            run begins, one that is there moves to the folder's ``previous``; with a `state` that has taken steps, it is
+            taken for an earlier one of this run. Ctrl-C and SIGTERM wait for a checkpoint,
             in the main thread, and then do what they always do. (Handlers that C code has installed, as `faulthandler`
             does, are not put back.)
         checkpoint_every : float, default 1.0
@@ -657,7 +650,7 @@ class MLP:
         Parameters
         ----------
         batch_size : int
-            As in `fit`.
+            As in `fit`, but for that of a batch larger than all samples, of which `fit` takes their number.
         threads : int, optional
             As in `fit`.
 
@@ -669,9 +662,9 @@ class MLP:
         Raises
         ------
         ValueError
-            If `threads` is not a whole number >= 1.
+            If one of them is not a whole number >= 1.
         """
-        limit = available_cpus()
+        batch_size, limit = check_count("batch_size", batch_size), available_cpus()
         if threads is None:
             return self._engine.choose_threads(batch_size, 1 if is_worker() else limit)
         return min(check_count("threads", threads), limit)

@@ -129,13 +129,17 @@ def resumed_options(folder: str, given: dict[str, Any]) -> Options:
             new *= len(before.hidden)
         if new != old:
             raise UsageError(f"{name} must stay {spell(old)} when a run is resumed, got {spell(new)}")
+    history, epoch = saved.state.history, saved.state.epoch
+    n_evaluated = len(history.validation_loss)  # The evaluation of the last may be missing.
+    if n_evaluated not in (epoch - 1, epoch) or len(history.validation_accuracy) not in (0, n_evaluated):
+        raise UsageError(f"resume must be a folder that {PROGRAM} wrote, got {folder!r}, where evaluations are missing")
     options = replace(before, **{"out": folder, **given})
     has_momentum, momentum = len(saved.state.slots) > 0, getattr(make_optimizer(options), "momentum", None)
     if momentum is not None and (momentum > 0) != has_momentum:
         kept = "> 0" if has_momentum else "0"
         raise UsageError(f"momentum must stay {kept} when a run is resumed, got {momentum:g}")
-    if options.epochs < saved.state.epoch:
-        raise UsageError(f"epochs must be >= {saved.state.epoch} to go on with this run, got {options.epochs}")
+    if options.epochs < epoch:
+        raise UsageError(f"epochs must be >= {epoch} to go on with this run, got {options.epochs}")
     return options
 
 

@@ -71,7 +71,7 @@ class History:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: what stays the same during a run. Built by `make_recipe`; `fastmlp.MLP.fit` says what it means.
+    """How to train: what stays the same during a run. `fastmlp.MLP.fit` says what it means, `make_recipe` checks it.
 
     `loss_factor` multiplies the losses that are reported, but for the L2 term; `loss_cap` is the most that one
     probability counts in a reported cross-entropy. The steps do not depend on them.

@@ -165,8 +165,6 @@ def describe_run(
     described = {"engine": engine, "n_samples": n_samples, **fields_of(recipe)}
     for name in ("loss_factor", "loss_cap"):  # Of the estimators; `fit` never sets them.
         del described[name]
-    if recipe.batch_size == n_samples:
-        del described["shuffle"]  # Nothing is drawn for one batch.
     for name, chosen in (("optimizer", recipe.optimizer), ("schedule", recipe.schedule)):
         described[name] = {"kind": type(chosen).__name__, **fields_of(chosen)}
     described["X"] = "mapped" if is_mapped else "in memory"  # It is shuffled in another way.

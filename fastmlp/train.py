@@ -372,7 +372,7 @@ def summarise(
         "seed": options.seed,
         "dtype": options.dtype,
         "engine": options.engine,
-        "threads": net.threads(options.batch_size, options.threads),
+        "threads": net.threads(min(options.batch_size, n_train), options.threads),
         "n_train": n_train,
         "n_test": len(data.X_test),
         "train_loss": train_loss,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,18 @@ class Span:
     end_epoch: int
     orders: NDArray[np.int64]
     rng_state: Any
+
+
+class Call(NamedTuple):
+    """The steps of one engine call: the number of the first, from the run's beginning on, and their losses."""
+
+    first_step: int
+    losses: NDArray[np.float64]
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all losses are: an engine stops at the first that is not."""
+        return bool(np.isfinite(self.losses[-1]))
 
 
 @dataclass(eq=False)
@@ -141,7 +153,7 @@ class EpochLoop:
         if self.checkpoints is not None:
             self.checkpoints.begin(self.state.step, self.n_batches)
         n_evaluated, state = len(self.state.history.validation_loss), self.state
-        if self.evaluate is not None and 0 < n_evaluated == state.epoch - 1 and state.batch == 0:
+        if self.evaluate is not None and n_evaluated == state.epoch - 1 and state.batch == 0:
             self.end_epoch()  # Its evaluation was interrupted.
         while self.state.epoch < self.recipe.epochs and not self.stop:
             self.take_span()
@@ -150,29 +162,20 @@ class EpochLoop:
 
     def take_span(self) -> None:
         """Train for a span of epochs, and do what is done at its end; or for a part of it, if the run is stopped."""
-        state, n_epochs = self.state, self.length_of_span()
+        state, n_epochs, loss_before = self.state, self.length_of_span(), self.last_loss
         go_back = remember(self.buffers, state) if n_epochs > 1 and self.ahead is None else None
-        loss_before = self.last_loss
         span = self.draw_span(n_epochs)
-        is_finite = True
         try:
-            while state.epoch < span.end_epoch and not self.stop and is_finite:
-                first_step, losses, is_finite = self.take_steps(span)
-                if is_finite and state.epoch < span.end_epoch:  # At its end, the callbacks come first.
-                    is_finite = self.write_checkpoint_within(span)
+            call = self.take_calls(span)
         except BaseException:  # A Ctrl-C, or an error of `progress`: the state can be gone on from.
             self.rewind(span)
             raise
 
-        largest = max(self.trained.max(), -self.trained.min())
-        is_finite = is_finite and bool(np.isfinite(largest))
-        if is_finite and largest > LARGE_WEIGHT:
-            is_finite = self.has_outputs()
-        if not is_finite:
+        if not (call.is_finite and self.is_sound()):
             if go_back is None:
                 self.best.put_back(self.buffers, self.evaluate)
                 raise divergence_error(
-                    losses, self.last_loss, first_step, self.n_batches, self.best, self.recipe.optimizer
+                    call.losses, self.last_loss, call.first_step, self.n_batches, self.best, self.recipe.optimizer
                 )
             go_back()  # Take these epochs again, one by one: the best of them is wanted.
             self.longest_span, self.last_loss, self.stop = 1, loss_before, False
@@ -184,7 +187,23 @@ class EpochLoop:
         if self.checkpoints is not None and self.checkpoints.is_due(state.step):
             self.checkpoints.write(state.step)
 
-    def has_outputs(self) -> bool:
+    def take_calls(self, span: Span) -> Call:
+        """Make the engine calls of a span, and give the last: one whose loss is not finite, or that was to be it."""
+        while True:
+            call = self.take_steps(span)
+            if self.stop or not call.is_finite or self.state.epoch == span.end_epoch:  # There the callbacks come first.
+                return call
+            if self.checkpoints is not None and self.checkpoints.is_due(self.state.step):
+                if not np.isfinite(self.trained).all():
+                    return call
+                self.write_checkpoint_within(span)
+
+    def is_sound(self) -> bool:
+        """Whether the weights are finite and, where one is large, the outputs, too."""
+        largest = max(self.trained.max(), -self.trained.min())
+        return bool(np.isfinite(largest)) and (largest <= LARGE_WEIGHT or self.outputs_are_finite())
+
+    def outputs_are_finite(self) -> bool:
         """Whether the outputs of some samples are finite: there may be no step to come whose loss would tell."""
         X = first_rows(self.X)
         if self.sample_weight is not None:  # Those without a weight may be anything.
@@ -217,17 +236,13 @@ class EpochLoop:
         draw = draw_orders if self.reader is None else self.reader.draw_orders
         return draw(self.state.rng, n_epochs, self.n_samples)
 
-    def take_steps(self, span: Span) -> tuple[int, NDArray[np.float64], bool]:
+    def take_steps(self, span: Span) -> Call:
         """Take the steps of one engine call: from the next one on, so many as take `CALL_SECONDS`, at most to the end.
 
         Returns
         -------
-        first_step : int
-            Number of the first one, counted from the first epoch on.
-        losses : ndarray
-            Of the steps.
-        is_finite : bool
-            Whether all of these are finite; if not, nothing else has been done, but for the curve of an estimator.
+        Call
+            If its last loss is not finite, its steps were not entered, but for the curve of an estimator.
         """
         state, recipe = self.state, self.recipe
         first_step = state.epoch * self.n_batches + state.batch
@@ -242,10 +257,10 @@ class EpochLoop:
             self.trained, state, chunk.X, chunk.y, chunk.orders, recipe, position - chunk.first_batch,
             recipe.optimizer.learning_rate * factors, self.threads, chunk.sample_weight, self.average,
         )  # fmt: skip
-        counts: NDArray[np.bool_] | bool = True
+        which = recipe.batch_size, position - chunk.first_batch, len(losses)
+        sizes = batch_totals(None, chunk.orders, *which)
         if chunk.sample_weight is not None:
-            which = recipe.batch_size, position - chunk.first_batch, len(losses)
-            counts = batch_totals(chunk.sample_weight, chunk.orders, *which) > 0.0
+            sizes *= batch_totals(chunk.sample_weight, chunk.orders, *which) > 0.0
         del chunk  # Before the next one is read: one chunk of a file is in memory.
         elapsed = time.perf_counter() - started
 
@@ -254,14 +269,13 @@ class EpochLoop:
         self.best.judge(float(losses[0]) * (1.0 if self.mean_reduction else self.n_samples / recipe.batch_size))
         if len(finite) < len(losses):  # The last; those before it were taken.
             if self.ahead is not None and len(finite):  # An estimator's curve shows them.
-                counts = counts if isinstance(counts, bool) else counts[:-1]
-                self.enter_steps(finite, counts, factors[: len(finite)], elapsed)
-            return first_step, losses, False
+                self.enter_steps(finite, sizes[:-1], factors[: len(finite)], elapsed)
+            return Call(first_step, losses)
         self.most_steps = max(1, int(n_steps * min(MOST_MORE, CALL_SECONDS / max(elapsed, 1e-9))))
-        self.enter_steps(losses, counts, factors, elapsed)
+        self.enter_steps(losses, sizes, factors, elapsed)
         if self.progress is not None:
             self.stop = bool(self.progress(self.describe()))
-        return first_step, losses, True
+        return Call(first_step, losses)
 
     def chunk_of(self, position: int, span: Span) -> Chunk:
         """Give what holds the samples of a batch of the span, counted from its first."""
@@ -270,17 +284,13 @@ class EpochLoop:
         end = (span.end_epoch - span.first_epoch) * self.n_batches
         return Chunk(self.X, self.y, self.sample_weight, span.orders, 0, end)
 
-    def write_checkpoint_within(self, span: Span) -> bool:
-        """Write a checkpoint if one is due within a span; say whether the weights are finite, and so can be written."""
-        if self.checkpoints is None or not self.checkpoints.is_due(self.state.step):
-            return True
-        if not np.isfinite(self.trained).all():
-            return False
+    def write_checkpoint_within(self, span: Span) -> None:
+        """Write a checkpoint within a span, with the generator where the current epoch begins."""
+        assert self.checkpoints is not None
         drawn = self.state.rng.bit_generator.state
         self.rewind(span)
         self.checkpoints.write(self.state.step)
         self.state.rng.bit_generator.state = drawn
-        return True
 
     def rewind(self, span: Span) -> None:
         """Put the generator at the start of the current epoch, which is within this span: a run goes on from there."""
@@ -306,37 +316,30 @@ class EpochLoop:
         self.stop = self.stop or state.is_over
 
     def enter_steps(
-        self, losses: NDArray[np.float64], counts: NDArray[np.bool_] | bool, factors: NDArray[np.float64],
-        elapsed: float,
-    ) -> None:  # fmt: skip
+        self, losses: NDArray[np.float64], sizes: NDArray[np.float64], factors: NDArray[np.float64], elapsed: float
+    ) -> None:
         """Enter steps that were taken: share their losses and time among their epochs, and finish those that are over.
 
-        `losses` and `factors`, the schedule's, are those of the steps, which took `elapsed` seconds together. `counts`
-        says whose batch has a weight: an epoch's mean is over the samples of these.
+        `sizes` are the samples of their batches, 0 of one without weight: an epoch's mean is over these samples.
+        `factors` are the schedule's; all steps took `elapsed` seconds together.
         """
-        state, recipe, n_samples, n_batches = self.state, self.recipe, self.n_samples, self.n_batches
-        n_steps = len(losses)
+        state, history, n_steps = self.state, self.state.history, len(losses)
         batches = np.arange(state.batch, state.batch + n_steps)
-        is_last = batches % n_batches == n_batches - 1
-        sizes = np.where(is_last, n_samples - (n_batches - 1) * recipe.batch_size, recipe.batch_size) * counts
-        # What the first epoch has so far is the first to be added: the last bits do not depend on where a call ended.
-        epochs, sums, n_samples_of = np.zeros(1 + n_steps, dtype=np.int64), np.empty(1 + n_steps), np.empty(1 + n_steps)
-        epochs[1:], sums[0], n_samples_of[0] = batches // n_batches, state.loss_sum, state.n_counted
+        epochs, is_last = batches // self.n_batches, batches % self.n_batches == self.n_batches - 1
         with np.errstate(over="ignore"):  # What diverges is reported as an error; a warning would come before it.
-            sums[1:] = losses * sizes if self.mean_reduction else losses
-        n_samples_of[1:] = sizes
-        loss_sums, n_counted = np.bincount(epochs, weights=sums), np.bincount(epochs, weights=n_samples_of)
-        seconds = np.bincount(epochs[1:]) * (elapsed / n_steps)
-        seconds[0] += state.seconds
+            sums = losses * sizes if self.mean_reduction else losses
+        loss_sums = sum_by_epoch(epochs, sums, state.loss_sum)
+        n_counted = sum_by_epoch(epochs, sizes, state.n_counted)
+        seconds = sum_by_epoch(epochs, np.full(n_steps, elapsed / n_steps), state.seconds)
 
-        done, history = int(is_last.sum()), state.history
+        done = int(is_last.sum())
         history.train_loss += (loss_sums[:done] / (n_counted[:done] if self.mean_reduction else 1)).tolist()
-        history.learning_rate += (recipe.optimizer.learning_rate * factors[is_last]).tolist()
+        history.learning_rate += (self.recipe.optimizer.learning_rate * factors[is_last]).tolist()
         history.seconds += seconds[:done].tolist()
         state.loss_sum, state.seconds = float(loss_sums[done:].sum()), float(seconds[done:].sum())
         state.n_counted = int(n_counted[done:].sum())
         state.epoch += done
-        state.batch = (state.batch + n_steps) % n_batches
+        state.batch = (state.batch + n_steps) % self.n_batches
         state.step += n_steps
 
     def describe(self) -> Progress:
@@ -357,6 +360,15 @@ class EpochLoop:
             loss=float(loss),
             history=state.history,
         )
+
+
+def sum_by_epoch(epochs: NDArray[np.int64], values: NDArray[np.float64], carried: float) -> NDArray[np.float64]:
+    """Sum values epoch by epoch, one after the other; the first epoch's sum begins with what it has carried over.
+
+    So the last bits do not depend on where a call ended.
+    """
+    sums: Array = np.bincount(np.append(0, epochs), weights=np.append(carried, values))
+    return sums
 
 
 def first_rows(samples: Any) -> Any:

@@ -20,7 +20,7 @@ from irises import X_iris, X_train, X_val, assert_same_weights, make, y_iris, y_
 from scipy.sparse import csr_array
 from sklearn import config_context, neural_network
 from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
+from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFittedError
 from sklearn.metrics import log_loss, r2_score
 
 import fastmlp
@@ -143,6 +143,18 @@ def test_an_average_goes_on_from_what_was_written_into_coefs() -> None:
 def test_lbfgs_says_that_the_loss_is_not_finite() -> None:
     with pytest.warns(ConvergenceWarning, match="the loss is nan"):
         make(solver="lbfgs").fit(X_iris * 1e200, y_iris)
+
+
+def test_a_first_call_of_partial_fit_that_is_refused_teaches_nothing() -> None:
+    clf = make()
+    before = pickle.dumps(clf)
+    for X, classes in ((X_iris * np.nan, [0, 1, 2]), (X_iris[:5], [0, 1, 2]), (X_iris, [0, 1])):
+        with pytest.raises(ValueError, match=r"NaN|inconsistent|not in"):
+            clf.partial_fit(X, y_iris, classes=classes)
+        with pytest.raises(NotFittedError):
+            clf.predict(X_iris)
+    assert pickle.dumps(clf) == before
+    assert clf.partial_fit(X_iris, y_iris, classes=[0, 1, 2, 3]).classes_.tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("bad", [X_val * np.nan, X_val[:, :2], X_val[:3]], ids=["NaN", "features", "samples"])

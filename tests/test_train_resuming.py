@@ -259,6 +259,15 @@ def test_other_data_and_other_files_are_refused_when_a_run_goes_on(
         )
     assert call("--resume", out, "--epochs", 5) == 2
     assert one_error(capsys) == f"dataset must be the one that the run in {str(out)!r} began with, got other data"
+    saved = SavedNetwork(out / resuming.CHECKPOINT)
+    net = fastmlp.MLP._from_saved(saved, "numpy")
+    assert saved.state is not None
+    del saved.state.history.validation_loss[1:]
+    net.save(out / resuming.CHECKPOINT, saved.state)
+    assert call("--resume", out, "--epochs", 5) == 2
+    assert one_error(capsys) == (
+        f"resume must be a folder that fastmlp.train wrote, got {str(out)!r}, where evaluations are missing"
+    )
     os.replace(out / "model.safetensors", out / resuming.CHECKPOINT)
     assert call("--resume", out, "--epochs", 5) == 2
     assert one_error(capsys) == f"resume must be a folder that fastmlp.train wrote, got {str(out)!r}"

@@ -498,14 +498,16 @@ def test_threads_are_never_more_than_the_process_may_use(engine: str) -> None:
     assert 1 <= net.threads(100) <= available
     with pytest.raises(ValueError, match=r"^threads must be >= 1, got 0$"):
         net.threads(100, 0)
+    with pytest.raises(ValueError, match=r"^batch_size must be >= 1, got 0$"):
+        net.threads(0)
 
 
-@pytest.mark.parametrize("ends", ["progress", "last progress", "callback", "evaluation"])
+@pytest.mark.parametrize("ends", ["progress", "last progress", "callback", "evaluation", "first evaluation"])
 @pytest.mark.parametrize("is_mapped", [False, True])
 def test_a_run_that_an_error_ended_can_be_gone_on_with(
     engine: str, ends: str, is_mapped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Within the second epoch, with its last step, at its end, or in its evaluation."""
+    """Within the second epoch, with its last step, at its end, or in its evaluation; or in that of the first."""
     monkeypatch.setattr(training, "CALL_SECONDS", 0.0)
     X, y = blobs()
     X, y = X[:40], y[:40]
@@ -513,14 +515,14 @@ def test_a_run_that_an_error_ended_can_be_gone_on_with(
         monkeypatch.setattr(chunks, "CHUNK_BYTES", 32 * X[0].nbytes)
         np.save(tmp_path / "X.npy", X)
         X = np.load(tmp_path / "X.npy", mmap_mode="r")
-    failing_step = 20 if ends == "last progress" else 13
+    failing_step, failing_epoch = 20 if ends == "last progress" else 13, 1 if ends == "first evaluation" else 2
     arguments: dict[str, Any] = {"batch_size": 4, "optimizer": Adam(0.01), "validation_data": (X[:9], y[:9])}
     whole, net = classifier(engine), classifier(engine)
     expected = whole.fit(X, y, 4, **arguments)
     state = net.training_state(arguments["optimizer"])
 
     def fail(at: History | Progress) -> None:
-        if at.step == failing_step if isinstance(at, Progress) else len(at.train_loss) == 2:
+        if at.step == failing_step if isinstance(at, Progress) else len(at.train_loss) == failing_epoch:
             raise MemoryError("ours")
 
     def evaluate(*arguments: Any) -> float:
@@ -531,7 +533,7 @@ def test_a_run_that_an_error_ended_can_be_gone_on_with(
     options: dict[str, Any] = {"progress": fail} if "progress" in ends else {}
     options |= {"callbacks": [fail]} if ends == "callback" else {}
     with monkeypatch.context() as patch:
-        if ends == "evaluation":
+        if "evaluation" in ends:
             patch.setattr(MLP, "_accuracy", evaluate)
         with pytest.raises(MemoryError, match="ours"):
             net.fit(X, y, 4, **arguments, **options, state=state)

@@ -199,7 +199,7 @@ def _finish(source: Source, name: str, raw: bool, test_fraction: float, seed: in
                 f"{part or 'data '}set of {name} must have a label a sample, got {len(y)} labels, {len(X)} samples"
             )
         if X.size == 0:
-            raise ValueError(f"{part}set of {name} must have samples with features, got the shape {X.shape}")
+            raise ValueError(f"{part or 'data '}set of {name} must have samples with features, got the shape {X.shape}")
         if X.shape[1:] != shape:
             raise ValueError(f"test samples of {name} must have the shape {shape} of the others, got {X.shape[1:]}")
 
@@ -248,7 +248,7 @@ def _flatten(X: Array, part: str, source: Source, name: str, pixels: bool, raw: 
         X = X.astype(dtype, copy=False)
     if not np.isfinite(X).all():
         row, k = np.argwhere(~np.isfinite(X))[0]
-        column = f"column {source.columns[k][:40]!r}" if source.columns else f"feature {k}"
+        column = f"column {source.columns[k][:40]!r}" if source.columns else f"feature {k + 1}"
         raise ValueError(f"{column} of {name} must be finite in {dtype}, got {X[row, k]} in {part}row {row + 1}")
     return X
 
@@ -304,10 +304,12 @@ def _encode_labels(y: Array, source: Source, dtype: np.dtype[Any]) -> tuple[Arra
             raise ValueError(f"labels {source.target!r} must be in [0, {len(source.class_names)}), got {wrong}")
         return y, source.class_names
     if y.dtype.kind == "f":
-        if not np.isfinite(y).all():
-            row = int(np.argmin(np.isfinite(y)))
-            raise ValueError(f"labels {source.target!r} must be finite, got {y[row]} in row {row + 1}")
-        return y.astype(dtype), None
+        with np.errstate(over="ignore"):  # what is beyond the dtype is infinite, which is said below
+            values = y.astype(dtype)
+        if not np.isfinite(values).all():
+            row = int(np.argmin(np.isfinite(values)))
+            raise ValueError(f"labels {source.target!r} must be finite in {dtype}, got {y[row]} in row {row + 1}")
+        return values, None
     if y.dtype.kind == "O":
         classes = sorted(set(y))
         codes = np.fromiter(map({name: k for k, name in enumerate(classes)}.__getitem__, y), np.int64, len(y))

@@ -17,17 +17,19 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, InvalidParameterError, Options, StrOptions
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fastmlp import reference
-from fastmlp.checks import check_callbacks, copy_checked, divisible
+from fastmlp.checks import check_callbacks, copy_checked
 from fastmlp.estimators.lbfgs import fit_lbfgs
-from fastmlp.estimators.run import NOT_FINITE_WEIGHTS, EncodedSamples, Run, make_solver
+from fastmlp.estimators.run import NOT_FINITE_WEIGHTS, Run
+from fastmlp.estimators.samples import EncodedSamples, as_inputs, checked_weights
+from fastmlp.estimators.solver import make_solver
 from fastmlp.network import MLP
 from fastmlp.optimizers import Optimizer, Schedule
 from fastmlp.recipe import Callback
 from fastmlp.shapes import InvalidInputsError
-from fastmlp.sparse import Inputs, SparseRows, is_sparse, sparse_rows
+from fastmlp.sparse import SparseRows, is_sparse
 from fastmlp.spec import ACTIVATIONS, DTYPES, check_name, dtype_name, make_spec
 
 Array = NDArray[Any]
@@ -64,24 +66,6 @@ def require_stochastic(estimator: Any) -> bool:
     return True
 
 
-def as_inputs(X: Any, dtype: np.dtype[Any]) -> Inputs:
-    """Give a matrix as the engine takes it."""
-    if is_sparse(X):
-        return sparse_rows("X", X, dtype.name)
-    if X.dtype.kind not in "biuf":
-        raise ValueError(f"X must be numeric, got dtype {X.dtype}")
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(X, dtype=dtype)
-
-
-def checked_weights(what: str, sample_weight: Any, X: Any) -> Array:
-    """Give weights as the engine takes them, or raise ValueError."""
-    weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
-    if (weights < 0).any():
-        raise ValueError(f"{what} must be >= 0, got {weights.min():g}")
-    return np.ascontiguousarray(divisible(what, weights))
-
-
 class Built(NamedTuple):
     """The network behind an estimator's ``coefs_``.
 
@@ -98,6 +82,14 @@ class Built(NamedTuple):
     net: MLP
     views: tuple[Array, ...]
     made_for: tuple[Any, ...]
+
+    def holds(self, arrays: Sequence[Any]) -> bool:
+        """Whether these are the views, so that the network has what they hold."""
+        return len(arrays) == len(self.views) and all(map(operator.is_, arrays, self.views))
+
+    def has_shapes(self, shapes: list[tuple[int, ...]]) -> bool:
+        """Whether the views have these shapes."""
+        return shapes == [view.shape for view in self.views]
 
 
 class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types.
@@ -222,10 +214,12 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """
         return self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val), incremental=True)
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any, validation: Any, incremental: bool) -> Any:
+    def _fit(
+        self, X: Any, y: Any, sample_weight: Any, validation: Any, incremental: bool, classes: Any = None
+    ) -> Any:  # fmt: skip
         before = dict(self.__dict__)
         try:
-            net, train = self._prepare(X, y, sample_weight, validation, incremental)
+            net, train = self._prepare(X, y, sample_weight, validation, incremental, classes)
         except BaseException:  # It stays what it was.
             self.__dict__.update(before)
             for name in self.__dict__.keys() - before.keys():
@@ -238,10 +232,12 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         return self
 
     def _prepare(
-        self, X: Any, y: Any, sample_weight: Any, validation: Any, incremental: bool
+        self, X: Any, y: Any, sample_weight: Any, validation: Any, incremental: bool, classes: Any
     ) -> tuple[MLP, Callable[[], None]]:
         """Check all that was given, and make the network if it is new; give this, and what trains it."""
         self._validate_params()
+        if incremental:
+            self._learn_classes(y, classes)
         hidden = self._hidden_sizes()
         if self.solver == "lbfgs":
             self._refuse_with_lbfgs(validation)
@@ -307,6 +303,9 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         if len(values) != len(checked) or not all(map(operator.is_, values, checked)):
             super()._validate_params()
             self._checked = values
+
+    def _learn_classes(self, y: Any, classes: Any) -> None:
+        """Take the classes that the first call of partial_fit is given; a regressor has none."""
 
     def _hidden_sizes(self) -> tuple[int, ...]:
         sizes = self.hidden_layer_sizes
@@ -514,40 +513,45 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         except AttributeError:
             check_is_fitted(self)
             raise
+        made_for, read = self._made_for(), (list(coefs), list(intercepts))
         built: Built | None = self.__dict__.get("_built")
-        made_for, given = self._made_for(), (*coefs, *intercepts)
         if built is not None and built.made_for != made_for:
             built = None
-        if built is not None and len(given) == len(built.views) and all(map(operator.is_, given, built.views)):
+        if built is not None and built.holds((*coefs, *intercepts)):
             return built.net
         coefs = [W.toarray() if is_sparse(W) else W for W in coefs]  # A user's.
         shapes = [np.shape(array) for array in (*coefs, *intercepts)]
-        if built is not None and shapes == [view.shape for view in built.views]:
-            net = built.net
-        else:  # Another network altogether.
-            if not coefs or [len(shape) for shape in shapes] != [2] * len(coefs) + [1] * len(intercepts):
-                raise ValueError(f"coefs_ must be matrices and intercepts_ vectors, got shapes {shapes}")
-            n_features = getattr(self, "n_features_in_", shapes[0][0])  # It may be put together by hand.
-            if shapes[0][0] != n_features:
-                raise ValueError(f"coefs_[0] must have {n_features} rows, one a feature, got {shapes[0][0]}")
-            sizes = (shapes[0][0], *(shape[0] for shape in shapes[len(coefs) :]))
-            net = self._build(sizes, self._dtype_of_coefs().name, made_for[1])
+        reuses = built is not None and built.has_shapes(shapes)
+        net = cast(Built, built).net if reuses else self._build_of_shapes(shapes, len(coefs))
         net.set_parameters(coefs, intercepts)
-        # In the lists that the user may hold, but not over what another thread has put there meanwhile; and what tells
-        # this network from another in one go, for other threads may be here, too.
-        views = [list(net.weights), list(net.biases)]
-        for name, read, fresh in zip(
-            ("coefs_", "intercepts_"), (given[: len(coefs)], given[len(coefs) :]), views, strict=True
-        ):
-            held = self.__dict__.get(name)
-            if isinstance(held, list):
-                for i, (old, view) in enumerate(zip(read, fresh, strict=True)):
-                    if i < len(held) and held[i] is old:
-                        held[i] = view
-            else:
-                setattr(self, name, fresh)
-        self._built = Built(net, (*views[0], *views[1]), made_for)
+        weights, biases = net.weights, net.biases
+        self._put_views("coefs_", read[0], weights)
+        self._put_views("intercepts_", read[1], biases)
+        self._built = Built(net, (*weights, *biases), made_for)  # In one go: other threads may be here, too.
         return net
+
+    def _build_of_shapes(self, shapes: list[tuple[int, ...]], n_layers: int) -> MLP:
+        """Make a network for coefficients, and then intercepts, of these shapes: for another one than was fitted."""
+        if n_layers == 0 or [len(shape) for shape in shapes] != [2] * n_layers + [1] * (len(shapes) - n_layers):
+            raise ValueError(f"coefs_ must be matrices and intercepts_ vectors, got shapes {shapes}")
+        n_features = getattr(self, "n_features_in_", shapes[0][0])  # It may be put together by hand.
+        if shapes[0][0] != n_features:
+            raise ValueError(f"coefs_[0] must have {n_features} rows, one a feature, got {shapes[0][0]}")
+        sizes = (shapes[0][0], *(shape[0] for shape in shapes[n_layers:]))
+        return self._build(sizes, self._dtype_of_coefs().name, self._loss_of_network())
+
+    def _put_views(self, name: str, read: list[Any], views: Sequence[Array]) -> None:
+        """Put views in the place of the arrays that were read, in the list that the user may hold.
+
+        But not over what another thread has put there meanwhile.
+        """
+        held = self.__dict__.get(name)
+        if not isinstance(held, list):
+            setattr(self, name, list(views))
+            return
+        for i, (old, view) in enumerate(zip(read, views, strict=True)):
+            if i < len(held) and held[i] is old:
+                held[i] = view
 
     def _dtype_of_coefs(self) -> np.dtype[Any]:
         dtype = np.result_type(*self.coefs_)

@@ -16,7 +16,7 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_targ
 
 from fastmlp.checks import divisible
 from fastmlp.estimators.base import BaseMLP, require_stochastic
-from fastmlp.estimators.run import flattened
+from fastmlp.estimators.samples import flattened
 from fastmlp.spec import check_number
 
 Array = NDArray[Any]
@@ -230,16 +230,16 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         MLPClassifier
             Itself.
         """
-        self._validate_params()  # Before anything is learnt from y.
+        validation = X_val, y_val, sample_weight_val
+        return self._fit(X, y, sample_weight, validation, incremental=True, classes=classes)  # type: ignore[no-any-return]
+
+    def _learn_classes(self, y: Any, classes: Any) -> None:
         if _check_partial_fit_first_call(self, classes):
             is_multilabel = type_of_target(y).startswith("multilabel")
             binarizer = LabelBinarizer().fit(y if is_multilabel else classes)
-            known = self.classes_
-            if len(np.setdiff1d(binarizer.classes_, known)):
-                del self.classes_
-                raise ValueError(unknown_classes("y", binarizer.classes_, known))
+            if len(np.setdiff1d(binarizer.classes_, self.classes_)):
+                raise ValueError(unknown_classes("y", binarizer.classes_, self.classes_))
             self._label_binarizer = binarizer
-        return self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val), incremental=True)  # type: ignore[no-any-return]
 
     # --- Prediction ---------------------------------------------------------------------------------------------------
 

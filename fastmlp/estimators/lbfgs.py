@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
-from fastmlp.estimators.run import EncodedSamples, as_targets, loss_cap, loss_factor, warn
+from fastmlp.estimators.run import loss_cap, loss_factor
+from fastmlp.estimators.samples import EncodedSamples, as_targets, warn
 from fastmlp.network import MLP
 from fastmlp.recipe import Callback, History
 from fastmlp.report import epochs_bar, print_line
@@ -74,13 +75,13 @@ def fit_lbfgs(estimator: Any, net: MLP, samples: EncodedSamples, callbacks: Sequ
         view[...] = values
     is_finite = np.isfinite(e.loss_)
     if not (result.status == 0 and is_finite) and not is_called_off:
-        why = f"status={result.status}): {result.message if is_finite else f'the loss is {e.loss_:g}'}. "
-        if e.n_iter_ == e.max_iter:
-            why += f"Increase the number of iterations to improve the convergence (max_iter={e.max_iter}). "
-        why += "You might also want to scale the data"
-        if is_late:
-            why = f"max_time ({e.max_time:g} s) reached)"
-        warn(f"lbfgs failed to converge after {e.n_iter_} iteration(s) ({why}", ConvergenceWarning)
+        reason, advice = f"max_time ({e.max_time:g} s) reached" if is_late else f"status={result.status}", ""
+        if not is_late:
+            advice = f": {result.message if is_finite else f'the loss is {e.loss_:g}'}. "
+            if e.n_iter_ == e.max_iter:
+                advice += f"Increase the number of iterations to improve the convergence (max_iter={e.max_iter}). "
+            advice += "You might also want to scale the data"
+        warn(f"lbfgs failed to converge after {e.n_iter_} iteration(s) ({reason}){advice}", ConvergenceWarning)
 
 
 class Objective:

@@ -12,7 +12,7 @@ from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from fastmlp.estimators.base import BaseMLP
-from fastmlp.estimators.run import flattened
+from fastmlp.estimators.samples import flattened
 from fastmlp.sparse import is_sparse
 
 Array = NDArray[Any]

@@ -7,32 +7,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from numbers import Integral
 from types import SimpleNamespace
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
+from sklearn.exceptions import ConvergenceWarning
 
-from fastmlp.checks import smoothed, warn_user
+from fastmlp.checks import smoothed
 from fastmlp.divergence import DivergenceError
+from fastmlp.estimators.samples import EncodedSamples, as_targets, warn
+from fastmlp.estimators.solver import RunSchedule, SolverState, checksum, chosen_schedule
 from fastmlp.network import MLP
-from fastmlp.optimizers import (
-    SGD,
-    Adam,
-    AdamW,
-    Constant,
-    Cosine,
-    OneCycle,
-    Optimizer,
-    RMSprop,
-    Schedule,
-    check_epsilon,
-)
-from fastmlp.parameters import aligned_copy, are_like
+from fastmlp.optimizers import SGD, check_epsilon
+from fastmlp.parameters import aligned_copy
 from fastmlp.recipe import Callback, History, Progress, Recipe, TrainingState, check_dropout
 from fastmlp.report import epochs_bar, print_line
 from fastmlp.training import EpochLoop
@@ -46,126 +36,6 @@ NOT_FINITE_WEIGHTS = (
 
 SMALLEST_RATE = 1e-6
 """With learning_rate='adaptive': where the rate is not above it, training stops."""
-
-
-def warn(message: str, category: type[Warning]) -> None:
-    """Warn in the name of the module of scikit-learn's own classes, by which people filter."""
-    warn_user(message, category, "sklearn.neural_network._multilayer_perceptron")
-
-
-def flattened(y: Array) -> Array:
-    """Give a column of labels or values as a vector, and warn."""
-    warn(
-        "A column-vector y was passed when a 1d array was expected. "
-        "Please change the shape of y to (n_samples, ), for example using ravel().",
-        DataConversionWarning,
-    )
-    return np.ravel(y)
-
-
-@dataclass(frozen=True)
-class EncodedSamples:
-    """X as the engine takes it, the targets as the estimator encodes them, and the weights, or None."""
-
-    X: Any
-    Y: Array
-    weights: Array | None
-
-    def __len__(self) -> int:
-        return int(self.X.shape[0])
-
-    def take(self, rows: NDArray[np.int64]) -> EncodedSamples:
-        """Give some of them."""
-        return EncodedSamples(self.X[rows], self.Y[rows], None if self.weights is None else self.weights[rows])
-
-
-def as_targets(Y: Array, dtype: str) -> Array:
-    """Give encoded targets as an engine takes them: classes, or rows of numbers of the network's dtype."""
-    with np.errstate(over="ignore"):  # The loss is not finite then.
-        return np.ascontiguousarray(Y, dtype=np.int64 if Y.ndim == 1 else dtype)
-
-
-def checksum(array: Array) -> int:
-    """Give a number that tells whether an array is still what it was."""
-    return crc32(array.data)
-
-
-@dataclass
-class SolverState:
-    """What an optimizer must remember to go on: kept between calls, with `warm_start` and `partial_fit`.
-
-    Attributes
-    ----------
-    optimizer : Optimizer
-        Its constants.
-    slots : list of ndarray
-        Its buffers.
-    learning_rate : float
-        The current one.
-    schedule, power_t
-        The estimator's `learning_rate` and `power_t` when it was made: as in scikit-learn, `partial_fit` keeps them.
-    step, epochs : int
-        Steps taken, and epochs of this fit or of these calls of partial_fit.
-    best : ndarray, optional
-        The best weights so far, with early stopping.
-    unaveraged : ndarray, optional
-        With a moving average, the weights that the optimizer changes.
-    average : int
-        A checksum of the averaged weights that belong to them: if a user has changed those, it goes on from them.
-    decays_by_alpha : bool
-        Whether it is AdamW by its name, whose decoupled decay is the estimator's `alpha`.
-    """
-
-    optimizer: Optimizer
-    slots: list[Array]
-    learning_rate: float
-    schedule: Any
-    power_t: float
-    step: int = 0
-    epochs: int = 0
-    best: Array | None = None
-    unaveraged: Array | None = None
-    average: int = 0
-    decays_by_alpha: bool = False
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take what a pickle or a copy holds; the kernels want the buffers to start on a cache line."""
-        self.__dict__.update(state)
-        self.slots = [aligned_copy(slot) for slot in self.slots]
-        for name in ("best", "unaveraged"):
-            held = getattr(self, name)
-            setattr(self, name, None if held is None else aligned_copy(held))
-
-    def set_learning_rate(self, rate: float) -> None:
-        """Change the rate. scikit-learn's velocity has the rate inside, ours is multiplied by it at each step."""
-        if isinstance(self.optimizer, SGD) and self.slots and rate != self.learning_rate:
-            self.slots[0] *= self.learning_rate / rate
-        self.learning_rate = rate
-
-    def fits(self, net: MLP) -> bool:
-        """Whether its buffers are like the network's: a user may have put another network into ``coefs_``."""
-        buffers = [*self.slots, *(each for each in (self.best, self.unaveraged) if each is not None)]
-        return are_like(net._parameters, buffers)
-
-    def goes_on_with(self, optimizer: Optimizer) -> bool:
-        """Whether its buffers are those that this optimizer needs."""
-        return type(self.optimizer) is type(optimizer) and len(self.slots) == optimizer.n_slots
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSchedule(Schedule):
-    """The rate that the run has come to or, where a schedule was chosen, that schedule's over `max_iter` epochs."""
-
-    solver: SolverState
-    chosen: Schedule | None
-    epochs: int
-
-    def factors(self, first_step: int, n_steps: int, steps_per_epoch: int, epochs: int) -> NDArray[np.float64]:
-        """Give the factors of some steps, counted from the run's first."""
-        if self.chosen is None:
-            return np.full(n_steps, self.solver.learning_rate / self.solver.optimizer.learning_rate)
-        first = first_step - self.solver.step + self.solver.epochs * steps_per_epoch
-        return self.chosen.factors(first, n_steps, steps_per_epoch, max(self.epochs, self.solver.epochs + 1))
 
 
 class SampleOrders:
@@ -187,44 +57,6 @@ class SampleOrders:
             self.random_state().shuffle(shuffled)
             self.order = row[:] = self.order[shuffled]
         return out
-
-
-def make_optimizer(estimator: Any) -> Optimizer:
-    """Make the optimizer that an estimator's parameters describe."""
-    e, rate = estimator, float(estimator.learning_rate_init)
-    if isinstance(e.solver, Optimizer):
-        return e.solver
-    if e.solver == "sgd":
-        momentum = min(float(e.momentum), float(np.nextafter(1.0, 0.0)))  # scikit-learn allows 1.
-        return SGD(rate, momentum=momentum, nesterov=bool(e.nesterovs_momentum and momentum > 0))
-    if e.solver == "rmsprop":
-        return RMSprop(rate, epsilon=float(e.epsilon))
-    constants: dict[str, Any] = {"beta1": float(e.beta_1), "beta2": float(e.beta_2), "epsilon": float(e.epsilon)}
-    if e.solver == "adamw":
-        return AdamW(rate, **constants)
-    return Adam(rate, **constants, epsilon_hat=True)  # scikit-learn's form.
-
-
-def make_solver(estimator: Any, net: MLP, incremental: bool) -> SolverState:
-    """Give the state of the last call, if training goes on from it, or that of a new run."""
-    e, held = estimator, estimator.__dict__.get("_optimizer")  # Perhaps scikit-learn's: some take over its attributes.
-    goes_on = isinstance(held, SolverState) and held.fits(net) and (incremental or e.warm_start)
-    if goes_on and incremental:
-        return held  # type: ignore[no-any-return]
-    optimizer = make_optimizer(e)
-    rate = optimizer.learning_rate
-    if goes_on and held.goes_on_with(optimizer):  # The moments stay, and the learning rate begins anew.
-        slots = held.slots
-        if isinstance(optimizer, SGD):  # A velocity may be scaled in place.
-            slots = [aligned_copy(slot) for slot in slots]
-        solver: SolverState = replace(held, optimizer=optimizer, slots=slots, epochs=0)
-        solver.set_learning_rate(rate)
-        solver.schedule, solver.power_t = e.learning_rate, float(e.power_t)
-    else:
-        slots = net.training_state(optimizer).slots
-        solver = SolverState(optimizer, slots, rate, e.learning_rate, float(e.power_t))
-    solver.decays_by_alpha = e.solver == "adamw"
-    return solver
 
 
 class Run:
@@ -472,14 +304,3 @@ def loss_factor(net: MLP) -> float:
 def loss_cap(net: MLP) -> float:
     """Give the most that a probability counts in scikit-learn's cross-entropy, which takes none below the dtype's ε."""
     return -float(np.log(np.finfo(net.spec.dtype).eps))
-
-
-def chosen_schedule(learning_rate: Any) -> Schedule | None:
-    """Give the schedule of the learning rate that was chosen, or None where it changes between epochs only."""
-    if isinstance(learning_rate, Schedule):
-        if type(learning_rate) is Schedule:
-            raise ValueError("learning_rate must be a schedule such as fastmlp.Cosine(), got the bare Schedule()")
-        return learning_rate
-    kinds: dict[str, type[Schedule]] = {"cosine": Cosine, "one_cycle": OneCycle}
-    kind = kinds.get(learning_rate, Constant)
-    return None if kind is Constant else kind()
