@@ -546,7 +546,8 @@ class MLP:
             with checkpoints or nullcontext():
                 EpochLoop(
                     self._engine, self._parameters, inputs, targets, self.spec.reduction == "mean", recipe, state,
-                    n_threads, weights, evaluate, callbacks, progress, checkpoints=checkpoints,
+                    n_threads, sample_weight=weights, evaluate=evaluate, callbacks=callbacks, progress=progress,
+                    checkpoints=checkpoints,
                 ).run()  # fmt: skip
         except MemoryError:
             self._fits -= is_new and state.step == 0

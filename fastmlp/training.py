@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -111,6 +111,7 @@ class EpochLoop:
     recipe: Recipe
     state: TrainingState
     threads: int
+    _: KW_ONLY
     sample_weight: NDArray[np.float64] | MappedRows | None = None
     evaluate: Callable[[], tuple[float, float | None]] | None = None
     callbacks: Sequence[Callback] = ()

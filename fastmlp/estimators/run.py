@@ -139,9 +139,12 @@ class Run:
         try:
             EpochLoop(
                 net._engine, net._parameters, samples.X, targets, True, recipe, state,
-                self.threads_of_steps, samples.weights,
-                None if self.held_out is None else self.evaluate, (self.end_epochs, *self.callbacks),
-                self.between_calls if e.progress or e.max_time else None, self.ahead,
+                self.threads_of_steps,
+                sample_weight=samples.weights,
+                evaluate=None if self.held_out is None else self.evaluate,
+                callbacks=(self.end_epochs, *self.callbacks),
+                progress=self.between_calls if e.progress or e.max_time else None,
+                ahead=self.ahead,
             ).run()  # fmt: skip
         except KeyboardInterrupt:
             warn("Training interrupted by user.", UserWarning)

@@ -9,13 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.dropout import masks, step_keys
-from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
 from fastmlp.parameters import ParameterLayout
 from fastmlp.recipe import Recipe, TrainingState
 from fastmlp.reference import activations as f
 from fastmlp.reference import losses
 from fastmlp.reference.affine import affine_forward
-from fastmlp.reference.updates import adam_step, rmsprop_step, sgd_step
+from fastmlp.reference.updates import STEPS
 from fastmlp.sparse import Inputs, SparseRows
 from fastmlp.spec import BACKWARD_TAKES_INPUT
 
@@ -283,6 +282,7 @@ class Engine:
         gradient = self.layout.allocate()
         losses = np.zeros(len(learning_rates))
         keys = step_keys(state.dropout_seed, state.step, len(losses))
+        take_step = STEPS[recipe.optimizer.name]
         for i, learning_rate in enumerate(learning_rates):
             epoch, batch = divmod(first_batch + i, n_batches)
             order = orders[epoch % len(orders)]
@@ -303,7 +303,7 @@ class Engine:
                     return losses[: i + 1]
                 if recipe.clip_norm is not None:
                     clip(gradient, recipe.clip_norm)
-                self._update(recipe.optimizer, parameters, gradient, state.slots, state.step + i + 1, learning_rate)
+                take_step(recipe.optimizer, parameters, gradient, state.slots, state.step + i + 1, learning_rate)
                 if recipe.average is not None and average is not None:
                     decay = average.dtype.type(recipe.average if state.step + i else 0.0)
                     average[:] = parameters + decay * (average - parameters)
@@ -389,43 +389,6 @@ class Engine:
                 squares += float(np.square(W, dtype=np.float64).sum())
                 dW += dW.dtype.type(l2) * W
         return 0.5 * l2 * squares
-
-    def _update(
-        self,
-        optimizer: Optimizer,
-        parameters: Array,
-        gradient: Array,
-        slots: list[Array],
-        step: int,
-        learning_rate: float,
-    ) -> None:
-        if isinstance(optimizer, SGD):
-            velocity = slots[0] if slots else None
-            sgd_step(
-                parameters,
-                gradient,
-                velocity,
-                learning_rate,
-                optimizer.momentum,
-                optimizer.nesterov,
-                optimizer.weight_decay,
-            )
-        elif isinstance(optimizer, Adam):
-            adam_step(
-                parameters, gradient, slots[0], slots[1], step, learning_rate, optimizer.beta1, optimizer.beta2,
-                optimizer.epsilon, optimizer.weight_decay, optimizer.name == "adamw", optimizer.epsilon_hat,
-            )  # fmt: skip
-        else:
-            assert isinstance(optimizer, RMSprop)
-            rmsprop_step(
-                parameters,
-                gradient,
-                slots[0],
-                learning_rate,
-                optimizer.rho,
-                optimizer.epsilon,
-                optimizer.weight_decay,
-            )
 
 
 def clip(gradient: Array, norm: float) -> None:

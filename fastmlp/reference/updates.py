@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.optimizers import SGD, Adam, RMSprop
+from fastmlp.optimizers import SGD, Adam, AdamW, RMSprop
 from fastmlp.shapes import check_update
 from fastmlp.spec import check_count, check_flag
 
@@ -59,27 +60,23 @@ def sgd_update(
     """
     optimizer = SGD(1.0, momentum, nesterov, weight_decay)
     slots = {"velocity": velocity} if momentum else {}
-    gradients = check_update(optimizer, learning_rate, parameters, gradients, slots)
-    sgd_step(parameters, gradients, velocity, learning_rate, momentum, nesterov, weight_decay)
+    g = check_update(optimizer, learning_rate, parameters, gradients, slots)
+    sgd_step(optimizer, parameters, g, list(slots.values()), 1, learning_rate)
 
 
 def sgd_step(
-    parameters: Array,
-    gradients: Array,
-    velocity: Array | None,
-    learning_rate: float,
-    momentum: float,
-    nesterov: bool,
-    weight_decay: float,
+    optimizer: SGD, parameters: Array, g: Array, slots: Sequence[Array | None], step: int, learning_rate: float
 ) -> None:
     """`sgd_update` without its checks, which the training loop need not repeat at every step."""
     T = parameters.dtype.type
-    g = gradients + T(weight_decay) * parameters if weight_decay else gradients
-    if momentum:
+    if optimizer.weight_decay:
+        g = g + T(optimizer.weight_decay) * parameters
+    if optimizer.momentum:
+        (velocity,) = slots
         assert velocity is not None
-        velocity *= T(momentum)
+        velocity *= T(optimizer.momentum)
         velocity += g
-        g = g + T(momentum) * velocity if nesterov else velocity
+        g = g + T(optimizer.momentum) * velocity if optimizer.nesterov else velocity
     parameters -= T(learning_rate) * g
 
 
@@ -136,32 +133,21 @@ def adam_update(
     >>> w.round(6)
     array([0.9])
     """
-    optimizer = Adam(1.0, beta1, beta2, epsilon, weight_decay, epsilon_hat)
+    kind = AdamW if check_flag("decoupled", decoupled) else Adam
+    optimizer = kind(1.0, beta1, beta2, epsilon, weight_decay, epsilon_hat)
     slots = {"first_moment": first_moment, "second_moment": second_moment}
     g = check_update(optimizer, learning_rate, parameters, gradients, slots)
     check_count("step", step)
-    adam_step(
-        parameters, g, first_moment, second_moment, step, learning_rate, beta1, beta2, epsilon, weight_decay,
-        check_flag("decoupled", decoupled), epsilon_hat,
-    )  # fmt: skip
+    adam_step(optimizer, parameters, g, list(slots.values()), step, learning_rate)
 
 
 def adam_step(
-    parameters: Array,
-    g: Array,
-    first_moment: Array,
-    second_moment: Array,
-    step: int,
-    learning_rate: float,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-    weight_decay: float,
-    decoupled: bool,
-    epsilon_hat: bool,
+    optimizer: Adam, parameters: Array, g: Array, slots: Sequence[Array], step: int, learning_rate: float
 ) -> None:
     """`adam_update` without its checks."""
-    T = parameters.dtype.type
+    T, (first_moment, second_moment) = parameters.dtype.type, slots
+    beta1, beta2, epsilon = optimizer.beta1, optimizer.beta2, optimizer.epsilon
+    weight_decay, decoupled = optimizer.weight_decay, isinstance(optimizer, AdamW)
     if weight_decay and not decoupled:
         g = g + T(weight_decay) * parameters
     first_moment *= T(beta1)
@@ -171,7 +157,7 @@ def adam_step(
     correction = 1.0 / math.sqrt(1.0 - beta2**step)
     root = np.sqrt(second_moment)
     root *= T(correction)
-    root += T(correction * epsilon if epsilon_hat else epsilon)
+    root += T(correction * epsilon if optimizer.epsilon_hat else epsilon)
     change = T(learning_rate / (1.0 - beta1**step)) * first_moment / root
     if weight_decay and decoupled:  # Not by a factor near 1, which float32 would round to it.
         change += T(learning_rate * weight_decay) * parameters
@@ -219,22 +205,23 @@ def rmsprop_update(
     array([0.8])
     """
     optimizer = RMSprop(1.0, rho, epsilon, weight_decay)
-    gradients = check_update(optimizer, learning_rate, parameters, gradients, {"mean_square": mean_square})
-    rmsprop_step(parameters, gradients, mean_square, learning_rate, rho, epsilon, weight_decay)
+    g = check_update(optimizer, learning_rate, parameters, gradients, {"mean_square": mean_square})
+    rmsprop_step(optimizer, parameters, g, [mean_square], 1, learning_rate)
 
 
 def rmsprop_step(
-    parameters: Array,
-    gradients: Array,
-    mean_square: Array,
-    learning_rate: float,
-    rho: float,
-    epsilon: float,
-    weight_decay: float,
+    optimizer: RMSprop, parameters: Array, g: Array, slots: Sequence[Array], step: int, learning_rate: float
 ) -> None:
     """`rmsprop_update` without its checks."""
-    T = parameters.dtype.type
-    g = gradients + T(weight_decay) * parameters if weight_decay else gradients
-    mean_square *= T(rho)
-    mean_square += T(1.0 - rho) * g * g
-    parameters -= T(learning_rate) * g / (np.sqrt(mean_square) + T(epsilon))
+    T, (mean_square,) = parameters.dtype.type, slots
+    if optimizer.weight_decay:
+        g = g + T(optimizer.weight_decay) * parameters
+    mean_square *= T(optimizer.rho)
+    mean_square += T(1.0 - optimizer.rho) * g * g
+    parameters -= T(learning_rate) * g / (np.sqrt(mean_square) + T(optimizer.epsilon))
+
+
+STEPS: dict[str, Callable[..., None]] = {
+    "sgd": sgd_step, "adam": adam_step, "adamw": adam_step, "rmsprop": rmsprop_step,
+}  # fmt: skip
+"""The steps by the optimizers' names."""
