@@ -513,7 +513,9 @@ class MLP:
         Raises
         ------
         ValueError
-            If an argument does not fit, or the checkpoint is one of another run; nothing has changed then.
+            If an argument does not fit, or the checkpoint is one of another run; nothing has changed then. But a
+            factor of a schedule is looked at before its step; and NaN in a mapped file where it is met, when `state`
+            and `checkpoint` have gone on.
         OSError
             If a checkpoint cannot be written; the one before is whole.
         DivergenceError
@@ -534,7 +536,9 @@ class MLP:
         n_threads = self.threads(recipe.batch_size, threads)
         evaluate = self._check_validation(validation_data, n_threads)
         run: dict[str, Any] = {}
-        if checkpoint is not None or state is not None:
+        if checkpoint is not None or state is not None:  # These cannot be put back when the steps meet a NaN.
+            if not isinstance(inputs, MappedRows) and not all_finite(inputs, self.spec.input_scale):
+                raise not_finite_error("X", inputs, scale=self.spec.input_scale)
             run = describe_run(
                 self._engine.name, recipe, len(inputs), isinstance(inputs, MappedRows), sample_weight is not None,
                 evaluate is not None,

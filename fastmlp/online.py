@@ -40,7 +40,7 @@ class OnlineTrainer:
         As in `MLP.fit`. Default: SGD(0.1, momentum=0.9).
     l2, label_smoothing, clip_norm, average, dropout
         As in `MLP.fit`. With `average`, the weights that are trained stand apart from those of the network: what is
-        written into these between two steps is lost.
+        written into these between two steps does not reach them, and fades from the average.
     threads : int, default 1
         Never more than the CPUs that the process may use. They are started anew for each step: two were faster than one
         where a step takes 2 ms, and slower where it takes 0.7.
@@ -168,7 +168,7 @@ class OnlineTrainer:
         y : array_like
             As in `MLP.fit`.
         sample_weight : array_like (n_samples,), optional
-            As in `MLP.fit`.
+            As in `MLP.fit`; but they may all be 0: the step changes nothing then, and counts.
 
         Returns
         -------

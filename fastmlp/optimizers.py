@@ -77,7 +77,7 @@ class SGD(Optimizer):
     Raises
     ------
     ValueError
-        If a parameter is not a finite number in its range, or `nesterov` is not True or False, or without momentum.
+        If a parameter is not a finite number in its range, or `nesterov` is not a bool, 0 or 1, or without momentum.
 
     References
     ----------
@@ -137,7 +137,7 @@ class Adam(Optimizer):
     Raises
     ------
     ValueError
-        If a parameter is not a finite number in its range, or `epsilon_hat` is not True or False.
+        If a parameter is not a finite number in its range, or `epsilon_hat` is not a bool, 0 or 1.
 
     References
     ----------

@@ -214,6 +214,8 @@ def dtype_name(dtype: Any) -> str:
 def check_layer_sizes(layer_sizes: Sequence[int]) -> tuple[int, ...]:
     """Return the layer sizes as a tuple of ints, or raise ValueError."""
     try:
+        if any(isinstance(size, bool) for size in layer_sizes):
+            raise TypeError
         sizes = tuple(operator.index(size) for size in layer_sizes)
     except TypeError:
         raise ValueError(f"layer_sizes must be a sequence of whole numbers, got {shown(layer_sizes)}") from None
@@ -297,7 +299,8 @@ def check_number(
 ) -> float:
     """Return `value` as a finite float within the bounds, or raise ValueError."""
     try:
-        if isinstance(value, str | bytes):  # float() would take "0.1", and whoever computes with it would not.
+        # float() would take "0.1", and whoever computes with it would not; and True is no number.
+        if isinstance(value, str | bytes | bool | np.bool_):
             raise TypeError
         number = float(value)
     except (TypeError, ValueError, OverflowError):  # The last: a whole number beyond any float.

@@ -113,13 +113,17 @@ def test_weights_without_a_finite_sum() -> None:
         make().fit(X_iris, y_iris, np.full(150, 1e308))
 
 
+PLAIN_SGD = {"solver": "sgd", "momentum": 0.0, "learning_rate_init": 0.1, "max_iter": 100}
+"""Nothing of an earlier fit goes on but the weights."""
+
+
 @pytest.mark.parametrize("metric", ["score", "loss"])
 def test_a_warm_start_is_judged_by_its_own_validation_data(metric: str) -> None:
-    clf = make(early_stopping=True, early_stopping_metric=metric, warm_start=True, max_iter=30)
+    clf = make(early_stopping=True, early_stopping_metric=metric, warm_start=True, **PLAIN_SGD)
     clf.fit(X_train, y_train, X_val=X_val, y_val=y_val)
     before = [W.copy() for W in clf.coefs_]
-    wrong = (y_val + 1) % 3  # Whatever it learns of these, it was better before.
-    clf.fit(X_train, y_train, X_val=X_val, y_val=wrong)
+    wrong = (y_val + 1) % 3  # Whatever it learns of these, its score was better before.
+    clf.fit(X_train, (y_train + 1) % 3, X_val=X_val, y_val=wrong)
     assert clf.best_validation_score_ == pytest.approx(clf.score(X_val, wrong))
     assert any((old != W).any() for W, old in zip(clf.coefs_, before, strict=True))
 
@@ -155,6 +159,27 @@ def test_a_first_call_of_partial_fit_that_is_refused_teaches_nothing() -> None:
             clf.predict(X_iris)
     assert pickle.dumps(clf) == before
     assert clf.partial_fit(X_iris, y_iris, classes=[0, 1, 2, 3]).classes_.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("metric", ["score", "loss"])
+def test_a_warm_start_that_makes_it_worse_gives_back_the_weights_it_began_with(metric: str) -> None:
+    clf = make(early_stopping=True, early_stopping_metric=metric, warm_start=True, **PLAIN_SGD)
+    clf.fit(X_train, y_train, X_val=X_val, y_val=y_val)
+    before, score = [W.copy() for W in clf.coefs_], clf.score(X_val, y_val)
+    clf.fit(X_train, (y_train + 1) % 3, X_val=X_val, y_val=y_val)
+    assert clf.validation_scores_[-1] < score == clf.best_validation_score_
+    for W, kept in zip(clf.coefs_, before, strict=True):
+        np.testing.assert_array_equal(W, kept)
+
+
+def test_validation_samples_that_are_not_finite_are_refused_whatever_scikit_learn_is_told() -> None:
+    clf = make(max_iter=2).fit(X_train, y_train)
+    before, X = pickle.dumps(clf), X_val.copy()
+    X[3, 1] = np.nan
+    message = r"^X_val must be finite, and not too large for float64$"
+    with config_context(assume_finite=True), pytest.raises(ValueError, match=message):
+        clf.fit(X_train, y_train, X_val=X, y_val=y_val)
+    assert pickle.dumps(clf) == before
 
 
 @pytest.mark.parametrize("bad", [X_val * np.nan, X_val[:, :2], X_val[:3]], ids=["NaN", "features", "samples"])

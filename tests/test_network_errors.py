@@ -38,10 +38,12 @@ KNOWN = "identity, relu, leaky_relu, elu, sigmoid, tanh, gelu, silu, softplus"
         ({"layer_sizes": [3, 0, 2]}, "layer_sizes must all be >= 1, got [3, 0, 2]"),
         ({"layer_sizes": [3, -4, 2]}, "layer_sizes must all be >= 1, got [3, -4, 2]"),
         ({"layer_sizes": [3, 2.5]}, "layer_sizes must be a sequence of whole numbers, got [3, 2.5]"),
+        ({"layer_sizes": [3, True]}, "layer_sizes must be a sequence of whole numbers, got [3, True]"),
+        ({"input_scale": True}, "input_scale must be a number, got True"),
         ({"layer_sizes": "3,2"}, "layer_sizes must be a sequence of whole numbers, got '3,2'"),
         ({"layer_sizes": 784}, "layer_sizes must be a sequence of whole numbers, got 784"),
         ({"activation": "rleu"}, f"activation must be one of {KNOWN}, got 'rleu' (did you mean 'relu'?)"),
-        ({"activation": "swish7"}, f"activation must be one of {KNOWN}, got 'swish7'"),
+        ({"activation": "step7"}, f"activation must be one of {KNOWN}, got 'step7'"),
         ({"activation": None}, f"activation must be one of {KNOWN}, got None"),
         ({"activation": [7]}, f"activation must be one of {KNOWN}, got 7"),
         (

@@ -544,6 +544,22 @@ def test_a_run_that_an_error_ended_can_be_gone_on_with(
     assert net._fits == whole._fits
 
 
+def test_a_state_is_not_touched_by_samples_that_are_not_finite(engine: str, tmp_path: Path) -> None:
+    X, y = blobs()
+    net = classifier(engine)
+    state = net.training_state(Adam(0.01))
+    net.fit(X, y, 1, 4, Adam(0.01), state=state)
+    before, slots = parameters(net), [slot.copy() for slot in state.slots]
+    bad = X.copy()
+    bad[-1, 0] = np.nan
+    for options in ({"state": state}, {"checkpoint": tmp_path}):
+        with pytest.raises(ValueError, match=r"^X must be finite"):
+            net.fit(bad, y, 2, 4, Adam(0.01), shuffle=False, **options)
+    assert_same(parameters(net), before)
+    assert_same(state.slots, slots)
+    assert (state.epoch, state.batch, list(tmp_path.iterdir())) == (1, 0, [])
+
+
 def threads_in_a_worker(asked: int | None) -> int:
     return MLP([784, 100, 10]).threads(1000, asked)
 

@@ -116,7 +116,8 @@ def load_dataset(
     Raises
     ------
     FileNotFoundError
-        If the file, the folder, one of its files, or the prepared copy does not exist.
+        If the file, the folder, one of its files, or the prepared copy does not exist. (What has no ending and no
+        slash counts as a name: ValueError.)
     ModuleNotFoundError
         If an optional package is missing (pyarrow for ``.parquet``, tensorflow-datasets for ``tfds:``).
     ValueError

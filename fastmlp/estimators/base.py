@@ -20,7 +20,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fastmlp import reference
-from fastmlp.checks import check_callbacks, copy_checked
+from fastmlp.checks import all_finite, check_callbacks, copy_checked
 from fastmlp.estimators.lbfgs import fit_lbfgs
 from fastmlp.estimators.run import NOT_FINITE_WEIGHTS, Run
 from fastmlp.estimators.samples import EncodedSamples, as_inputs, checked_weights
@@ -424,7 +424,10 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         weights = None if sample_weight is None else checked_weights("sample_weight_val", sample_weight, X)
         if len(y) < 2 and self._is_regressor and self.early_stopping and self.early_stopping_metric == "score":
             raise ValueError("X_val must have at least 2 samples for R², or early_stopping_metric be 'loss', got 1")
-        return self._samples(net, X, self._encode(y, learn=False, what="y_val"), weights, "y_val")
+        samples = self._samples(net, X, self._encode(y, learn=False, what="y_val"), weights, "y_val")
+        if not all_finite(samples.X, 1.0):  # scikit-learn has looked before it was converted, or was told not to.
+            raise ValueError(f"X_val must be finite, and not too large for {net.spec.dtype}")
+        return samples
 
     # --- The network --------------------------------------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         ``fastmlp.AdamW(0.001, weight_decay=0.1)``, which then has the learning rate, too.
     alpha : float, default 0.0001
         Strength of the L2 term, ``alpha / 2 * sum(W ** 2)`` over a batch's number of samples. No biases. With
-        ``adamw`` the decoupled weight decay instead.
+        ``adamw`` the decoupled weight decay instead, of biases, too.
     batch_size : int or "auto", default "auto"
         Samples a step; "auto" is 200, or all if there are fewer.
     learning_rate : str or Schedule, default "constant"

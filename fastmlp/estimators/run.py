@@ -129,6 +129,8 @@ class Run:
         if e.average is not None:
             is_own = solver.unaveraged is not None and solver.average == checksum(net._parameters)
             state.unaveraged = aligned_copy(solver.unaveraged if is_own else net._parameters)  # type: ignore[arg-type]
+        if e.early_stopping and e.n_iter_ > 0 and e.best_validation_score_ == -np.inf:
+            self.judge_start()
         e.n_iter_ = 0
         if not e.early_stopping:
             solver.best = None  # Of earlier calls that had it, or were broken off.
@@ -173,6 +175,12 @@ class Run:
                 f"Stochastic Optimizer: {self.stopped_by} and the optimization hasn't converged yet.",
                 ConvergenceWarning,
             )
+
+    def judge_start(self) -> None:
+        """Take the weights of an earlier fit for the best so far, where these samples have not judged any."""
+        loss, score = self.evaluate()
+        if np.isfinite(loss) and score is not None and np.isfinite(score):
+            self.estimator.best_validation_score_, self.estimator._lowest_validation_loss = score, loss
 
     def batch_size(self) -> int:
         """Give the size of a batch, at most all samples."""
