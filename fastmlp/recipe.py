@@ -222,14 +222,18 @@ def batch_totals(
         Likewise.
     """
     n_samples = orders.shape[1]
-    firsts = np.arange(0, n_samples, batch_size)
-    epochs, batches = np.divmod(np.arange(first_batch, first_batch + n_steps), len(firsts))
+    n_batches = -(-n_samples // batch_size)
+    steps = np.arange(first_batch, first_batch + n_steps)
     if sample_weight is None:
-        sizes: NDArray[np.float64] = np.minimum(batch_size, n_samples - firsts)[batches].astype(np.float64)
-        return sizes
-    rows = [orders[epoch % len(orders)] for epoch in range(epochs[0], epochs[-1] + 1)]
-    totals = np.array([np.add.reduceat(sample_weight[row], firsts) for row in rows])
-    return totals[epochs - epochs[0], batches]  # type: ignore[no-any-return]
+        size_of_last = n_samples - (n_batches - 1) * batch_size
+        return np.where(steps % n_batches == n_batches - 1, size_of_last, batch_size).astype(np.float64)
+    totals = []
+    for epoch in range(first_batch // n_batches, steps[-1] // n_batches + 1):
+        # Not of the epoch's other batches: a call may be a millionth of an epoch.
+        batches = steps[steps // n_batches == epoch] % n_batches
+        rows = orders[epoch % len(orders), batches[0] * batch_size : (batches[-1] + 1) * batch_size]
+        totals.append(np.add.reduceat(sample_weight[rows], np.arange(0, len(rows), batch_size)))
+    return np.concatenate(totals)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from fastmlp import MLP, SGD, Adam, Constant, DivergenceError, dropout, reference, training
 from fastmlp.checkpoint import SavedNetwork
-from fastmlp.recipe import Recipe
+from fastmlp.recipe import Recipe, batch_totals
 
 Array = np.ndarray
 RNG = np.random.default_rng(7)
@@ -508,3 +509,17 @@ def test_what_is_predicted_after_averaging_is_the_average(engine: str) -> None:
     net.fit(X, y, epochs=3, batch_size=10, average=0.9, threads=1)
     plain.set_parameters(net.weights, net.biases)
     assert_allclose(net.forward(X), plain.forward(X), rtol=1e-12)
+
+
+@pytest.mark.parametrize("sample_weight", [None, np.ones(1)])
+def test_the_sizes_of_some_batches_cost_nothing_for_the_others(sample_weight: np.ndarray | None) -> None:
+    """A call of some steps, of an epoch of a hundred million: what each made of all of them took longer than its steps."""
+    orders = np.broadcast_to(np.int64(0), (1, 100_000_001))
+    tracemalloc.start()
+    try:
+        totals = batch_totals(sample_weight, orders, 2, 50_000_000 - 3, 8)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert totals.tolist() == [2, 2, 2, 1, 2, 2, 2, 2]
+    assert peak < 100_000
