@@ -513,7 +513,7 @@ def test_what_is_predicted_after_averaging_is_the_average(engine: str) -> None:
 
 @pytest.mark.parametrize("sample_weight", [None, np.ones(1)])
 def test_the_sizes_of_some_batches_cost_nothing_for_the_others(sample_weight: np.ndarray | None) -> None:
-    """Of an epoch of a hundred million steps, a call takes some: to look at all each time took longer than its steps."""
+    """Of an epoch of a hundred million steps, a call takes some: to look at all took longer than its steps."""
     orders = np.broadcast_to(np.int64(0), (1, 100_000_001))
     tracemalloc.start()
     try:
