@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -65,7 +66,7 @@ def compile_kernel(key: str, dtype: np.dtype) -> Compiled:
     result = dispatcher.overloads[signature]
     returned = numba.types.unliteral(result.signature.return_type)
     assert returned == numba.int64, f"kernel {key} must return an int64, not {returned}"
-    machine_code = result.library
+    machine_code = attrgetter("library")(result)
     assert not machine_code.has_dynamic_globals, "a kernel that holds an address cannot be kept"
     *_, (object_file, _) = machine_code.serialize_using_object_code()
     symbol = result.fndesc.llvm_func_name
