@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -50,6 +51,15 @@ class Engine(Protocol):
         sample_weight: NDArray[np.float64] | None = None,
         loss_cap: float = np.inf,
     ) -> tuple[float, Array]: ...
+
+    def gradient_function(  # noqa: D102
+        self,
+        parameters: Array,
+        X: Inputs,
+        y: Array,
+        sample_weight: NDArray[np.float64] | None = None,
+        loss_cap: float = np.inf,
+    ) -> Callable[[], tuple[float, Array]]: ...
 
     def train_steps(  # noqa: D102
         self,

@@ -11,6 +11,7 @@ from cases import ACTIVATIONS, LOSSES, targets
 from numpy.testing import assert_allclose, assert_array_equal
 
 from fastmlp import MLP
+from fastmlp.sparse import SparseRows
 
 Array = np.ndarray
 
@@ -172,6 +173,29 @@ def test_gradients_leave_the_network_alone(engine: str) -> None:
         assert_array_equal(a, b)
     for a, b in zip(first.weights, kept, strict=True):  # The first answer is its caller's own.
         assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("is_sparse", [False, True])
+@pytest.mark.parametrize("n_samples", [1, 7, 600])
+def test_gradients_of_the_same_samples_again_and_again(engine: str, n_samples: int, is_sparse: bool) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n_samples, 6)) * (rng.random((n_samples, 6)) < 0.5)
+    rows, columns = np.nonzero(X)
+    starts = np.searchsorted(rows, np.arange(n_samples + 1))
+    samples = SparseRows(X[rows, columns], columns.astype(np.int32), starts, 6) if is_sparse else X
+    y, weights = rng.integers(3, size=n_samples), rng.random(n_samples) + 0.5
+    net = MLP([6, 5, 5, 3], dtype="float64", engine=engine)
+    at_first = net.weights[0].copy()
+    function = net._engine.gradient_function(net._parameters, samples, y, weights)
+    for factor in (1.0, -2.0, np.nan, 0.5, 1e308, 1.0):  # In a line search, the loss may be anything for a moment.
+        net.weights[0][...] = factor * at_first
+        (loss, gradient), (own, expected) = function(), net._engine.gradients(net._parameters, samples, y, weights)
+        assert_array_equal(loss, own)
+        if np.isfinite(factor):
+            assert_array_equal(gradient, expected)
+            assert gradient.any()
+        else:
+            assert not np.isfinite(loss)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])

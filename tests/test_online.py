@@ -15,7 +15,7 @@ from numpy.testing import assert_array_equal
 import fastmlp
 from fastmlp import MLP, SGD, Adam, OnlineTrainer, RMSprop, chunks, network
 from fastmlp.kernels.engine import Engine
-from fastmlp.kernels.single_steps import SingleSteps
+from fastmlp.kernels.prepared import SingleSteps
 from fastmlp.kernels.threads import Helper
 
 RNG = np.random.default_rng(0)

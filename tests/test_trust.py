@@ -18,6 +18,7 @@ from fastmlp import MLP, SGD, Adam, History, OnlineTrainer, Schedule
 CLASSES = np.arange(300) % 3
 
 
+@pytest.mark.filterwarnings("ignore:Setting the .* on a NumPy array:DeprecationWarning")  # Of NumPy 2.5.
 def test_a_callback_cannot_change_the_shape_of_the_samples() -> None:
     X, expected = np.random.default_rng(0).normal(size=(300, 64)), MLP([64, 8, 3], seed=0, dtype="float64")
     history = expected.fit(X, CLASSES, epochs=3)

@@ -59,7 +59,7 @@ def fit_lbfgs(estimator: Any, net: MLP, samples: EncodedSamples, callbacks: Sequ
     try:
         result = minimize(
             objective,
-            objective.start(),
+            net._parameters[positions(net)].astype(np.float64),
             method="L-BFGS-B",
             jac=True,
             callback=after_iteration,
@@ -70,9 +70,7 @@ def fit_lbfgs(estimator: Any, net: MLP, samples: EncodedSamples, callbacks: Sequ
             bar.close()
     e.n_iter_ = min(int(result.nit), e.max_iter)
     e.loss_ = np.float64(result.fun)
-    net._parameters[:] = 0
-    for view, values in zip((*net.weights, *net.biases), objective.views(result.x), strict=True):
-        view[...] = values
+    net._parameters[positions(net)] = result.x
     is_finite = np.isfinite(e.loss_)
     if not (result.status == 0 and is_finite) and not is_called_off:
         reason, advice = f"max_time ({e.max_time:g} s) reached" if is_late else f"status={result.status}", ""
@@ -89,42 +87,33 @@ class Objective:
 
     def __init__(self, net: MLP, samples: EncodedSamples, alpha: float) -> None:
         self.net = net if net.spec.dtype == "float64" else MLP._from_spec(replace(net.spec, dtype="float64"))
-        self.origin = net
-        self.X = samples.X
-        if isinstance(self.X, SparseRows):
-            self.X = replace(self.X, values=self.X.values.astype(np.float64, copy=False))
-        elif self.X.dtype != np.float64:
-            self.X = self.X.astype(np.float64)
-        self.weights = samples.weights
-        self.net._engine.compile(self.X)
+        X = samples.X
+        if isinstance(X, SparseRows):
+            X = replace(X, values=X.values.astype(np.float64, copy=False))
+        else:
+            X = X.astype(np.float64, copy=False)
+        self.net._engine.compile(X)
         # scikit-learn's value of the squared error is the mean over the outputs, its gradient that of the sum.
         self.loss_factor = loss_factor(net)
-        self.loss_cap = loss_cap(self.net)
-        self.Y = as_targets(samples.Y, "float64")
+        self.gradient = self.net._engine.gradient_function(
+            self.net._parameters, X, as_targets(samples.Y, "float64"), samples.weights, loss_cap(self.net)
+        )
+        self.positions = positions(self.net)
+        self.n_weights = sum(W.size for W in net.weights)
         total = len(samples) if samples.weights is None else float(samples.weights.sum())
-        # alpha / total for the weights, nothing for biases and padding (which is zero anyway).
-        layout = self.net._layout
-        self.decay = layout.allocate()
-        for W in layout.weights(self.decay):
-            W[...] = alpha / total
-
-    def start(self) -> Array:
-        """Give the network's parameters as the vector to begin with."""
-        x = self.net._layout.allocate()
-        for view, values in zip(self.views(x), (*self.origin.weights, *self.origin.biases), strict=True):
-            view[...] = values
-        return x
-
-    def views(self, x: Array) -> list[Array]:
-        """View a vector as weights and biases."""
-        layout = self.net._layout
-        return [*layout.weights(x), *layout.biases(x)]
+        self.l2 = alpha / total
 
     def __call__(self, x: Array) -> tuple[float, Array]:
-        """Give the loss and its gradient at `x`."""
-        net = self.net
-        net._parameters[:] = x
-        loss, gradient = net._engine.gradients(net._parameters, self.X, self.Y, self.weights, self.loss_cap)
+        """Give the loss and its gradient at `x`, the parameters in the order of `positions`."""
+        self.net._parameters[self.positions] = x
+        loss, flat = self.gradient()
+        gradient, weights = flat[self.positions], x[: self.n_weights]
         with np.errstate(over="ignore", invalid="ignore"):  # What is not finite is reported at the end.
-            decayed = self.decay * x
-            return self.loss_factor * loss + 0.5 * float(decayed @ x), gradient + decayed
+            gradient[: self.n_weights] += self.l2 * weights
+            return self.loss_factor * loss + 0.5 * self.l2 * float(weights @ weights), gradient
+
+
+def positions(net: MLP) -> NDArray[np.int64]:
+    """Where a network's weights and biases stand in its flat buffer, layer by layer, without the padding."""
+    numbers, layout = np.arange(net._layout.size), net._layout
+    return np.concatenate([view.ravel() for view in (*layout.weights(numbers), *layout.biases(numbers))])

@@ -15,9 +15,9 @@ from fastmlp.kernels.constants import batch_scales, bits, step_constants, update
 from fastmlp.kernels.first_start import compile_together
 from fastmlp.kernels.memory import Scratch, address, addresses, plan_of
 from fastmlp.kernels.native import Kernel, activation_kernels, kernel
+from fastmlp.kernels.prepared import GradientFunction, SingleSteps
 from fastmlp.kernels.public import losses_of_rows
 from fastmlp.kernels.records import LAYER, SAMPLE, SampleAddresses
-from fastmlp.kernels.single_steps import SingleSteps
 from fastmlp.kernels.sizes import BLOCK_ROWS
 from fastmlp.kernels.threads import NoThreadError, run_together
 from fastmlp.parameters import ParameterLayout
@@ -183,12 +183,12 @@ class Engine:
             if X.n_columns != self.layout.spec.layer_sizes[0]:
                 raise InvalidInputsError
             spare, rows = self._spare[SPARSE_ALONE], np.empty((n_samples, 0), self.dtype)
-            scratch = self._take(SPARSE_ALONE)
+            scratch = self.take_scratch(*SPARSE_ALONE)
             self._make_room(scratch, X)
             scratch.samples[SAMPLE.values : SAMPLE.starts + 1] = addresses(X)
         else:
             spare, rows = self._spare_dense, X
-            try:  # What `_take` does, without a call that takes longer than a small layer.
+            try:  # What `take_scratch` does, without a call that takes longer than a small layer.
                 scratch = spare.pop()
             except IndexError:
                 scratch = self.allocate(*DENSE_ALONE)
@@ -235,19 +235,21 @@ class Engine:
         loss_cap: float = np.inf,
     ) -> tuple[float, Array]:
         """Loss and its derivative by every parameter."""
-        gradient, orders = self.layout.allocate(), np.arange(len(X), dtype=INT64)
-        constants = np.zeros((1, c.N_CONSTANTS))
-        scales = batch_scales(self.layout.spec, sample_weight, orders[None], len(X), 0, 1)
-        constants[:, c.SCALE] = constants[:, c.LOSS_SCALE] = scales[0]
-        key = kind_of(X), 1
-        scratch = self._take(key)
-        self._set_up_training(
-            scratch, parameters, X, y, orders, sample_weight, None, loss_cap, gradient=address(gradient), halves=0
-        )
-        losses = self._run(key, scratch, constants, len(X), 0, (parameters, X, y, orders, sample_weight, gradient))
-        if not np.isfinite(losses[0]):
-            gradient[:] = np.nan  # The loop stops before it: zeros would look like a minimum.
-        return float(losses[0]), gradient
+        function = self.gradient_function(parameters, X, y, sample_weight, loss_cap)
+        loss, gradient = function()
+        self._spare[kind_of(X), 1].append(function.scratch)
+        return loss, gradient
+
+    def gradient_function(
+        self,
+        parameters: Array,
+        X: Inputs,
+        y: Array,
+        sample_weight: NDArray[np.float64] | None = None,
+        loss_cap: float = np.inf,
+    ) -> GradientFunction:
+        """Make what computes the loss and its derivative of the same samples, again and again."""
+        return GradientFunction(self, parameters, X, y, sample_weight, loss_cap)
 
     def train_steps(
         self,
@@ -269,7 +271,7 @@ class Engine:
         )
         constants = self.constants_of_steps(state, recipe, learning_rates, scales)
         key = kind_of(X), threads
-        scratch = self._take(key)
+        scratch = self.take_scratch(*key)
         kept = self.set_up_steps(scratch, parameters, state, X, y, orders, recipe, sample_weight, average)
         memory = kept, parameters, X, y, orders, sample_weight, average
         try:
@@ -324,7 +326,7 @@ class Engine:
         if (recipe.batch_size > BLOCK_ROWS or recipe.clip_norm is not None) and "gradient" not in scratch.arrays:
             scratch.allocate({"gradient": (self.layout.size, self.dtype.name)})
         gradient = address(scratch.arrays["gradient"]) if "gradient" in scratch.arrays else 0
-        self._set_up_training(
+        self.set_up_training(
             scratch, parameters, X, y, orders, sample_weight, recipe, recipe.loss_cap, gradient=gradient,
             slot1=slot1, slot2=slot2, average=0 if average is None else address(average),
             layers=address(layers), halves=halves,
@@ -379,7 +381,7 @@ class Engine:
                 parts["drop"] = kernel("dropout.drop")
         return parts
 
-    def _set_up_training(
+    def set_up_training(
         self,
         scratch: Scratch,
         parameters: Array,
@@ -453,12 +455,12 @@ class Engine:
         if not fits:
             raise ValueError(f"X must be ({n}, {n_in}) and y {shape_of_y} all the time, got {X.shape} and {y.shape}")
 
-    def _take(self, key: tuple[str, int]) -> Scratch:
+    def take_scratch(self, kind: str, threads: int) -> Scratch:
         """Scratch memory for one call: what an earlier call has given back, or new."""
         try:
-            return self._spare[key].pop()
+            return self._spare[kind, threads].pop()
         except IndexError:
-            return self.allocate(*key)
+            return self.allocate(kind, threads)
 
     def _make_room(self, scratch: Scratch, X: SparseRows) -> None:
         """Give memory for sparse samples room for as many entries as any block of these has."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -213,6 +214,29 @@ class Engine:
         scale = float(1.0 / total) if self.spec.reduction == "mean" else 1.0
         with np.errstate(over="ignore", invalid="ignore"):
             return self._gradients(parameters, self._scaled(X), y, scale, flat, sample_weight, cap=loss_cap), flat
+
+    def gradient_function(
+        self,
+        parameters: Array,
+        X: Inputs,
+        y: Array,
+        sample_weight: NDArray[np.float64] | None = None,
+        loss_cap: float = np.inf,
+    ) -> Callable[[], tuple[float, Array]]:
+        """Make what computes the loss and its derivative of the same samples, again and again.
+
+        Parameters
+        ----------
+        parameters, X, y, sample_weight, loss_cap
+            As in `gradients`.
+
+        Returns
+        -------
+        callable
+            Called without arguments, it gives what `gradients` gives of what `parameters` hold then. The next call may
+            overwrite the gradient.
+        """
+        return partial(self.gradients, parameters, X, y, sample_weight, loss_cap)
 
     def single_steps(
         self, parameters: Array, state: TrainingState, recipe: Recipe, average: Array | None = None

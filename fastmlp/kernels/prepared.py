@@ -1,4 +1,4 @@
-"""Single steps on batches that come one by one: one short native call each, with all but the samples set up before."""
+"""Native calls that are made one by one, again and again, with all that stays the same set up before."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.kernels.constants import N_CONSTANTS
+from fastmlp.kernels.constants import LOSS_SCALE, N_CONSTANTS, SCALE, batch_scales
 from fastmlp.kernels.memory import address
 from fastmlp.kernels.native import kernel
+from fastmlp.sparse import Inputs, SparseRows
 from fastmlp.spec import LOSSES
 
 if TYPE_CHECKING:
@@ -100,3 +101,52 @@ class SingleSteps:
         scales = np.full(STEPS_AHEAD, 1.0 if is_sum else 1.0 / self._n_rows)
         self._constants = self._engine.constants_of_steps(self._state, self._recipe, rates, scales)
         self._constants_address = address(self._constants)
+
+
+class GradientFunction:
+    """Loss and gradient of the same samples, by one thread: `Engine.gradient_function` makes it.
+
+    One call at a time: it has memory of its own, `scratch`, which is as good as new between two calls.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        parameters: Array,
+        X: Inputs,
+        y: Array,
+        sample_weight: NDArray[np.float64] | None,
+        loss_cap: float,
+    ) -> None:
+        orders = np.arange(len(X), dtype=INT64)
+        self._engine, self._kind = engine, "sparse" if isinstance(X, SparseRows) else "dense"
+        self._set_up_for = parameters, X, y, orders, sample_weight, None, loss_cap
+        self._gradient, self._loss = engine.layout.allocate(), np.empty(1)
+        self._constants = np.zeros((1, N_CONSTANTS))
+        scale = batch_scales(engine.layout.spec, sample_weight, orders[None], len(X), 0, 1)[0]
+        self._constants[0, [SCALE, LOSS_SCALE]] = scale
+        self._train_steps = TRAIN_STEPS.entry(engine.dtype)
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """Take memory for the calls to come, and say there where everything is."""
+        self.scratch = self._engine.take_scratch(self._kind, 1)
+        self._engine.set_up_training(self.scratch, *self._set_up_for, gradient=address(self._gradient), halves=0)
+        n_samples = len(self._set_up_for[1])
+        lets_go, n_steps, thread, threads = True, 1, 0, 1
+        self._arguments = (
+            lets_go, self.scratch.address, address(self._constants), n_samples, 0, address(self._loss), n_steps,
+            thread, threads,
+        )  # fmt: skip
+
+    def __call__(self) -> tuple[float, Array]:
+        """Compute the loss and its derivative by every parameter, of what the parameters are now.
+
+        The derivative is overwritten by the next call. It is NaN if the loss is not finite.
+        """
+        self._train_steps(*self._arguments)
+        loss = float(self._loss[0])
+        if not isfinite(loss):  # The loop stops before the gradient.
+            self._gradient[:] = np.nan  # Zeros would look like a minimum.
+            self._set_up()  # NaN may be left where zeros must be.
+        return loss, self._gradient
