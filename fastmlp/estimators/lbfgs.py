@@ -83,7 +83,7 @@ def fit_lbfgs(estimator: Any, net: MLP, samples: EncodedSamples, callbacks: Sequ
 
 
 class Objective:
-    """Loss and gradient of a network as a function of its flat buffer, in float64."""
+    """Loss and gradient of a network, in float64, as a function of its parameters in the order of `positions`."""
 
     def __init__(self, net: MLP, samples: EncodedSamples, alpha: float) -> None:
         self.net = net if net.spec.dtype == "float64" else MLP._from_spec(replace(net.spec, dtype="float64"))
@@ -104,7 +104,7 @@ class Objective:
         self.l2 = alpha / total
 
     def __call__(self, x: Array) -> tuple[float, Array]:
-        """Give the loss and its gradient at `x`, the parameters in the order of `positions`."""
+        """Give the loss and its gradient at `x`."""
         self.net._parameters[self.positions] = x
         loss, flat = self.gradient()
         gradient, weights = flat[self.positions], x[: self.n_weights]
@@ -114,6 +114,6 @@ class Objective:
 
 
 def positions(net: MLP) -> NDArray[np.int64]:
-    """Where a network's weights and biases stand in its flat buffer, layer by layer, without the padding."""
+    """Where a network's parameters stand in its flat buffer, without the padding: all weights, then all biases."""
     numbers, layout = np.arange(net._layout.size), net._layout
     return np.concatenate([view.ravel() for view in (*layout.weights(numbers), *layout.biases(numbers))])
