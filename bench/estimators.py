@@ -33,7 +33,9 @@ TASKS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "tabular": ("regression, 20,000 × 50, 20 epochs", "MLPRegressor", {"max_iter": 20, **TO_THE_END}),
     "sparse": ("CSR, 20,000 × 10,000 at 0.5 %, 2 epochs", "MLPClassifier", {"max_iter": 2, **TO_THE_END}),
 }
-SOLVERS: dict[str, dict[str, Any]] = {"adam": {}, "sgd": {"learning_rate_init": 0.02}}
+SOLVERS: dict[str, dict[str, Any]] = {"adam": {}, "sgd": {"learning_rate_init": 0.02}, "lbfgs": {}}
+TASKS_OF_LBFGS = ("digits",)
+"""Small ones: it takes all samples at every step."""
 
 
 @dataclass
@@ -134,6 +136,8 @@ def race(tasks: list[str], conditions: list[Conditions]) -> list[Turns]:
         processes = {library: start("estimators.py", library, each) for library in LIBRARIES}
         for task in tasks:
             for solver in SOLVERS:
+                if solver == "lbfgs" and task not in TASKS_OF_LBFGS:
+                    continue
                 turns = Turns(TASKS[task][0], solver, each.threads)
                 for seed in (None, *range(each.rounds)):
                     answers = {}
@@ -181,7 +185,7 @@ def report(turns: Turns) -> str:
     title, solver, threads, ours, theirs, ratio, our_scores, their_scores, call = cells(turns)
     medians = [statistics.median(times) for times in zip(*turns.seconds, strict=True)]
     return (
-        f"  {title:42} {solver:4} {threads} thread{'s' if turns.threads > 1 else ' '}  fit {ours:>8} : {theirs:8}"
+        f"  {title:42} {solver:5} {threads} thread{'s' if turns.threads > 1 else ' '}  fit {ours:>8} : {theirs:8}"
         f"  minima {ratio:>6}  medians {medians[1] / medians[0]:5.1f}×  score {our_scores} : {their_scores}"
         f"  predict of a row {call:>5}"
     )
