@@ -43,15 +43,6 @@ class Engine(Protocol):
 
     def row_losses(self, outputs: Array, y: Array) -> NDArray[np.float64]: ...  # noqa: D102
 
-    def gradients(  # noqa: D102
-        self,
-        parameters: Array,
-        X: Inputs,
-        y: Array,
-        sample_weight: NDArray[np.float64] | None = None,
-        loss_cap: float = np.inf,
-    ) -> tuple[float, Array]: ...
-
     def gradient_function(  # noqa: D102
         self,
         parameters: Array,

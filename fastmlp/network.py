@@ -401,7 +401,7 @@ class MLP:
         """
         inputs = self._check_inputs(np.asarray(X) if isinstance(X, np.memmap) else X)
         assert not isinstance(inputs, MappedRows)
-        loss, flat = self._engine.gradients(self._parameters, inputs, self._check_targets(y, len(inputs)))
+        loss, flat = self._engine.gradient_function(self._parameters, inputs, self._check_targets(y, len(inputs)))()
         if not np.isfinite(loss) and not all_finite(inputs, self.spec.input_scale):
             raise not_finite_error("X", inputs)
         return Gradients(self._layout.weights(flat), self._layout.biases(flat))

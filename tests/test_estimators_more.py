@@ -348,8 +348,8 @@ def test_max_time_does_not_count_the_compilation(monkeypatch: pytest.MonkeyPatch
 
         return run
 
-    # What is called first compiles: without `compile`, the steps and gradients themselves.
-    for name in ("compile", "train_steps", "gradients"):
+    # What is called first compiles: without `compile`, the steps, or what is set up for gradients.
+    for name in ("compile", "train_steps", "gradient_function"):
         monkeypatch.setattr(fastmlp.kernels.Engine, name, slow_once(getattr(fastmlp.kernels.Engine, name)))
     assert make(solver=solver, max_time=0.9).fit(X_iris, y_iris).n_iter_ == expected
 

@@ -175,27 +175,47 @@ def test_gradients_leave_the_network_alone(engine: str) -> None:
         assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("is_sparse", [False, True])
 @pytest.mark.parametrize("n_samples", [1, 7, 600])
-def test_gradients_of_the_same_samples_again_and_again(engine: str, n_samples: int, is_sparse: bool) -> None:
+def test_gradients_of_the_same_samples_again_and_again(n_samples: int, is_sparse: bool, bias: bool) -> None:
+    """In a line search, the loss may be anything for a moment."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(n_samples, 6)) * (rng.random((n_samples, 6)) < 0.5)
     rows, columns = np.nonzero(X)
     starts = np.searchsorted(rows, np.arange(n_samples + 1))
     samples = SparseRows(X[rows, columns], columns.astype(np.int32), starts, 6) if is_sparse else X
     y, weights = rng.integers(3, size=n_samples), rng.random(n_samples) + 0.5
-    net = MLP([6, 5, 5, 3], dtype="float64", engine=engine)
-    at_first = net.weights[0].copy()
-    function = net._engine.gradient_function(net._parameters, samples, y, weights)
-    for factor in (1.0, -2.0, np.nan, 0.5, 1e308, 1.0):  # In a line search, the loss may be anything for a moment.
-        net.weights[0][...] = factor * at_first
-        (loss, gradient), (own, expected) = function(), net._engine.gradients(net._parameters, samples, y, weights)
-        assert_array_equal(loss, own)
-        if np.isfinite(factor):
-            assert_array_equal(gradient, expected)
-            assert gradient.any()
-        else:
-            assert not np.isfinite(loss)
+    nets = [MLP([6, 5, 5, 3], dtype="float64", bias=bias, engine=engine) for engine in ("numba", "numpy")]
+    ours, at_first = nets[0], nets[0].weights[0].copy()
+    functions = [net._engine.gradient_function(net._parameters, samples, y, weights) for net in nets]
+    beside = ours._engine.gradient_function(ours._parameters, samples, y)
+    gradients = []
+    for factor in (1.0, -2.0, np.nan, 0.5, 1e308, 1.0):
+        for net in nets:
+            net.weights[0][...] = factor * at_first
+        (loss, gradient), (own_loss, expected) = (function() for function in functions)
+        beside()
+        gradients.append(gradient.copy())
+        if abs(factor) < 10.0:
+            assert loss == pytest.approx(own_loss, rel=1e-12)
+            for view in (ours._layout.weights, ours._layout.biases):
+                for dW, expected_dW in zip(view(gradient), view(expected), strict=True):
+                    assert_allclose(dW, expected_dW, rtol=1e-9, atol=1e-12)
+        elif not np.isfinite(loss):
+            assert np.isnan(gradient).all()
+    assert np.isnan(gradients[2]).all()
+    assert_array_equal(gradients[0], gradients[-1])
+    assert gradients[0].any()
+    assert np.isfinite(gradients[0]).all()
+
+
+def test_gradients_give_their_memory_back() -> None:
+    net = MLP([6, 5, 11])
+    spare = net._engine._spare["dense", 1]  # type: ignore[attr-defined]
+    for _ in range(3):
+        net.gradients(np.ones((2, 6)), [0, 1])
+        assert len(spare) == 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])

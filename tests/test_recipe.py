@@ -145,7 +145,7 @@ def test_a_cap_is_on_the_losses_that_are_reported_and_on_nothing_else(engine: st
         wrong = abs((net._raw_outputs(X).argmax(axis=1) if y.ndim == 1 else net._raw_outputs(X) > 0) - y)
         expected = 2.0 * (wrong != 0).sum() / N
         own = y if y.ndim == 1 else y.astype(net.spec.dtype)
-        losses_and_gradients.append(net._engine.gradients(net._parameters, X, own, loss_cap=cap))
+        losses_and_gradients.append(net._engine.gradient_function(net._parameters, X, own, loss_cap=cap)())
         training.EpochLoop(net._engine, net._parameters, X, y, True, recipe, state, 1).run()
         ends.append(parameters(net))
     assert 0.0 < expected < most

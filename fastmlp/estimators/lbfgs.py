@@ -91,12 +91,13 @@ class Objective:
         if isinstance(X, SparseRows):
             X = replace(X, values=X.values.astype(np.float64, copy=False))
         else:
-            X = X.astype(np.float64, copy=False)
+            X = X.astype(np.float64, copy=False).view()  # Whose shape no callback can change.
         self.net._engine.compile(X)
         # scikit-learn's value of the squared error is the mean over the outputs, its gradient that of the sum.
         self.loss_factor = loss_factor(net)
-        self.gradient = self.net._engine.gradient_function(
-            self.net._parameters, X, as_targets(samples.Y, "float64"), samples.weights, loss_cap(self.net)
+        self.parameters = self.net._parameters
+        self.loss_and_gradient = self.net._engine.gradient_function(
+            self.parameters, X, as_targets(samples.Y, "float64"), samples.weights, loss_cap(self.net)
         )
         self.positions = positions(self.net)
         self.n_weights = sum(W.size for W in net.weights)
@@ -105,12 +106,13 @@ class Objective:
 
     def __call__(self, x: Array) -> tuple[float, Array]:
         """Give the loss and its gradient at `x`."""
-        self.net._parameters[self.positions] = x
-        loss, flat = self.gradient()
+        self.parameters[self.positions] = x
+        loss, flat = self.loss_and_gradient()
         gradient, weights = flat[self.positions], x[: self.n_weights]
         with np.errstate(over="ignore", invalid="ignore"):  # What is not finite is reported at the end.
-            gradient[: self.n_weights] += self.l2 * weights
-            return self.loss_factor * loss + 0.5 * self.l2 * float(weights @ weights), gradient
+            decayed = self.l2 * weights
+            gradient[: self.n_weights] += decayed
+            return self.loss_factor * loss + 0.5 * float(decayed @ weights), gradient
 
 
 def positions(net: MLP) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from fastmlp.dropout import step_keys, threshold
 from fastmlp.kernels import constants as c
 from fastmlp.kernels.constants import batch_scales, bits, step_constants, update_of
 from fastmlp.kernels.first_start import compile_together
-from fastmlp.kernels.memory import Scratch, address, addresses, plan_of
+from fastmlp.kernels.memory import Scratch, address, addresses, kind_of, plan_of
 from fastmlp.kernels.native import Kernel, activation_kernels, kernel
 from fastmlp.kernels.prepared import GradientFunction, SingleSteps
 from fastmlp.kernels.public import losses_of_rows
@@ -226,20 +226,6 @@ class Engine:
         """Compute the loss of each sample."""
         return losses_of_rows(self.layout.spec.loss, outputs, y, 1.0, self.layout.spec.loss_parameter)[0]
 
-    def gradients(
-        self,
-        parameters: Array,
-        X: Inputs,
-        y: Array,
-        sample_weight: NDArray[np.float64] | None = None,
-        loss_cap: float = np.inf,
-    ) -> tuple[float, Array]:
-        """Loss and its derivative by every parameter."""
-        function = self.gradient_function(parameters, X, y, sample_weight, loss_cap)
-        loss, gradient = function()
-        self._spare[kind_of(X), 1].append(function.scratch)
-        return loss, gradient
-
     def gradient_function(
         self,
         parameters: Array,
@@ -248,7 +234,7 @@ class Engine:
         sample_weight: NDArray[np.float64] | None = None,
         loss_cap: float = np.inf,
     ) -> GradientFunction:
-        """Make what computes the loss and its derivative of the same samples, again and again."""
+        """Make what computes the loss and its derivative by every parameter, as often as it is called."""
         return GradientFunction(self, parameters, X, y, sample_weight, loss_cap)
 
     def train_steps(
@@ -352,8 +338,8 @@ class Engine:
 
         done = run_together(work, threads, call_off)
         scratch.set(layers=address(self._plan.layers))
-        if np.isfinite(losses[done - 1 : done]).all():  # Else NaN may be left where zeros must be.
-            self._spare[key].append(scratch)
+        if np.isfinite(losses[done - 1 : done]).all():
+            self.give_back(*key, scratch)
         return losses[:done]
 
     def _layers_with_dropout(self, rates: tuple[float, ...]) -> NDArray[np.int64]:
@@ -462,6 +448,10 @@ class Engine:
         except IndexError:
             return self.allocate(kind, threads)
 
+    def give_back(self, kind: str, threads: int, scratch: Scratch) -> None:
+        """Let other calls have this memory; not if a loss was not finite: NaN may be left where zeros must be."""
+        self._spare[kind, threads].append(scratch)
+
     def _make_room(self, scratch: Scratch, X: SparseRows) -> None:
         """Give memory for sparse samples room for as many entries as any block of these has."""
         n = X.most(BLOCK_ROWS)
@@ -479,8 +469,3 @@ class Engine:
         kernels_of_kind = {**FORWARD_KERNELS, **FORWARD_KERNELS_BY_KIND[kind]}
         addresses_of_them = {name: part.address(self.dtype) for name, part in kernels_of_kind.items()}
         return self._plan.allocate(kind, threads, addresses_of_them)
-
-
-def kind_of(X: Inputs) -> str:
-    """Whether samples are dense or sparse."""
-    return "sparse" if isinstance(X, SparseRows) else "dense"

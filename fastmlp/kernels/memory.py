@@ -14,7 +14,7 @@ from fastmlp.kernels.constants import bits, loss_constants
 from fastmlp.kernels.records import STATE, Layer, Part, SampleAddresses, State
 from fastmlp.kernels.sizes import BLOCK_ROWS, LOSS_MEMORY, MASK_SLACK, TURNED_SIZE, WEIGHT_ROWS, has_few_weights
 from fastmlp.parameters import ParameterLayout, aligned_zeros, padded
-from fastmlp.sparse import SparseRows
+from fastmlp.sparse import Inputs, SparseRows
 from fastmlp.spec import BACKWARD_TAKES_INPUT, NetworkSpec
 
 Array = NDArray[Any]
@@ -243,3 +243,8 @@ def address(array: Array) -> int:
 def addresses(X: SparseRows) -> tuple[int, int, int]:
     """Where the parts of sparse samples are; the caller keeps them alive."""
     return address(X.values), address(X.columns), address(X.starts)
+
+
+def kind_of(X: Inputs) -> str:
+    """Whether samples are dense or sparse."""
+    return "sparse" if isinstance(X, SparseRows) else "dense"

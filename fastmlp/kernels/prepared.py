@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.kernels.constants import LOSS_SCALE, N_CONSTANTS, SCALE, batch_scales
-from fastmlp.kernels.memory import address
+from fastmlp.kernels.memory import Scratch, address, kind_of
 from fastmlp.kernels.native import kernel
-from fastmlp.sparse import Inputs, SparseRows
+from fastmlp.sparse import Inputs
 from fastmlp.spec import LOSSES
 
 if TYPE_CHECKING:
@@ -106,8 +106,12 @@ class SingleSteps:
 class GradientFunction:
     """Loss and gradient of the same samples, by one thread: `Engine.gradient_function` makes it.
 
-    One call at a time: it has memory of its own, `scratch`, which is as good as new between two calls.
+    One call at a time: it has memory of its own, which it gives back at the end of its life.
     """
+
+    _scratch: Scratch | None = None
+    """The memory, ready for a call; None amid one, and after one that was interrupted or whose loss is not finite: then
+    NaN may be left in it where zeros must be."""
 
     def __init__(
         self,
@@ -118,35 +122,42 @@ class GradientFunction:
         sample_weight: NDArray[np.float64] | None,
         loss_cap: float,
     ) -> None:
-        orders = np.arange(len(X), dtype=INT64)
-        self._engine, self._kind = engine, "sparse" if isinstance(X, SparseRows) else "dense"
-        self._set_up_for = parameters, X, y, orders, sample_weight, None, loss_cap
+        self._engine, self._parameters, self._loss_cap = engine, parameters, loss_cap
+        self._n_samples, self._kind = len(X), kind_of(X)
+        orders = np.arange(self._n_samples, dtype=INT64)
+        self._samples = X, y, orders, sample_weight
         self._gradient, self._loss = engine.layout.allocate(), np.empty(1)
         self._constants = np.zeros((1, N_CONSTANTS))
-        scale = batch_scales(engine.layout.spec, sample_weight, orders[None], len(X), 0, 1)[0]
+        scale = batch_scales(engine.layout.spec, sample_weight, orders[None], self._n_samples, 0, 1)[0]
         self._constants[0, [SCALE, LOSS_SCALE]] = scale
         self._train_steps = TRAIN_STEPS.entry(engine.dtype)
-        self._set_up()
+        self._scratch = self._set_up()
 
-    def _set_up(self) -> None:
-        """Take memory for the calls to come, and say there where everything is."""
-        self.scratch = self._engine.take_scratch(self._kind, 1)
-        self._engine.set_up_training(self.scratch, *self._set_up_for, gradient=address(self._gradient), halves=0)
-        n_samples = len(self._set_up_for[1])
-        lets_go, n_steps, thread, threads = True, 1, 0, 1
-        self._arguments = (
-            lets_go, self.scratch.address, address(self._constants), n_samples, 0, address(self._loss), n_steps,
-            thread, threads,
+    def _set_up(self) -> Scratch:
+        """Take memory, and write there where everything is."""
+        engine = self._engine
+        scratch = engine.take_scratch(self._kind, 1)
+        engine.set_up_training(
+            scratch, self._parameters, *self._samples, recipe=None, loss_cap=self._loss_cap,
+            gradient=address(self._gradient), halves=0,
         )  # fmt: skip
+        return scratch
 
     def __call__(self) -> tuple[float, Array]:
-        """Compute the loss and its derivative by every parameter, of what the parameters are now.
-
-        The derivative is overwritten by the next call. It is NaN if the loss is not finite.
-        """
-        self._train_steps(*self._arguments)
+        """Compute the loss and its derivative by every parameter, of what the parameters are now."""
+        scratch, self._scratch = self._scratch or self._set_up(), None
+        lets_go = self._n_samples > self._engine.rows_of_short_steps
+        first_batch, n_steps, thread, threads = 0, 1, 0, 1
+        self._train_steps(
+            lets_go, scratch.address, address(self._constants), self._n_samples, first_batch, address(self._loss),
+            n_steps, thread, threads,
+        )  # fmt: skip
         loss = float(self._loss[0])
-        if not isfinite(loss):  # The loop stops before the gradient.
-            self._gradient[:] = np.nan  # Zeros would look like a minimum.
-            self._set_up()  # NaN may be left where zeros must be.
+        if not isfinite(loss):  # The loop has stopped before the gradient: zeros would look like a minimum.
+            return loss, np.full_like(self._gradient, np.nan)
+        self._scratch = scratch
         return loss, self._gradient
+
+    def __del__(self) -> None:
+        if self._scratch is not None:
+            self._engine.give_back(self._kind, 1, self._scratch)

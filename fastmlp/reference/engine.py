@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -171,7 +170,7 @@ class Engine:
         outputs : ndarray (n_samples, n_out)
             What `raw_outputs` gives.
         y : ndarray
-            As in `gradients`.
+            As in `gradient_function`.
 
         Returns
         -------
@@ -180,20 +179,20 @@ class Engine:
         """
         return LOSSES[self.spec.loss](outputs, y, *self._loss_parameter)[0].astype(np.float64)
 
-    def gradients(
+    def gradient_function(
         self,
         parameters: Array,
         X: Inputs,
         y: Array,
         sample_weight: NDArray[np.float64] | None = None,
         loss_cap: float = np.inf,
-    ) -> tuple[float, Array]:
-        """Loss and its derivative by every parameter, as a flat buffer in the layout of `parameters`.
+    ) -> Callable[[], tuple[float, Array]]:
+        """Make what computes the loss and its derivative by every parameter, as often as it is called.
 
         Parameters
         ----------
         parameters, X
-            As in `raw_outputs`.
+            As in `raw_outputs`. The parameters may change between two calls; the arrays must stay where they are.
         y : ndarray
             int64 classes ``(n_samples,)`` for softmax_cross_entropy, else ``(n_samples, n_out)`` of the network's
             dtype.
@@ -204,39 +203,20 @@ class Engine:
 
         Returns
         -------
-        loss : float
-            Of all samples, reduced as the network's ``reduction`` says.
-        gradient : ndarray (layout.size,)
-            Of the network's dtype. It tells nothing if the loss is not finite.
+        callable
+            Of no arguments; one call at a time. It gives the loss of all samples, a float, reduced as the network's
+            ``reduction`` says; and the gradient ``(layout.size,)``, a flat buffer in the layout of `parameters` and of
+            the network's dtype. That tells nothing if the loss is not finite, and the next call may overwrite it.
         """
-        flat = self.layout.allocate()
         total = X.shape[0] if sample_weight is None else sample_weight.sum()
         scale = float(1.0 / total) if self.spec.reduction == "mean" else 1.0
-        with np.errstate(over="ignore", invalid="ignore"):
-            return self._gradients(parameters, self._scaled(X), y, scale, flat, sample_weight, cap=loss_cap), flat
 
-    def gradient_function(
-        self,
-        parameters: Array,
-        X: Inputs,
-        y: Array,
-        sample_weight: NDArray[np.float64] | None = None,
-        loss_cap: float = np.inf,
-    ) -> Callable[[], tuple[float, Array]]:
-        """Make what computes the loss and its derivative of the same samples, again and again.
+        def loss_and_gradient() -> tuple[float, Array]:
+            flat = self.layout.allocate()
+            with np.errstate(over="ignore", invalid="ignore"):
+                return self._gradients(parameters, self._scaled(X), y, scale, flat, sample_weight, cap=loss_cap), flat
 
-        Parameters
-        ----------
-        parameters, X, y, sample_weight, loss_cap
-            As in `gradients`.
-
-        Returns
-        -------
-        callable
-            Called without arguments, it gives what `gradients` gives of what `parameters` hold then. The next call may
-            overwrite the gradient.
-        """
-        return partial(self.gradients, parameters, X, y, sample_weight, loss_cap)
+        return loss_and_gradient
 
     def single_steps(
         self, parameters: Array, state: TrainingState, recipe: Recipe, average: Array | None = None
@@ -279,7 +259,7 @@ class Engine:
         X : ndarray or SparseRows (n_samples, n_in)
             All samples, as in `raw_outputs`. Only the batches become dense.
         y : ndarray
-            Their targets, as in `gradients`.
+            Their targets, as in `gradient_function`.
         orders : int64 ndarray (n_epochs, n_samples) or (1, n_samples)
             Row e is the order of the samples in the e-th epoch of this call; a single row serves them all.
         recipe : Recipe
